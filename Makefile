@@ -1,0 +1,49 @@
+# make demo [IMAGE=path]   a picture through the accelerator, in simulation
+# make test                every test                  make test-fast   those that are quick
+# make bench               the figures of the docs     make lint        style and types
+# Each does all the set-up that it needs, once. PYTHON names another interpreter, PYTEST_ARGS adds
+# options to pytest.
+VENV := .venv
+BIN := $(VENV)/bin
+FOLDERS := boards cli compiler hw model quant sim
+
+# The stamp is named by the content of what it depends on: time stamps change with each checkout.
+STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt .ci/setup | cksum | tr ' ' '-')
+
+# Threads of numerical libraries would fight with the test workers for the processors.
+TEST_ENV := OMP_NUM_THREADS=1 AMARANTH_USE_YOSYS=builtin
+PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
+
+.PHONY: help setup demo test test-fast bench lint clean
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -5
+
+setup: $(STAMP)
+$(STAMP):
+	@.ci/setup $(VENV)
+	@rm -f $(VENV)/.ready-*
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/moevit run --task all --backend sim $(if $(IMAGE),"$(IMAGE)")
+
+test: $(STAMP)
+	$(PYTEST)
+
+test-fast: $(STAMP)
+	$(PYTEST) -m "not slow"
+
+bench: $(STAMP)
+	$(BIN)/moevit bench
+
+# mypy knows packages by their folders' names, so it sees the mapped ones through links.
+TYPING := build/typing/moevit
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@mkdir -p $(TYPING)
+	@for folder in $(FOLDERS); do ln -sfn ../../../$$folder $(TYPING)/$$folder; done
+	$(BIN)/mypy $(FOLDERS:%=-p moevit.%)
+
+clean:
+	rm -rf build out .pytest_cache .mypy_cache .ruff_cache .hypothesis
