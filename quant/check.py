@@ -1,0 +1,124 @@
+"""Does a quantised network hang together? Every array's type, shape and range, named when wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .formats import ACTIVATION, MULTIPLIER_BITS, RESIDUAL, SHIFT_BITS, WEIGHT, QFormat
+from .layernorm import BIAS, EPS, GAIN, LayerNorm
+from .linear import Linear
+from .network import Block, Geometry, Mlp, Moe, Network
+
+__all__ = ["check_network"]
+
+_MULT = QFormat(width=MULTIPLIER_BITS, signed=False)
+_SHIFT = QFormat(width=SHIFT_BITS, signed=False)
+
+
+def check_network(network: Network) -> None:
+    """Raise ``ValueError`` naming the first field that does not fit the others or its format."""
+    g = network.geometry
+    _geometry(g)
+    _linear("patch_embed", network.patch_embed, g.dim, g.patch * g.patch * g.channels)
+    _array("embedding", network.embedding, (g.tokens, g.dim), RESIDUAL, np.int16)
+    if not network.tasks:
+        raise ValueError("tasks must name at least one task")
+    for i, block in enumerate(network.blocks):
+        _block(f"blocks.{i}", block, g.dim, network.tasks)
+    if network.norm is not None:
+        _norm("norm", network.norm, g.dim)
+    for task, head in network.heads.items():
+        if task not in network.tasks:
+            raise ValueError(f"heads.{task} is not one of the tasks {', '.join(network.tasks)}")
+        if network.norm is None:
+            raise ValueError(f"heads.{task} needs the final norm, which is absent")
+        if head.class_token and (not g.class_token or head.upscale != 1):
+            raise ValueError(f"heads.{task} reads the class token, which needs one and upscale 1")
+        _linear(f"heads.{task}.linear", head.linear, head.channels * head.upscale**2, g.dim)
+    if not (np.isfinite(network.residual_scale) and network.residual_scale > 0):
+        raise ValueError(f"residual_scale must be positive, not {network.residual_scale!r}")
+
+
+def _geometry(g: Geometry) -> None:
+    for name in ("image_height", "image_width", "patch", "channels", "dim", "heads"):
+        if getattr(g, name) < 1:
+            raise ValueError(f"geometry.{name} must be positive, not {getattr(g, name)!r}")
+    if g.image_height % g.patch or g.image_width % g.patch:
+        size = f"{g.image_height} x {g.image_width}"
+        raise ValueError(f"geometry.patch {g.patch} must divide the image, {size}")
+    if g.dim % g.heads:
+        raise ValueError(f"geometry.heads {g.heads} must divide dim {g.dim}")
+
+
+def _block(path: str, block: Block, dim: int, tasks: Sequence[str]) -> None:
+    _norm(f"{path}.norm1", block.norm1, dim)
+    _norm(f"{path}.norm2", block.norm2, dim)
+    for name in ("q", "k", "v", "proj"):
+        linear: Linear = getattr(block.attention, name)
+        _linear(f"{path}.attention.{name}", linear, dim, dim)
+    out = block.attention.softmax.out
+    if not out.mult >> (MULTIPLIER_BITS - 1):
+        raise ValueError(f"{path}.attention.softmax.out must have its top bit set, not {out!r}")
+    if isinstance(block.mlp, Moe):
+        _moe(f"{path}.mlp", block.mlp, dim, tasks)
+    else:
+        _mlp(f"{path}.mlp", block.mlp, dim)
+
+
+def _mlp(path: str, mlp: Mlp, dim: int) -> None:
+    hidden = mlp.fc1.shape[0]
+    _linear(f"{path}.fc1", mlp.fc1, hidden, dim)
+    _linear(f"{path}.fc2", mlp.fc2, dim, hidden)
+    zero = mlp.gelu.zero_point
+    if not ACTIVATION.min <= zero <= ACTIVATION.max:
+        raise ValueError(f"{path}.gelu.zero_point must fit 8 bits, not {zero!r}")
+
+
+def _moe(path: str, moe: Moe, dim: int, tasks: Sequence[str]) -> None:
+    experts = moe.gate.experts
+    if len(moe.experts) != experts:
+        raise ValueError(f"{path}.experts must be {experts}, not {len(moe.experts)}")
+    for e, expert in enumerate(moe.experts):
+        _mlp(f"{path}.experts.{e}", expert, dim)
+    for name in ("routers", "order", "usage"):
+        missing = sorted(set(tasks) ^ set(getattr(moe, name)))
+        if missing:
+            raise ValueError(f"{path}.{name} must have each task once; check {', '.join(missing)}")
+    for task in tasks:
+        _linear(f"{path}.routers.{task}", moe.routers[task], experts, dim)
+        if sorted(moe.order[task]) != list(range(experts)):
+            raise ValueError(
+                f"{path}.order.{task} must be a permutation of {experts} experts, "
+                f"not {moe.order[task]!r}"
+            )
+        if len(moe.usage[task]) != experts:
+            raise ValueError(f"{path}.usage.{task} must have {experts} entries")
+
+
+def _linear(path: str, linear: Linear, outputs: int, depth: int) -> None:
+    _array(f"{path}.weight", linear.weight, (outputs, depth), WEIGHT, np.int8)
+    if linear.weight.size and int(linear.weight.min()) < -WEIGHT.max:
+        raise ValueError(f"{path}.weight must lie within +-{WEIGHT.max}")
+    _array(f"{path}.bias", linear.bias, (outputs,), BIAS, np.int32)
+    _array(f"{path}.mult", linear.mult, (outputs,), _MULT, np.uint16)
+    _array(f"{path}.shift", linear.shift, (outputs,), _SHIFT, np.uint8)
+
+
+def _norm(path: str, norm: LayerNorm, dim: int) -> None:
+    _array(f"{path}.gain", norm.gain, (dim,), GAIN, np.int16)
+    _array(f"{path}.bias", norm.bias, (dim,), BIAS, np.int32)
+    _array(f"{path}.shift", norm.shift, (dim,), _SHIFT, np.uint8)
+    if not EPS.min <= norm.eps <= EPS.max:
+        raise ValueError(f"{path}.eps must fit {EPS.width} bits, not {norm.eps!r}")
+
+
+def _array(path: str, value: Any, shape: tuple[int, ...], form: QFormat, dtype: Any) -> None:
+    expected = np.dtype(dtype)
+    if not isinstance(value, np.ndarray) or value.dtype != expected or value.shape != shape:
+        found = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else repr(value)
+        raise ValueError(f"{path} must be {expected} {shape}, not {found}")
+    if value.size and not form.min <= int(value.min()) <= int(value.max()) <= form.max:
+        raise ValueError(f"{path} must lie in {form.min}..{form.max}")

@@ -1,0 +1,256 @@
+"""The network before quantisation: float parameters in NumPy, and a forward pass that is watched.
+
+The counterpart of :mod:`.network` with the same structure. An adapter of the training framework
+fills it (``moevit.model.export``), so that nothing here needs that framework.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy.special import ndtr
+
+from .golden import patchify
+from .network import Geometry
+
+__all__ = [
+    "FloatAttention",
+    "FloatBlock",
+    "FloatHead",
+    "FloatLinear",
+    "FloatMlp",
+    "FloatMoe",
+    "FloatNetwork",
+    "FloatNorm",
+    "Observe",
+    "gelu",
+]
+
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+Observe = Callable[[str, Any], None]
+"""Called with a site's name and its rows ``(n, channels)``."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FloatLinear:
+    """``x @ weight.T + bias``: weight ``(O, K)``, bias ``(O,)``."""
+
+    weight: Floats
+    bias: Floats
+
+    def __call__(self, x: Floats) -> Floats:
+        """``(..., K)`` to ``(..., O)``."""
+        out: Floats = x @ self.weight.T + self.bias
+        return out
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FloatNorm:
+    """LayerNorm: ``gain`` and ``bias`` ``(D,)``, variance offset ``eps``."""
+
+    gain: Floats
+    bias: Floats
+    eps: float
+
+    def normalised(self, x: Floats) -> Floats:
+        """``x_hat``: zero mean and unit variance over the last axis."""
+        centred = x - x.mean(axis=-1, keepdims=True)
+        variance = np.mean(centred * centred, axis=-1, keepdims=True)
+        out: Floats = centred / np.sqrt(variance + np.float32(self.eps))
+        return out
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FloatAttention:
+    """Projections ``(D, D)``; head h owns channels ``h*d..`` of q, k and v."""
+
+    q: FloatLinear
+    k: FloatLinear
+    v: FloatLinear
+    proj: FloatLinear
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FloatMlp:
+    """Feed-forward of a block or of one expert, with GELU between its layers."""
+
+    fc1: FloatLinear
+    fc2: FloatLinear
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FloatMoe:
+    """Experts and a router for each task; ``k`` experts a token."""
+
+    k: int
+    routers: dict[str, FloatLinear]
+    experts: tuple[FloatMlp, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FloatBlock:
+    """Pre-norm transformer block."""
+
+    norm1: FloatNorm
+    attention: FloatAttention
+    norm2: FloatNorm
+    mlp: FloatMlp | FloatMoe
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FloatHead:
+    """Linear head; outputs in pixel-shuffle order ``c*s*s + dy*s + dx``, ``s = upscale``.
+
+    It reads every patch token, or the class token alone.
+    """
+
+    linear: FloatLinear
+    channels: int
+    upscale: int
+    class_token: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FloatNetwork:
+    """A whole float network.
+
+    Pixels enter as ``(u8 - pixel_mean) / pixel_std``, both ``(channels,)`` on the scale 0..255.
+    ``patch_embed`` takes a patch in the order (row, column, channel). ``embedding`` ``(tokens, D)``
+    is the position embedding with the class token added to row 0.
+    """
+
+    geometry: Geometry
+    pixel_mean: Floats
+    pixel_std: Floats
+    patch_embed: FloatLinear
+    embedding: Floats
+    blocks: tuple[FloatBlock, ...]
+    norm: FloatNorm | None
+    heads: dict[str, FloatHead]
+    tasks: tuple[str, ...]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def run(
+        self, images: Any, tasks: Sequence[str] | None = None, observe: Observe | None = None
+    ) -> dict[str, Floats]:
+        """Images ``(B, H, W, C)`` uint8 to each task's head output ``(B, patches, C*s*s)``.
+
+        A head on the class token gives one row; a task without a head its tokens
+        ``(B, tokens, D)``. What precedes the first MoE layer
+        is computed, and observed, once. Sites: ``residual`` after every addition, ``blocks.<i>.x``
+        with x one of ``norm1 q k v attention norm2`` (the norms' ``x_hat``, before gain and bias),
+        ``blocks.<i>.hidden`` or ``blocks.<i>.experts.<e>.hidden``, ``blocks.<i>.logits.<task>``,
+        ``blocks.<i>.routing.<task>`` (chosen experts, ``(n, k)``), ``norm``, ``heads.<task>``.
+        """
+        watch = observe if observe is not None else _ignore
+        first = next(
+            (i for i, b in enumerate(self.blocks) if isinstance(b.mlp, FloatMoe)), len(self.blocks)
+        )
+        shared = self._embed(np.asarray(images), watch)
+        for i in range(first):
+            shared = self._block(i, shared, "", watch)
+        outputs = {}
+        for task in self.tasks if tasks is None else tasks:
+            x = shared
+            for i in range(first, len(self.blocks)):
+                x = self._block(i, x, task, watch)
+            outputs[task] = self._output(x, task, watch)
+        return outputs
+
+    def _embed(self, images: Any, watch: Observe) -> Floats:
+        pixels = ((images - self.pixel_mean) / self.pixel_std).astype(np.float32)
+        x = np.repeat(self.embedding[None], len(images), axis=0).astype(np.float32)
+        x[:, int(self.geometry.class_token) :] += self.patch_embed(
+            patchify(pixels, self.geometry.patch)
+        )
+        watch("residual", _rows(x))
+        return x
+
+    def _block(self, index: int, x: Floats, task: str, watch: Observe) -> Floats:
+        block, prefix = self.blocks[index], f"blocks.{index}."
+        y = self._norm(block.norm1, x, prefix + "norm1", watch)
+        x = x + self._attention(block.attention, y, prefix, watch)
+        watch("residual", _rows(x))
+        y = self._norm(block.norm2, x, prefix + "norm2", watch)
+        if isinstance(block.mlp, FloatMoe):
+            change = self._moe(block.mlp, _rows(y), task, prefix, watch).reshape(x.shape)
+        else:
+            change = self._mlp(block.mlp, y, prefix + "hidden", watch)
+        x = x + change
+        watch("residual", _rows(x))
+        return x
+
+    @staticmethod
+    def _norm(norm: FloatNorm, x: Floats, name: str, watch: Observe) -> Floats:
+        x_hat = norm.normalised(x)
+        watch(name, _rows(x_hat))
+        return x_hat * norm.gain + norm.bias
+
+    def _attention(self, a: FloatAttention, y: Floats, prefix: str, watch: Observe) -> Floats:
+        batch, tokens, dim = y.shape
+        heads = self.geometry.heads
+        split = []
+        for name, linear in (("q", a.q), ("k", a.k), ("v", a.v)):
+            t = linear(y)
+            watch(prefix + name, _rows(t))
+            split.append(t.reshape(batch, tokens, heads, -1).transpose(0, 2, 1, 3))
+        q, k, v = split
+        scores = q @ k.swapaxes(-1, -2) * np.float32(self.geometry.head_dim**-0.5)
+        out = (_softmax(scores) @ v).transpose(0, 2, 1, 3).reshape(batch, tokens, dim)
+        watch(prefix + "attention", _rows(out))
+        return a.proj(out)
+
+    @staticmethod
+    def _mlp(mlp: FloatMlp, y: Floats, name: str, watch: Observe) -> Floats:
+        hidden = gelu(mlp.fc1(y))
+        watch(name, _rows(hidden))
+        return mlp.fc2(hidden)
+
+    def _moe(self, moe: FloatMoe, y: Floats, task: str, prefix: str, watch: Observe) -> Floats:
+        logits = moe.routers[task](y)
+        watch(f"{prefix}logits.{task}", logits)
+        probabilities = _softmax(logits)
+        chosen = np.argsort(-probabilities, axis=-1, kind="stable")[:, : moe.k]
+        watch(f"{prefix}routing.{task}", chosen)
+        out = np.zeros_like(y)
+        for e, expert in enumerate(moe.experts):
+            rows = np.nonzero((chosen == e).any(axis=1))[0]
+            if len(rows):
+                name = f"{prefix}experts.{e}.hidden"
+                out[rows] += self._mlp(expert, y[rows], name, watch) * probabilities[rows, e, None]
+        return out
+
+    def _output(self, x: Floats, task: str, watch: Observe) -> Floats:
+        head = self.heads.get(task)
+        if head is not None and head.class_token:
+            x = x[:, :1]
+        if self.norm is not None:
+            x = self._norm(self.norm, x, "norm", watch)
+        if head is None:
+            return x
+        out = head.linear(x if head.class_token else x[:, int(self.geometry.class_token) :])
+        watch(f"heads.{task}", _rows(out))
+        return out
+
+
+def gelu(x: Floats) -> Floats:
+    """Exact GELU, ``x * Phi(x)``."""
+    out: Floats = x * ndtr(x)
+    return out
+
+
+def _ignore(name: str, rows: Any) -> None:
+    """Observes nothing."""
+
+
+def _softmax(logits: Floats) -> Floats:
+    e = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    out: Floats = e / e.sum(axis=-1, keepdims=True)
+    return out
+
+
+def _rows(x: Floats) -> Floats:
+    return x.reshape(-1, x.shape[-1])

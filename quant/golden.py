@@ -1,0 +1,309 @@
+"""The golden model: a quantised network executed with the operators' integer references.
+
+It is written from the definition of :class:`~moevit.quant.network.Network` alone and says nothing
+of tiles, memories or instructions. The interpreter of the instruction set and the hardware must
+reproduce its outputs bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .linear import matmul, to_activation
+from .network import Attention, Block, Head, Mlp, Moe, Network
+
+__all__ = [
+    "Golden",
+    "GoldenResult",
+    "Routing",
+    "attend",
+    "dequantise",
+    "patchify",
+    "run_experts",
+    "unshuffle",
+]
+
+Ints = np.ndarray[Any, np.dtype[Any]]
+
+PIXEL_OFFSET = 128
+"""Subtracted from a uint8 pixel to make it an activation."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Routing:
+    """What one MoE layer decided for one image.
+
+    ``block`` is the layer's index in ``Network.blocks``. ``indices`` and ``scores`` are
+    ``(tokens, k)``, by falling logit; scores are Q0.15.
+    """
+
+    block: int
+    experts: int
+    indices: Ints
+    scores: Ints
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Queue length of every expert."""
+        return tuple(np.bincount(self.indices.ravel(), minlength=self.experts).tolist())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GoldenResult:
+    """One image under one task.
+
+    ``output``: with a head ``(patches, channels * s * s)`` int16, one row where the head reads the
+    class token; without one the tokens
+    ``(tokens, D)``, int8 after the final norm or the int16 residual stream if there is no norm
+    either. ``routing``: one entry a MoE layer.
+
+    ``trace``: every intermediate tensor by name, empty unless asked for. Names are ``embed``, then
+    ``blocks.<i>.<step>``, then ``norm`` and ``head``. The steps are ``norm1 q k v attention proj
+    norm2``, then ``hidden mlp`` in a dense block and ``logits``, ``experts.<e>.tokens``,
+    ``experts.<e>.hidden`` (of experts with tokens, in the order of execution), ``mlp`` in a MoE
+    block. ``proj`` and ``mlp`` are the residual stream after the addition.
+    """
+
+    task: str
+    output: Ints
+    routing: tuple[Routing, ...]
+    trace: dict[str, Ints] = field(default_factory=dict)
+
+
+class _Trace:
+    """Collects named tensors of a batch; does nothing unless enabled."""
+
+    def __init__(self, enabled: bool, items: dict[str, Ints] | None = None) -> None:
+        self.enabled = enabled
+        self.items = dict(items or {})
+
+    def __call__(self, name: str, value: Ints) -> Ints:
+        if self.enabled:
+            self.items[name] = value.copy()
+        return value
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _State:
+    """A batch on its way through the blocks: the residual ``(B, tokens, D)`` before ``block``."""
+
+    block: int
+    x: Ints
+    trace: dict[str, Ints]
+
+
+def patchify(images: Ints, patch: int) -> Ints:
+    """Images ``(..., H, W, C)`` to patches ``(..., grid rows * columns, patch * patch * C)``.
+
+    A patch holds its pixels in the order row, column, channel; patches come in raster order.
+    """
+    *lead, height, width, channels = images.shape
+    rows, columns = height // patch, width // patch
+    split = images.reshape(*lead, rows, patch, columns, patch, channels)
+    return np.moveaxis(split, -4, -3).reshape(*lead, rows * columns, patch * patch * channels)
+
+
+def unshuffle(
+    output: Ints, *, channels: int, upscale: int, scale: float, grid: tuple[int, int]
+) -> Ints:
+    """Head output ``(..., patches, C*s*s)`` to float planes ``(..., C, rows * s, columns * s)``.
+
+    ``upscale`` is s; one step of ``output`` is worth ``scale``. The one row of a head on the class
+    token becomes planes of one pixel.
+    """
+    rows, columns = grid if output.shape[-2] > 1 else (1, 1)
+    s, lead = upscale, output.shape[:-2]
+    planes = output.reshape(*lead, rows, columns, channels, s, s).astype(np.float32)
+    planes = np.moveaxis(planes, (-3, -5, -2, -4, -1), (-5, -4, -3, -2, -1))
+    return (planes * np.float32(scale)).reshape(*lead, channels, rows * s, columns * s)
+
+
+def dequantise(output: Ints, head: Head, grid: tuple[int, int]) -> Ints:
+    """Output of ``head`` as float planes; see :func:`unshuffle`."""
+    return unshuffle(
+        output, channels=head.channels, upscale=head.upscale, scale=head.linear.scale, grid=grid
+    )
+
+
+def attend(attention: Attention, heads: int, q: Ints, k: Ints, v: Ints) -> Ints:
+    """Multi-head attention of int8 ``q k v (..., tokens, D)`` to int8 ``(..., tokens, D)``."""
+
+    def split(t: Ints) -> Ints:
+        return np.swapaxes(t.reshape(*t.shape[:-1], heads, -1), -2, -3)  # (..., heads, tokens, d)
+
+    softmax = attention.softmax
+    weights = softmax.weights(softmax.scores(matmul(split(q), split(k))))
+    acc = matmul(weights, np.swapaxes(split(v), -1, -2))
+    out: Ints = to_activation(softmax.outputs(acc, weights.sum(axis=-1)))
+    return np.swapaxes(out, -2, -3).reshape(q.shape)
+
+
+def run_experts(
+    moe: Moe, task: str, x: Ints, y: Ints, trace: _Trace | None = None, prefix: str = ""
+) -> tuple[Ints, Ints, Ints]:
+    """Mixture of experts on rows: residual ``x (N, D)``, activations ``y (N, D)``.
+
+    Returns the new residual, the chosen experts ``(N, k)`` and their scores ``(N, k)``. Experts act
+    in the order of the task's schedule; the residual saturates after each of them.
+    """
+    keep = trace or _Trace(False)
+    logits = keep(f"{prefix}logits", moe.routers[task].values(y))
+    indices, scores = moe.gate.compute(logits)
+    x = x.copy()
+    for e in moe.order[task]:
+        expert = moe.experts[e]
+        rows, rank = np.nonzero(indices == e)
+        if not len(rows):
+            continue
+        keep(f"{prefix}experts.{e}.tokens", rows)
+        hidden = keep(
+            f"{prefix}experts.{e}.hidden", expert.gelu.compute(expert.fc1.values(y[rows]))
+        )
+        x[rows] = expert.fc2.add(x[rows], hidden, scores[rows, rank])
+    return x, indices, scores
+
+
+class Golden:
+    """Executes a :class:`~moevit.quant.network.Network` in integers.
+
+    >>> result = Golden(network).run(image, "depth")  # doctest: +SKIP
+    """
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self._first_moe = next(
+            (i for i, block in enumerate(network.blocks) if isinstance(block.mlp, Moe)),
+            len(network.blocks),
+        )
+
+    def run(self, image: Ints, task: str, *, trace: bool = False) -> GoldenResult:
+        """One image ``(H, W, C)`` uint8 under one task."""
+        self._check_task(task)
+        state = self._prefix(self._check(np.asarray(image)[None]), trace)
+        return self._finish(state, task, trace)[0]
+
+    def run_batch(
+        self, images: Ints, tasks: Sequence[str] | None = None, *, chunk: int = 8
+    ) -> dict[str, list[GoldenResult]]:
+        """Images ``(N, H, W, C)`` uint8 under each task (default: all of them).
+
+        What comes before the first MoE layer is computed once for all tasks. ``chunk`` images are
+        held at a time.
+        """
+        tasks = self.network.tasks if tasks is None else tasks
+        for task in tasks:
+            self._check_task(task)
+        images = self._check(np.asarray(images))
+        results: dict[str, list[GoldenResult]] = {task: [] for task in tasks}
+        for start in range(0, len(images), chunk):
+            state = self._prefix(images[start : start + chunk], False)
+            for task in tasks:
+                results[task] += self._finish(state, task, False)
+        return results
+
+    def dequantise(self, output: Ints, task: str) -> Ints:
+        """Head output ``(..., patches, C*s*s)`` to float planes ``(..., C, H', W')``."""
+        if task not in self.network.heads:
+            raise ValueError(f"The network has no head for task {task!r}")
+        return dequantise(output, self.network.heads[task], self.network.geometry.grid)
+
+    # Steps -------------------------------------------------------------------------------------
+    def _check_task(self, task: str) -> None:
+        if task not in self.network.tasks:
+            expected = ", ".join(self.network.tasks)
+            raise ValueError(f"Unknown task {task!r}; expected one of {expected}")
+
+    def _check(self, images: Ints) -> Ints:
+        g = self.network.geometry
+        shape = (g.image_height, g.image_width, g.channels)
+        if images.dtype != np.uint8 or images.shape[1:] != shape:
+            found = f"{images.shape[1:]} {images.dtype}"
+            raise ValueError(f"Image must be {shape} uint8 (height, width, channels), not {found}")
+        return images
+
+    def _prefix(self, images: Ints, trace: bool) -> _State:
+        """Patch embedding and the blocks that are the same for all tasks."""
+        net, keep = self.network, _Trace(trace)
+        pixels = patchify(images.astype(np.int64) - PIXEL_OFFSET, net.geometry.patch)
+        x = np.repeat(net.embedding[None].astype(np.int64), len(images), axis=0)  # (B, tokens, D)
+        first = int(net.geometry.class_token)
+        x[:, first:] = net.patch_embed.add(x[:, first:], pixels)
+        keep("embed", x)
+        for i, block in enumerate(net.blocks[: self._first_moe]):
+            x = self._attention(block, x, keep, f"blocks.{i}.")
+            x = self._mlp(block, x, keep, f"blocks.{i}.")
+        if self._first_moe < len(net.blocks):  # attention precedes the first router
+            i = self._first_moe
+            x = self._attention(net.blocks[i], x, keep, f"blocks.{i}.")
+        return _State(self._first_moe, x, keep.items)
+
+    def _finish(self, state: _State, task: str, trace: bool) -> list[GoldenResult]:
+        """From the first MoE layer to the head."""
+        net, keep, x = self.network, _Trace(trace, state.trace), state.x
+        batch, tokens, dim = x.shape
+        routing: list[list[Routing]] = [[] for _ in range(batch)]
+        for i, block in enumerate(net.blocks[state.block :], state.block):
+            prefix = f"blocks.{i}."
+            if i > state.block:
+                x = self._attention(block, x, keep, prefix)
+            if not isinstance(block.mlp, Moe):
+                x = self._mlp(block, x, keep, prefix)
+                continue
+            y = keep(prefix + "norm2", block.norm2.compute(x))
+            rows = (batch * tokens, dim)
+            flat, indices, scores = run_experts(
+                block.mlp, task, x.reshape(rows), y.reshape(rows), keep, prefix
+            )
+            x = keep(prefix + "mlp", flat.reshape(x.shape))
+            for b in range(batch):
+                own = slice(b * tokens, (b + 1) * tokens)
+                experts = block.mlp.gate.experts
+                routing[b].append(
+                    Routing(block=i, experts=experts, indices=indices[own], scores=scores[own])
+                )
+        output = self._output(x, task, keep)
+        return [
+            GoldenResult(
+                task=task,
+                output=output[b],
+                routing=tuple(routing[b]),
+                trace={  # a trace is of one image: drop the batch axis where there is one
+                    name: t[0] if t.ndim == 3 else t for name, t in keep.items.items()
+                },
+            )
+            for b in range(batch)
+        ]
+
+    def _attention(self, block: Block, x: Ints, keep: _Trace, prefix: str) -> Ints:
+        a = block.attention
+        y = keep(prefix + "norm1", block.norm1.compute(x))
+        q = keep(prefix + "q", to_activation(a.q.values(y)))
+        k = keep(prefix + "k", to_activation(a.k.values(y)))
+        v = keep(prefix + "v", to_activation(a.v.values(y)))
+        out = keep(prefix + "attention", attend(a, self.network.geometry.heads, q, k, v))
+        return keep(prefix + "proj", a.proj.add(x, out))
+
+    @staticmethod
+    def _mlp(block: Block, x: Ints, keep: _Trace, prefix: str) -> Ints:
+        mlp = block.mlp
+        assert isinstance(mlp, Mlp)
+        y = keep(prefix + "norm2", block.norm2.compute(x))
+        hidden = keep(prefix + "hidden", mlp.gelu.compute(mlp.fc1.values(y)))
+        return keep(prefix + "mlp", mlp.fc2.add(x, hidden))
+
+    def _output(self, x: Ints, task: str, keep: _Trace) -> Ints:
+        net = self.network
+        if net.norm is None:
+            if task in net.heads:
+                raise ValueError(f"Head {task!r} needs the final norm, which the network lacks")
+            return x.astype(np.int16)
+        y = keep("norm", net.norm.compute(x))
+        if task not in net.heads:
+            return y.astype(np.int8)
+        head = net.heads[task]
+        rows = y[:, :1] if head.class_token else y[:, int(net.geometry.class_token) :]
+        return keep("head", head.linear.values(rows).astype(np.int16))

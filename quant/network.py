@@ -1,0 +1,158 @@
+"""The quantised network: geometry and integer parameters, independent of PyTorch and of hardware.
+
+This is what calibration produces, what the golden model executes and what the compiler takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .gate import Gate
+from .layernorm import LayerNorm
+from .linear import GeluOutput, Linear
+from .softmax import Softmax
+
+__all__ = [
+    "Attention",
+    "Block",
+    "Expert",
+    "Geometry",
+    "Head",
+    "Mlp",
+    "Moe",
+    "Network",
+    "expert_order",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """Sizes. ``tokens`` counts the class token, which comes first; ``dim = heads * head_dim``."""
+
+    image_height: int
+    image_width: int
+    patch: int
+    channels: int
+    dim: int
+    heads: int
+    class_token: bool = True
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches down and across."""
+        return self.image_height // self.patch, self.image_width // self.patch
+
+    @property
+    def patches(self) -> int:
+        """Patches of an image."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def tokens(self) -> int:
+        """Patches plus the class token."""
+        return self.patches + int(self.class_token)
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one attention head."""
+        return self.dim // self.heads
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Attention:
+    """Self-attention. ``q``, ``k``, ``v``: ``(D, D)`` to int8, head h owning channels ``h*d..``.
+
+    ``proj`` adds to the residual.
+    """
+
+    q: Linear
+    k: Linear
+    v: Linear
+    softmax: Softmax
+    proj: Linear
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Mlp:
+    """Dense feed-forward: ``fc1`` gives the pre-activation, ``fc2`` adds to the residual."""
+
+    fc1: Linear
+    gelu: GeluOutput
+    fc2: Linear
+
+
+def expert_order(usage: Sequence[float]) -> tuple[int, ...]:
+    """Experts by falling usage; of equally used ones the lower index comes first."""
+    return tuple(sorted(range(len(usage)), key=lambda e: (-usage[e], e)))
+
+
+Expert = Mlp
+"""An expert is a smaller MLP whose result is weighted by the token's score."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Moe:
+    """Experts and, for each task, a router.
+
+    ``routers[task]`` maps activations to logits ``(N, E)``. ``order[task]`` is a permutation of all
+    experts: the order in which they are executed (most popular first). ``usage[task]`` counts, for
+    each expert, the tokens an image sends to it on average in calibration.
+    """
+
+    gate: Gate
+    routers: dict[str, Linear]
+    experts: tuple[Expert, ...]
+    order: dict[str, tuple[int, ...]]
+    usage: dict[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Block:
+    """Pre-norm transformer block; ``mlp`` is dense or a mixture of experts."""
+
+    norm1: LayerNorm
+    attention: Attention
+    norm2: LayerNorm
+    mlp: Mlp | Moe
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Head:
+    """Linear head on every patch token: 16-bit outputs ``(patches, channels * s * s)``.
+
+    With ``class_token`` it reads that token alone and gives one row, ``upscale`` being 1.
+    ``linear.scale`` turns them into floats. ``channels`` output planes, ``upscale`` = s sub-pixels
+    a side; output index ``c*s*s + dy*s + dx`` (pixel-shuffle order).
+    """
+
+    linear: Linear
+    channels: int
+    upscale: int
+    class_token: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Network:
+    """A whole quantised multi-task network.
+
+    ``patch_embed``: weight ``(D, patch*patch*channels)`` with inputs in the order (row, column,
+    channel) of an interleaved image, pixels entering as ``u8 - 128``; it adds to the residual.
+    ``embedding``: ``(tokens, D)`` int16, position embedding with the class token added to row 0.
+    ``residual_scale``: float value of one step of the residual stream.
+    ``norm`` and ``heads`` are absent in a backbone without heads. ``meta`` is free JSON (the
+    model's configuration, calibration method).
+    """
+
+    geometry: Geometry
+    patch_embed: Linear
+    embedding: np.ndarray
+    blocks: tuple[Block, ...]
+    norm: LayerNorm | None
+    heads: dict[str, Head]
+    tasks: tuple[str, ...]
+    residual_scale: float
+    meta: dict[str, Any] = field(default_factory=dict)

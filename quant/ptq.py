@@ -1,0 +1,339 @@
+"""W8A8 post-training quantisation: a float network and its calibration to integers.
+
+Weights are symmetric per output channel, activations static. What reaches a LayerNorm's consumers,
+and values inside attention, get a scale and a centre for each channel: the norm's own affine (or
+the rows of ``v``) produces them, and the next weights and bias absorb them, so they cost nothing in
+hardware (RepQ-ViT, Li et al. 2023, sec. 3.2). How far scales follow the channels' ranges is
+searched for each site, because what narrows activations widens weights (SmoothQuant, Xiao et al.
+2023, sec. 4). Softmax ignores a constant added to all keys, and passes on one added to all values,
+so both are centred; the values' centre ends in the bias of the projection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import log2
+from typing import Any
+
+import numpy as np
+
+from .calibrate import Calibration, Site
+from .float_network import (
+    FloatAttention,
+    FloatBlock,
+    FloatLinear,
+    FloatMlp,
+    FloatMoe,
+    FloatNetwork,
+    FloatNorm,
+    gelu,
+)
+from .formats import ACCUMULATOR, ACTIVATION, LOGIT, RESIDUAL, VALUE, Multiplier
+from .gate import Gate
+from .gelu import GELU
+from .golden import PIXEL_OFFSET
+from .layernorm import EPS, LayerNorm
+from .linear import GeluOutput, Linear
+from .network import Attention, Block, Head, Mlp, Moe, Network, expert_order
+from .ranges import (
+    CODES,
+    SEARCH_ROWS,
+    Clip,
+    Encoding,
+    channel_range,
+    check_clip,
+    quantise_rows,
+    search,
+)
+from .softmax import Softmax
+
+__all__ = ["Options", "quantise"]
+
+Floats = np.ndarray[Any, np.dtype[Any]]
+
+_FINEST_GELU = 0.73
+"""Output steps for each 1/256 of GELU, at most: keeps int8 GELU within one step of exact."""
+
+_TRIAL_ROWS = 512
+_FEW_ROWS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to quantise.
+
+    ``clip``: range of activations and weight rows. ``percentile``: for the method of that name.
+    ``migrate``: exponents to try for per-channel activation scales, 0 one scale for all channels, 1
+    each channel its own range. ``headroom``: of the residual stream and the heads' outputs, over
+    the calibrated maximum.
+    """
+
+    clip: Clip = "mse"
+    percentile: float = 99.99
+    migrate: tuple[float, ...] = (0.0, 0.5, 0.75, 1.0)
+    headroom: float = 1.5
+
+    def __post_init__(self) -> None:
+        check_clip(self.clip)
+        if not 50 < self.percentile <= 100:
+            raise ValueError(f"Percentile must be above 50, at most 100, not {self.percentile!r}")
+        if not self.migrate or not all(0 <= a <= 1 for a in self.migrate):
+            raise ValueError(f"Migrate must be exponents from 0 to 1, not {self.migrate!r}")
+        if not self.headroom >= 1:
+            raise ValueError(f"Headroom must be at least 1, not {self.headroom!r}")
+
+
+def quantise(
+    network: FloatNetwork, calibration: Calibration, options: Options | None = None
+) -> Network:
+    """The integer network. Raises ``ValueError`` where a range does not fit the formats."""
+    return _Quantiser(network, calibration, options or Options()).run()
+
+
+class _Quantiser:
+    def __init__(self, network: FloatNetwork, calibration: Calibration, options: Options) -> None:
+        self.net, self.stats, self.options = network, calibration, options
+        site = calibration.site("residual")
+        peak = max(float(site.high.max()), -float(site.low.min()))
+        self.residual = peak * options.headroom / RESIDUAL.max
+
+    def run(self) -> Network:
+        net = self.net
+        embedding = RESIDUAL.saturate(np.round(net.embedding / self.residual)).astype(np.int16)
+        blocks = tuple(self.block(i, b) for i, b in enumerate(net.blocks))
+        norm, heads = None, {}
+        if net.norm is not None:
+            consumers = [head.linear for head in net.heads.values()]
+            norm, encoding = self.norm(net.norm, "norm", consumers)
+            for task, head in net.heads.items():
+                site = self.stats.site(f"heads.{task}")
+                peak = max(float(np.abs(site.low).max()), float(np.abs(site.high).max()))
+                scale = peak * self.options.headroom / VALUE.max
+                linear = self.linear(head.linear, encoding, scale)
+                heads[task] = Head(
+                    linear=linear,
+                    channels=head.channels,
+                    upscale=head.upscale,
+                    class_token=head.class_token,
+                )
+        return Network(
+            geometry=net.geometry,
+            patch_embed=self.patch_embed(),
+            embedding=embedding,
+            blocks=blocks,
+            norm=norm,
+            heads=heads,
+            tasks=net.tasks,
+            residual_scale=self.residual,
+            meta={
+                **net.meta,
+                "quantisation": {**asdict(self.options), "images": self.stats.images},
+            },
+        )
+
+    # Layers ------------------------------------------------------------------------------------
+    def linear(
+        self,
+        layer: FloatLinear,
+        encoding: Encoding,
+        out_scale: float | Floats,
+        out_offset: float | Floats = 0.0,
+    ) -> Linear:
+        """Integers of ``layer`` on encoded inputs; one output step is ``out_scale``, 0 is
+        ``out_offset``. The accumulator's bound holds by construction."""
+        outputs, depth = layer.weight.shape
+        weight = layer.weight.astype(np.float64) * encoding.scale
+        bias = layer.bias + layer.weight.astype(np.float64) @ encoding.offset - out_offset
+        codes, step = quantise_rows(weight, clip=self.options.clip)
+        room = ACCUMULATOR.max - CODES * -ACTIVATION.min * depth - 1
+        if room <= 0:
+            raise ValueError(f"A layer with {depth} inputs does not fit the accumulator")
+        tight = np.abs(bias) > room * step  # next to no weights beside a bias
+        step = np.where(tight, np.abs(bias) / room, step)
+        codes = np.where(tight[:, None], np.round(weight / step[:, None]), codes)
+        scales = np.broadcast_to(step / out_scale, (outputs,))
+        multipliers = [Multiplier.from_scale(float(s)) for s in scales]
+        return Linear(
+            weight=codes.astype(np.int8),
+            bias=np.round(bias / step).astype(np.int32),
+            mult=np.array([m.mult for m in multipliers], np.uint16),
+            shift=np.array([m.shift for m in multipliers], np.uint8),
+            scale=float(out_scale) if np.ndim(out_scale) == 0 else 1.0,
+        )
+
+    def patch_embed(self) -> Linear:
+        """Normalisation folded in; pixels are ``u8 - 128``, an exact encoding."""
+        net = self.net
+        pixels = net.geometry.patch**2
+        encoding = Encoding(
+            scale=np.tile(1 / net.pixel_std, pixels),
+            offset=np.tile((PIXEL_OFFSET - net.pixel_mean) / net.pixel_std, pixels),
+        )
+        return self.linear(net.patch_embed, encoding, self.residual)
+
+    def norm(
+        self, norm: FloatNorm, name: str, consumers: Sequence[FloatLinear]
+    ) -> tuple[LayerNorm, Encoding]:
+        """LayerNorm to int8, and what its codes mean to the consumers.
+
+        The codes stand for ``x_hat``; the norm's own gain and bias pass on to the consumers.
+        """
+        site = self.stats.site(name)
+        own = Encoding(scale=norm.gain.astype(np.float64), offset=norm.bias.astype(np.float64))
+        folded = [
+            FloatLinear(weight=c.weight * own.scale, bias=c.bias + c.weight @ own.offset)
+            for c in consumers
+        ]
+        inner = self.channels(site, folded)
+        dim = self.net.geometry.dim
+        eps = round(norm.eps * (dim / self.residual) ** 2)
+        layer = LayerNorm.from_affine(
+            1 / inner.scale, -inner.offset / inner.scale, min(eps, EPS.max)
+        )
+        outer = Encoding(
+            scale=inner.scale * own.scale, offset=inner.offset * own.scale + own.offset
+        )
+        return layer, outer
+
+    def channels(self, site: Site, consumers: Sequence[FloatLinear]) -> Encoding:
+        """Per-channel scale and centre for ``site`` with the least error at the consumers."""
+        options = self.options
+        centre, half = channel_range(site, options.clip, options.percentile)
+        rows = site.sample(_TRIAL_ROWS).astype(np.float64)
+        trials = []
+        for exponent in options.migrate:
+            scale = half**exponent * half.max() ** (1 - exponent) / CODES
+            encoding = Encoding(scale=scale, offset=centre)
+            error = self.trial(rows, encoding, consumers) if len(options.migrate) > 1 else 0.0
+            trials.append((error, encoding))
+        return min(trials, key=lambda trial: trial[0])[1]
+
+    @staticmethod
+    def trial(rows: Floats, encoding: Encoding, consumers: Sequence[FloatLinear]) -> float:
+        """Mean over consumers of the squared error over the variance of their outputs."""
+        codes = encoding.encode(rows)
+        total = 0.0
+        for consumer in consumers:
+            exact = rows @ consumer.weight.T
+            weight, step = quantise_rows(consumer.weight * encoding.scale)
+            got = codes @ (weight * step[:, None]).T + consumer.weight @ encoding.offset
+            total += float(np.mean((got - exact) ** 2) / max(float(np.var(exact)), 1e-12))
+        return total
+
+    # Blocks ------------------------------------------------------------------------------------
+    def block(self, index: int, block: FloatBlock) -> Block:
+        prefix = f"blocks.{index}."
+        a, mlp = block.attention, block.mlp
+        norm1, enc1 = self.norm(block.norm1, prefix + "norm1", [a.q, a.k, a.v])
+        attention = self.attention(a, enc1, prefix)
+        if isinstance(mlp, FloatMoe):
+            consumers = [*mlp.routers.values(), *(expert.fc1 for expert in mlp.experts)]
+            norm2, enc2 = self.norm(block.norm2, prefix + "norm2", consumers)
+            moe = self.moe(mlp, block.norm2, enc2, index)
+            return Block(norm1=norm1, attention=attention, norm2=norm2, mlp=moe)
+        norm2, enc2 = self.norm(block.norm2, prefix + "norm2", [mlp.fc1])
+        dense = self.mlp(mlp, enc2, self.stats.site(prefix + "hidden"))
+        return Block(norm1=norm1, attention=attention, norm2=norm2, mlp=dense)
+
+    def attention(self, a: FloatAttention, encoding: Encoding, prefix: str) -> Attention:
+        options, stats = self.options, self.stats
+        head_dim = self.net.geometry.head_dim
+        # Scores: steps of q and k may differ in each channel as long as their product is the same.
+        clip, percentile = options.clip, options.percentile
+        _, q_half = channel_range(stats.site(prefix + "q"), clip, percentile, centred=False)
+        k_centre, k_half = channel_range(stats.site(prefix + "k"), clip, percentile)
+        product = float((q_half * k_half).max()) / CODES**2
+        balance = np.sqrt(q_half / k_half)
+        q = self.linear(a.q, encoding, np.sqrt(product) * balance)
+        k = self.linear(a.k, encoding, np.sqrt(product) / balance, k_centre)
+        score = product * head_dim**-0.5 * log2(np.e) * (1 << LOGIT.frac)
+        # Values: the output is a mean of them, so it has their channels' scales and centres.
+        site = stats.site(prefix + "attention")
+        values = self.channels(stats.site(prefix + "v"), [a.proj])
+        v = self.linear(a.v, encoding, values.scale, values.offset)
+        peak = max(
+            float(((site.high - values.offset) / values.scale).max()),
+            float(((values.offset - site.low) / values.scale).max()),
+        )
+        if clip == "percentile":
+            rows = (site.rows - values.offset) / values.scale
+            peak = float(np.percentile(np.abs(rows), percentile))
+        elif clip == "mse":
+            rows = (site.sample(SEARCH_ROWS) - values.offset) / values.scale
+            peak *= float(search(rows.reshape(-1, 1), np.array([peak]))[0])
+        gain = CODES / max(peak, 1.0)
+        out = Encoding(scale=values.scale / gain, offset=values.offset)
+        return Attention(
+            q=q,
+            k=k,
+            v=v,
+            softmax=Softmax(score=Multiplier.from_scale(score), out=Multiplier.from_scale(gain)),
+            proj=self.linear(a.proj, out, self.residual),
+        )
+
+    def mlp(self, mlp: FloatMlp, encoding: Encoding, site: Site) -> Mlp:
+        """``site``: of the hidden activations, whose codes start at GELU's minimum."""
+        low, high = float(site.low.min()), float(site.high.max())
+        if self.options.clip == "percentile":
+            high = float(np.percentile(site.rows, self.options.percentile))
+        elif self.options.clip == "mse":
+            high = self.hidden_high(site.sample(SEARCH_ROWS), low, high, mlp.fc2)
+        levels = ACTIVATION.max - ACTIVATION.min
+        step = max((high - low) / levels, 1 / (_FINEST_GELU * (1 << GELU.frac)))
+        zero_point = ACTIVATION.min + round(-low / step)
+        gelu_out = GeluOutput(
+            out=Multiplier.from_scale(1 / (step * (1 << GELU.frac))), zero_point=zero_point
+        )
+        hidden = mlp.fc2.weight.shape[1]
+        out = Encoding(scale=np.full(hidden, step), offset=np.full(hidden, -step * zero_point))
+        fc1 = self.linear(mlp.fc1, encoding, 1 / (1 << GELU.frac))
+        return Mlp(fc1=fc1, gelu=gelu_out, fc2=self.linear(mlp.fc2, out, self.residual))
+
+    @staticmethod
+    def hidden_high(rows: Floats, low: float, high: float, fc2: FloatLinear) -> float:
+        """Upper end of the hidden range with the least error after ``fc2``'s column weights."""
+        importance = np.sum(fc2.weight**2, axis=0)
+        best, least = high, np.inf
+        for factor in np.linspace(1.0, 0.3, 29):
+            step = np.float32((high * factor - low) / (ACTIVATION.max - ACTIVATION.min))
+            codes = np.clip(
+                np.round(rows / step), np.round(low / step), np.round(high * factor / step)
+            )
+            error = float(np.mean((codes * step - rows) ** 2 @ importance))
+            if error < least:
+                best, least = high * float(factor), error
+        return best
+
+    def moe(self, moe: FloatMoe, norm: FloatNorm, encoding: Encoding, index: int) -> Moe:
+        prefix = f"blocks.{index}."
+        logit = 1 / (log2(np.e) * (1 << LOGIT.frac))
+        usage = self.stats.usage[index]
+        return Moe(
+            gate=Gate(experts=len(moe.experts), k=moe.k),
+            routers={t: self.linear(r, encoding, logit) for t, r in moe.routers.items()},
+            experts=tuple(
+                self.mlp(expert, encoding, self.expert_site(expert, norm, prefix, e))
+                for e, expert in enumerate(moe.experts)
+            ),
+            order={task: expert_order(counts) for task, counts in usage.items()},
+            usage=usage,
+        )
+
+    def expert_site(self, expert: FloatMlp, norm: FloatNorm, prefix: str, e: int) -> Site:
+        """The expert's hidden activations; of any tokens where calibration sent it next to none."""
+        name = f"{prefix}experts.{e}.hidden"
+        site = self.stats.sites.get(name)
+        if site is not None and site.count >= _FEW_ROWS:
+            return site
+        x_hat = self.stats.site(prefix + "norm2").rows
+        rows = gelu(expert.fc1(x_hat * norm.gain + norm.bias))
+        if site is not None:
+            rows = np.concatenate([rows, site.rows])
+        return Site(
+            low=rows.min(axis=0),
+            high=rows.max(axis=0),
+            sum=rows.sum(axis=0, dtype=np.float64),
+            count=len(rows),
+            rows=rows,
+        )

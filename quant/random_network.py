@@ -1,0 +1,252 @@
+"""Small random quantised networks whose values stay lively: food for tests, without training.
+
+Weights are drawn; every scale is then set from what a few random images produce at that point,
+layer after layer, so that nothing is stuck at zero or saturated and routing depends on the token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log2
+from typing import Any, Literal
+
+import numpy as np
+
+from .formats import LOGIT, Multiplier
+from .gate import Gate
+from .gelu import GELU
+from .golden import PIXEL_OFFSET, attend, patchify, run_experts
+from .layernorm import LayerNorm
+from .linear import GeluOutput, Linear, matmul, to_activation
+from .network import Attention, Block, Expert, Geometry, Head, Mlp, Moe, Network, expert_order
+from .softmax import Softmax
+
+__all__ = ["Sizes", "random_images", "random_network"]
+
+Ints = np.ndarray[Any, np.dtype[Any]]
+Style = Literal["varied", "one", "starved"]
+
+_IMAGES = 3  # that set the scales
+_FORCED = 60 << LOGIT.frac  # a logit offset that no token overcomes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Everything that :func:`random_network` lets one choose.
+
+    ``moe`` lists the blocks with experts. ``head_channels`` gives the output planes of each task in
+    turn (fewer than ``tasks``: the rest have none). ``class_heads``: they read the class token
+    alone and have no sub-pixels. ``style``: ``"varied"``; ``"one"``: expert
+    ``favourite`` comes first for every token (with ``top_k`` 1 it gets all of them and the others
+    none); ``"starved"``: expert ``favourite`` is never chosen.
+    """
+
+    image_height: int = 16
+    image_width: int = 24
+    patch: int = 8
+    channels: int = 3
+    dim: int = 32
+    heads: int = 2
+    depth: int = 2
+    hidden: int = 64
+    experts: int = 4
+    top_k: int = 2
+    expert_hidden: int = 48
+    moe: tuple[int, ...] = (1,)
+    tasks: int = 2
+    head_channels: tuple[int, ...] = (3, 1)
+    upscale: int = 2
+    class_heads: bool = False
+    class_token: bool = True
+    norm: bool = True
+    style: Style = "varied"
+    favourite: int = 0
+
+    def __post_init__(self) -> None:
+        if self.image_height % self.patch or self.image_width % self.patch:
+            size = (self.image_height, self.image_width)
+            raise ValueError(f"Image {size} is not a multiple of the patch, {self.patch}")
+        if self.dim % self.heads:
+            raise ValueError(f"Width {self.dim} is not a multiple of {self.heads} heads")
+        if self.style not in ("varied", "one", "starved"):
+            raise ValueError(f"Style must be varied, one or starved, not {self.style!r}")
+        if self.style == "starved" and self.top_k >= self.experts:
+            raise ValueError(f"With top_k {self.top_k} of {self.experts} no expert can be starved")
+        if not 0 <= self.favourite < self.experts:
+            raise ValueError(f"Favourite must be below {self.experts}, not {self.favourite!r}")
+        if any(not 0 <= i < self.depth for i in self.moe):
+            raise ValueError(f"MoE blocks {self.moe} must lie in 0..{self.depth - 1}")
+        if len(self.head_channels) > self.tasks:
+            raise ValueError(f"{len(self.head_channels)} heads for {self.tasks} tasks")
+        if self.head_channels and not self.norm:
+            raise ValueError("Heads need the final norm")
+        if self.class_heads and not self.class_token:
+            raise ValueError("Heads on the class token need one")
+
+    @property
+    def geometry(self) -> Geometry:
+        """The network's geometry."""
+        return Geometry(
+            image_height=self.image_height,
+            image_width=self.image_width,
+            patch=self.patch,
+            channels=self.channels,
+            dim=self.dim,
+            heads=self.heads,
+            class_token=self.class_token,
+        )
+
+
+def random_images(seed: int, geometry: Geometry, count: int = 1) -> Ints:
+    """``count`` images ``(count, H, W, C)`` uint8 with structure at several scales."""
+    rng = np.random.default_rng([seed, 1])
+    shape = (count, geometry.image_height, geometry.image_width, geometry.channels)
+    total = np.zeros(shape)
+    for step in (1, 4, 16):
+        rows, columns = -(-shape[1] // step), -(-shape[2] // step)
+        coarse = rng.normal(size=(count, rows, columns, shape[3]))
+        total += coarse.repeat(step, 1).repeat(step, 2)[:, : shape[1], : shape[2]]
+    return np.clip(128 + 40 * total, 0, 255).astype(np.uint8)
+
+
+def random_network(seed: int, sizes: Sizes | None = None) -> Network:
+    """A network of the given sizes; the same seed and sizes give the same integers."""
+    return _Builder(seed, sizes or Sizes()).build()
+
+
+class _Builder:
+    def __init__(self, seed: int, sizes: Sizes) -> None:
+        self.sizes = sizes
+        self.rng = np.random.default_rng([seed, 0])
+        self.tasks = tuple(f"task{i}" for i in range(sizes.tasks))
+        self.images = random_images(seed + 1, sizes.geometry, _IMAGES)
+
+    def build(self) -> Network:
+        sizes, geometry = self.sizes, self.sizes.geometry
+        pixels = patchify(self.images.astype(np.int64) - PIXEL_OFFSET, sizes.patch)
+        patch_embed = self.linear(sizes.dim, pixels, 1500.0)
+        embedding = np.round(self.rng.normal(0, 800, (geometry.tokens, sizes.dim))).astype(np.int16)
+        x = np.repeat(embedding[None].astype(np.int64), _IMAGES, axis=0)
+        first = int(sizes.class_token)
+        x[:, first:] = patch_embed.add(x[:, first:], pixels)
+        # From here on tasks diverge; the scales of each block come from the last task's tokens.
+        blocks = []
+        for i in range(sizes.depth):
+            block, x = self.block(i, x)
+            blocks.append(block)
+        norm = self.norm() if sizes.norm else None
+        heads = {}
+        for task, channels in zip(self.tasks, sizes.head_channels, strict=False):
+            assert norm is not None
+            upscale = 1 if sizes.class_heads else sizes.upscale
+            linear = self.linear(channels * upscale**2, norm.compute(x), 4000.0, scale=2.0**-10)
+            heads[task] = Head(
+                linear=linear, channels=channels, upscale=upscale, class_token=sizes.class_heads
+            )
+        return Network(
+            geometry=geometry,
+            patch_embed=patch_embed,
+            embedding=embedding,
+            blocks=tuple(blocks),
+            norm=norm,
+            heads=heads,
+            tasks=self.tasks,
+            residual_scale=2.0**-11,
+            meta={"source": "random"},
+        )
+
+    def linear(self, outputs: int, x: Ints, spread: float, scale: float = 1.0) -> Linear:
+        """Random weights and bias whose values on ``x (..., K)`` have about the given spread."""
+        width = x.shape[-1]
+        weight = np.clip(np.round(self.rng.normal(0, 45, (outputs, width))), -127, 127)
+        weight = weight.astype(np.int8)
+        acc = matmul(x, weight).reshape(-1, outputs)
+        typical = np.sqrt(np.mean(acc.astype(np.float64) ** 2, axis=0)) + 1.0  # (O,)
+        bias = np.round(self.rng.normal(0, 0.5, outputs) * typical).astype(np.int32)
+        target = spread * np.exp(self.rng.normal(0, 0.2, outputs))
+        scales = [Multiplier.from_scale(float(t)) for t in target / typical]
+        return Linear(
+            weight=weight,
+            bias=bias,
+            mult=np.array([m.mult for m in scales], np.uint16),
+            shift=np.array([m.shift for m in scales], np.uint8),
+            scale=scale,
+        )
+
+    def norm(self) -> LayerNorm:
+        dim = self.sizes.dim
+        gain = 35 * np.exp(self.rng.normal(0, 0.4, dim)) * self.rng.choice([-1, 1], dim)
+        return LayerNorm.from_affine(
+            gain, self.rng.normal(0, 10, dim), int(self.rng.integers(1000))
+        )
+
+    def block(self, index: int, x: Ints) -> tuple[Block, Ints]:
+        sizes = self.sizes
+        norm1, norm2 = self.norm(), self.norm()
+        y = norm1.compute(x)
+        attention, a = self.attention(y)
+        x = attention.proj.add(x, a)
+        y = norm2.compute(x)
+        if index not in sizes.moe:
+            mlp = self.mlp(y, sizes.hidden)
+            x = mlp.fc2.add(x, mlp.gelu.compute(mlp.fc1.values(y)))
+            return Block(norm1=norm1, attention=attention, norm2=norm2, mlp=mlp), x
+        rows = (-1, sizes.dim)
+        moe, flat = self.moe(x.reshape(rows), y.reshape(rows))
+        return Block(norm1=norm1, attention=attention, norm2=norm2, mlp=moe), flat.reshape(x.shape)
+
+    def attention(self, y: Ints) -> tuple[Attention, Ints]:
+        sizes = self.sizes
+        q, k, v = (self.linear(sizes.dim, y, 40.0) for _ in range(3))
+        qa, ka, va = (to_activation(t.values(y)) for t in (q, k, v))
+        spread = 2.0 * (1 << LOGIT.frac)  # of scores: the larger, the sharper the attention
+        typical = sizes.dim / sizes.heads * float(np.std(qa) * np.std(ka)) + 1.0
+        scores = Multiplier.from_scale(spread / typical * (sizes.dim / sizes.heads) ** 0.5)
+        softmax = Softmax(
+            score=scores, out=Multiplier.from_scale(float(self.rng.uniform(1.2, 2.5)))
+        )
+        idle = self.linear(sizes.dim, va, 1000.0)
+        attention = Attention(q=q, k=k, v=v, softmax=softmax, proj=idle)
+        out = attend(attention, sizes.heads, qa, ka, va)
+        proj = self.linear(sizes.dim, out, 1000.0)
+        return Attention(q=q, k=k, v=v, softmax=softmax, proj=proj), out
+
+    def mlp(self, y: Ints, hidden: int) -> Mlp:
+        fc1 = self.linear(hidden, y, 1.2 * (1 << GELU.frac))
+        pre = GELU.compute(fc1.values(y))
+        out = Multiplier.from_scale(180 / max(float(np.quantile(pre, 0.999)), 1.0))
+        gelu = GeluOutput(out=out, zero_point=-108)
+        return Mlp(
+            fc1=fc1, gelu=gelu, fc2=self.linear(self.sizes.dim, gelu.compute(fc1.values(y)), 1000.0)
+        )
+
+    def moe(self, x: Ints, y: Ints) -> tuple[Moe, Ints]:
+        sizes = self.sizes
+        routers = {task: self.router(y) for task in self.tasks}
+        experts: tuple[Expert, ...] = tuple(
+            self.mlp(y, sizes.expert_hidden) for _ in range(sizes.experts)
+        )
+        gate = Gate(experts=sizes.experts, k=sizes.top_k)
+        usage = {}
+        for task, router in routers.items():
+            indices, _ = gate.compute(router.values(y))
+            counts = np.bincount(indices.ravel(), minlength=sizes.experts) / _IMAGES
+            usage[task] = tuple(float(c) for c in counts)
+        order = {task: expert_order(u) for task, u in usage.items()}
+        moe = Moe(gate=gate, routers=routers, experts=experts, order=order, usage=usage)
+        return moe, run_experts(moe, self.tasks[-1], x, y)[0]
+
+    def router(self, y: Ints) -> Linear:
+        """Logits of spread log2(experts), neither uniform nor one-sided, and the style's offset."""
+        sizes = self.sizes
+        spread = (1 << LOGIT.frac) * max(log2(sizes.experts), 1.0)
+        linear = self.linear(sizes.experts, y, spread)
+        if sizes.style == "varied":
+            return linear
+        force = _FORCED if sizes.style == "one" else -_FORCED
+        step = Multiplier(
+            mult=int(linear.mult[sizes.favourite]), shift=int(linear.shift[sizes.favourite])
+        ).scale
+        bias = linear.bias.copy()
+        bias[sizes.favourite] += round(force / step)
+        return Linear(weight=linear.weight, bias=bias, mult=linear.mult, shift=linear.shift)

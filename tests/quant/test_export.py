@@ -1,0 +1,46 @@
+"""The PyTorch model and its float parameters in NumPy compute the same."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from moevit.model.config import SCENE_TASKS, ModelConfig
+from moevit.model.export import to_float_network
+from moevit.model.m3vit import M3ViT
+
+CONFIG = ModelConfig(
+    name="test",
+    image=(16, 24),
+    patch=8,
+    dim=24,
+    depth=4,
+    heads=2,
+    mlp_ratio=2.0,
+    experts=4,
+    top_k=2,
+    expert_hidden=20,
+    tasks=SCENE_TASKS,
+    pixel_mean=(0.4, 0.5, 0.6),
+    pixel_std=(0.2, 0.25, 0.3),
+)
+
+
+@pytest.mark.parametrize("class_token", [True, False])
+def test_same_function(class_token: bool) -> None:
+    torch.manual_seed(0)
+    model = M3ViT(dataclasses.replace(CONFIG, class_token=class_token)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    net = to_float_network(model)
+    images = np.random.default_rng(1).integers(0, 256, (3, 16, 24, 3), dtype=np.uint8)
+    outputs = net.run(images)
+    assert list(outputs) == [task.name for task in SCENE_TASKS]
+    for task in CONFIG.tasks:
+        with torch.no_grad():
+            expected = model(torch.from_numpy(images), task.name)  # (B, C, H', W')
+        side = CONFIG.subpixels(task.name)
+        tokens = torch.nn.functional.pixel_unshuffle(expected, side).flatten(2).transpose(1, 2)
+        assert np.allclose(outputs[task.name], tokens.numpy(), atol=1e-4)

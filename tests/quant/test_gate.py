@@ -1,0 +1,79 @@
+"""Gate: scores against exact softmax, order, ties, queues."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moevit.quant.formats import LOGIT, SCORE
+from moevit.quant.gate import Gate
+
+shapes = st.integers(1, 32).flatmap(lambda e: st.tuples(st.just(e), st.integers(1, e)))
+
+
+@settings(max_examples=80, deadline=None)
+@given(shapes, st.integers(1, 200), st.integers(0, 1 << 32), st.floats(0, 20_000))
+def test_scores_are_softmax_of_all_experts(
+    shape: tuple[int, int], count: int, seed: int, spread: float
+) -> None:
+    experts, k = shape
+    logits = np.random.default_rng(seed).normal(0, spread, (count, experts))
+    logits = LOGIT.saturate(logits.round().astype(np.int64))
+    index, score = Gate(experts=experts, k=k).compute(logits)
+    p = 2.0 ** ((logits - logits.max(axis=1, keepdims=True)) / (1 << LOGIT.frac))
+    p /= p.sum(axis=1, keepdims=True)
+    exact = np.take_along_axis(p, index, axis=1) * (1 << SCORE.frac)
+    # One step each of numerator and rounding, 0.65 of each of `experts` summands, table 2.6.
+    relative = 0.65 * experts / 32767 + 8e-5
+    assert np.all(np.abs(score - exact) <= 1.2 + exact * relative)
+    assert score.max() <= SCORE.max
+
+
+@settings(max_examples=80, deadline=None)
+@given(shapes, st.integers(1, 40), st.integers(0, 1 << 32), st.integers(1, 5))
+def test_order_and_ties(shape: tuple[int, int], count: int, seed: int, levels: int) -> None:
+    """Few levels, many ties: by falling logit, then by rising index."""
+    experts, k = shape
+    logits = np.random.default_rng(seed).integers(0, levels, (count, experts))
+    index, score = Gate(experts=experts, k=k).compute(logits)
+    for row in range(count):
+        expected = sorted(range(experts), key=lambda e: (-logits[row, e], e))[:k]
+        assert index[row].tolist() == expected
+    assert np.all(np.diff(score, axis=1) <= 0)
+
+
+def test_one_expert_gets_the_whole_token() -> None:
+    index, score = Gate(experts=1, k=1).compute(np.array([[-30_000], [0], [30_000]]))
+    assert index.tolist() == [[0]] * 3
+    assert score.tolist() == [[SCORE.max]] * 3
+
+
+@pytest.mark.parametrize("experts", [2, 8, 16])
+def test_all_experts_share_the_whole_token(experts: int) -> None:
+    logits = np.random.default_rng(0).normal(0, 300, (500, experts)).astype(np.int64)
+    index, score = Gate(experts=experts, k=experts).compute(logits)
+    assert np.array_equal(np.sort(index, axis=1), np.tile(np.arange(experts), (500, 1)))
+    assert np.abs(score.sum(axis=1) - (1 << SCORE.frac)).max() <= experts + 3
+
+
+@settings(max_examples=40, deadline=None)
+@given(shapes, st.integers(1, 40), st.integers(0, 1 << 32))
+def test_queues_hold_each_choice_once(shape: tuple[int, int], count: int, seed: int) -> None:
+    experts, k = shape
+    gate = Gate(experts=experts, k=k)
+    logits = np.random.default_rng(seed).integers(-300, 300, (count, experts))
+    queues = gate.queues(logits)
+    index, score = gate.compute(logits)
+    assert len(queues) == experts
+    for e, queue in enumerate(queues):
+        tokens = [t for t, _ in queue]
+        assert tokens == sorted(set(tokens))
+        assert tokens == np.nonzero((index == e).any(axis=1))[0].tolist()
+        assert all(s == score[t][index[t] == e][0] for t, s in queue)
+    assert sum(map(len, queues)) == count * k
+
+
+@pytest.mark.parametrize(("experts", "k"), [(4, 0), (4, 5), (0, 1)])
+def test_bad_top_k(experts: int, k: int) -> None:
+    with pytest.raises(ValueError, match="Top-k must be from 1"):
+        Gate(experts=experts, k=k)

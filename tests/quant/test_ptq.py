@@ -1,0 +1,167 @@
+"""Post-training quantisation: accuracy against float, and each folding on its own."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from support.float_networks import float_network
+
+from moevit.quant.calibrate import Calibration, calibrate
+from moevit.quant.check import check_network
+from moevit.quant.float_network import FloatAttention, FloatLinear, FloatNetwork
+from moevit.quant.formats import LOGIT
+from moevit.quant.golden import Golden
+from moevit.quant.network import Moe, Network, expert_order
+from moevit.quant.ptq import Options, quantise
+from moevit.quant.random_network import random_images
+
+
+def prepare(net: FloatNetwork, images: int = 200) -> Calibration:
+    return calibrate(net, random_images(0, net.geometry, images))
+
+
+def decibels(net: FloatNetwork, quantised: Network, images: int = 12) -> list[float]:
+    """Signal to quantisation noise at each head on pictures that calibration did not see."""
+    pictures = random_images(99, net.geometry, images)
+    exact = net.run(pictures)
+    results = Golden(quantised).run_batch(pictures)
+    out = []
+    for task in net.tasks:
+        scale = quantised.heads[task].linear.scale
+        got = np.stack([r.output for r in results[task]]) * scale
+        noise = np.mean((got - exact[task]) ** 2)
+        out.append(float(10 * np.log10(np.var(exact[task]) / noise)))
+    return out
+
+
+@pytest.mark.parametrize("clip", ["minmax", "percentile", "mse"])
+def test_dense_networks_are_close_to_float(clip: Any) -> None:
+    net = float_network(3, moe=())
+    quantised = quantise(net, prepare(net), Options(clip=clip))
+    check_network(quantised)
+    assert min(decibels(net, quantised)) > 24
+
+
+def test_mixtures_are_close_to_float() -> None:
+    net = float_network(4, moe=(1,))
+    quantised = quantise(net, prepare(net))
+    check_network(quantised)
+    assert min(decibels(net, quantised)) > 20  # some tokens are routed differently
+
+
+def test_equalising_channels_pays() -> None:
+    """With a residual channel that is far larger than the others, as trained networks have."""
+    net = float_network(5, moe=())
+    net.patch_embed.weight[3] *= 12
+    for block in net.blocks:
+        block.norm1.gain[3] = block.norm2.gain[3] = 0.1
+    stats = prepare(net)
+    one = quantise(net, stats, Options(migrate=(0.0,), clip="minmax"))
+    each = quantise(net, stats, Options(clip="minmax"))
+    assert np.mean(decibels(net, each)) > np.mean(decibels(net, one)) + 1.0
+
+
+@pytest.mark.parametrize("class_token", [True, False])
+def test_patch_embedding(class_token: bool) -> None:
+    net = float_network(6, depth=1, moe=(), class_token=class_token)
+    quantised = quantise(net, prepare(net))
+    image = random_images(5, net.geometry)[0]
+    seen: list[np.ndarray] = []
+    net.run(
+        image[None], observe=lambda name, rows: seen.append(rows) if name == "residual" else None
+    )
+    embed = Golden(quantised).run(image, "a", trace=True).trace["embed"]
+    error = embed * quantised.residual_scale - seen[0]
+    assert np.sqrt(np.mean(error**2)) < 0.01 * np.std(seen[0])  # weights of 8 bits, pixels exact
+
+
+def test_constants_in_keys_and_values_cost_nothing() -> None:
+    """A large bias on k and v changes neither softmax nor, centred, the precision of the rest."""
+    net = float_network(7, moe=())
+    before = decibels(net, quantise(net, prepare(net)))
+
+    def shift(a: FloatAttention) -> FloatAttention:
+        def by(linear: FloatLinear, constant: float) -> FloatLinear:
+            return FloatLinear(weight=linear.weight, bias=linear.bias + np.float32(constant))
+
+        undo = a.proj.weight.sum(axis=1) * np.float32(30)
+        proj = FloatLinear(weight=a.proj.weight, bias=a.proj.bias - undo)
+        return FloatAttention(q=a.q, k=by(a.k, 50), v=by(a.v, 30), proj=proj)
+
+    blocks = tuple(dataclasses.replace(b, attention=shift(b.attention)) for b in net.blocks)
+    shifted = dataclasses.replace(net, blocks=blocks)
+    after = decibels(shifted, quantise(shifted, prepare(shifted)))
+    assert min(np.subtract(after, before)) > -1.5
+
+
+def test_logits_scores_and_heads_are_in_their_units() -> None:
+    net = float_network(8)
+    quantised = quantise(net, prepare(net))
+    image = random_images(6, net.geometry)[0]
+    seen: dict[str, np.ndarray] = {}
+    net.run(image[None], ["a"], observe=lambda name, rows: seen.setdefault(name, rows))
+    trace = Golden(quantised).run(image, "a", trace=True).trace
+    block, moe = net.blocks[1], net.blocks[1].mlp
+    assert not hasattr(moe, "fc1")
+    y = seen["blocks.1.norm2"] * block.norm2.gain + block.norm2.bias
+    logits = moe.routers["a"](y) * np.log2(np.e)  # type: ignore[union-attr]
+    got = trace["blocks.1.logits"] / (1 << LOGIT.frac)
+    assert np.sqrt(np.mean((got - logits) ** 2)) < 0.06 * np.std(logits)
+    head = trace["head"] * quantised.heads["a"].linear.scale
+    assert np.abs(head).max() < 1.5 * np.abs(seen["heads.a"]).max()
+
+
+def test_the_schedule_comes_from_calibration() -> None:
+    net = float_network(9, moe=(0, 2))
+    stats = prepare(net)
+    quantised = quantise(net, stats)
+    for block in (0, 2):
+        moe = quantised.blocks[block].mlp
+        assert isinstance(moe, Moe)
+        assert moe.usage == stats.usage[block]
+        assert moe.order == {t: expert_order(u) for t, u in stats.usage[block].items()}
+
+
+def test_an_expert_without_calibration_tokens() -> None:
+    net = float_network(10, experts=3, k=1)
+    moe = net.blocks[1].mlp
+    for router in moe.routers.values():  # type: ignore[union-attr]
+        router.bias[2] = -1e4
+    stats = prepare(net)
+    assert "blocks.1.experts.2.hidden" not in stats.sites
+    quantised = quantise(net, stats)
+    check_network(quantised)
+    layer = quantised.blocks[1].mlp
+    assert isinstance(layer, Moe)
+    expert = layer.experts[2]
+    y = np.random.default_rng(0).integers(-100, 100, (50, 32))
+    hidden = expert.gelu.compute(expert.fc1.values(y))
+    assert np.std(hidden) > 5
+    for task in net.tasks:
+        assert layer.order[task][-1] == 2
+
+
+def test_dead_weights_beside_a_bias() -> None:
+    net = float_network(11, moe=())
+    net.blocks[0].mlp.fc1.weight[3] = 0  # type: ignore[union-attr]
+    net.blocks[0].mlp.fc1.bias[3] = 4.0  # type: ignore[union-attr]
+    net.blocks[0].attention.q.weight[:] *= 1e-9
+    quantised = quantise(net, prepare(net))
+    check_network(quantised)
+    assert min(decibels(net, quantised)) > 25
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"clip": "max"}, "Clip must be one of"),
+        ({"percentile": 20.0}, "Percentile must be above 50, at most 100, not 20.0"),
+        ({"migrate": ()}, "Migrate must be exponents from 0 to 1"),
+        ({"migrate": (1.5,)}, "Migrate must be exponents from 0 to 1"),
+        ({"headroom": 0.5}, "Headroom must be at least 1, not 0.5"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Options(**options)
