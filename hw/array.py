@@ -1,0 +1,443 @@
+"""The shared compute unit: issue of products, accumulation, and the queues of finished tiles.
+
+Output stationary: a tile of T tokens x O outputs stays in the accumulators while the contraction
+runs. One weight row (ring, keys or values) and T x I operand bytes (tokens or attention weights)
+enter each cycle. Attention of one head and query tile is two passes: scores of this tile, then the
+weighted values of the tile before it, so that the softmax unit works in the shadow of the array.
+"""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
+from amaranth.lib import stream
+from amaranth.lib.data import ArrayLayout, StructLayout
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import Component, In, Out
+from amaranth.utils import ceil_log2
+
+from moevit.quant.formats import ACCUMULATOR
+
+from .config import AcceleratorConfig
+from .descriptors import Kind, array_tile, drain_tile
+from .dot import DotProducts
+from .interfaces import POINTER_BITS, ReadPort
+from .isa import ADDRESS_BITS
+from .memories import banks
+from .queue import Queue
+from .regs import Error
+
+__all__ = ["ComputeArray", "accumulators", "score_tile"]
+
+_TILES = 8
+"""Finished tiles that can wait for the epilogue, and as many for the softmax unit."""
+
+
+def accumulators(config: AcceleratorConfig) -> ArrayLayout:
+    """One tile of sums: T x O."""
+    a = config.array
+    return ArrayLayout(ArrayLayout(signed(ACCUMULATOR.width), a.outputs), a.tokens)
+
+
+def score_tile(config: AcceleratorConfig) -> StructLayout:
+    """What the softmax unit needs beside the sums."""
+    return StructLayout(
+        {
+            "last": unsigned(1),
+            "valid": range(config.array.outputs + 1),
+            "mult": unsigned(16),
+            "shift": unsigned(6),
+            "out_mult": unsigned(16),
+            "out_shift": unsigned(6),
+        }
+    )
+
+
+class _Tiles:
+    """Finished tiles in distributed RAM: one small memory for each accumulator."""
+
+    def __init__(self, m: Module, name: str, sums: list[list[Signal]], push: Signal) -> None:
+        width = ACCUMULATOR.width
+        put, self.get = (
+            Signal(range(_TILES), name=f"{name}_put"),
+            Signal(range(_TILES), name=f"{name}_get"),
+        )
+        with m.If(push):
+            m.d.sync += put.eq(put + 1)
+        self.rows: list[list[Signal]] = []
+        for t, line in enumerate(sums):
+            row = []
+            for o, value in enumerate(line):
+                memory = Memory(shape=signed(width), depth=_TILES, init=[])
+                m.submodules[f"{name}_{t}_{o}"] = memory
+                write, read = memory.write_port(), memory.read_port(domain="comb")
+                m.d.comb += [
+                    write.en.eq(push),
+                    write.addr.eq(put),
+                    write.data.eq(value),
+                    read.addr.eq(self.get),
+                ]
+                row.append(read.data)
+            self.rows.append(row)
+
+
+class ComputeArray(Component):
+    """Issues one step a cycle while operands, weights and room for the result are there.
+
+    Latency: 4 cycles plus :attr:`DotProducts.latency` from the last step of a tile to the tile in
+    its
+    queue. Throughput: one step (T x I x O products) a cycle. Back-pressure: a tile is only begun
+    when
+    its place in the queue is free.
+
+    Members
+    -------
+    i : In(stream of array_tile)
+    drain : Out(stream of drain_tile)
+        Announced when its first step is issued.
+    tile_valid, tile_ready, tile
+        The oldest finished tile for the epilogue (first-in first-out).
+    score : Out(stream of {tile: score_tile, acc: T x O})
+        Tiles of scores for the softmax unit.
+    operand : In
+        The loader's writes; ``half_released`` answers.
+    rows : Out(ReadPort)
+        Weight rows, address {demand, row number}.
+    kv, p : Out(ReadPort)
+        Key/value rows; attention weights, address {half, word}.
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self._config = config
+        a, mem = config.array, config.memory
+        self.row_bits = ceil_log2(max(mem.ring_rows, mem.demand_rows))
+        self.p_words = -(-config.limits.tokens // a.inputs)
+        super().__init__(
+            {
+                "i": In(stream.Signature(array_tile(config))),
+                "drain": Out(stream.Signature(drain_tile(config))),
+                "tile_valid": Out(1),
+                "tile_ready": In(1),
+                "tile": Out(accumulators(config)),
+                "score": Out(
+                    stream.Signature(
+                        StructLayout({"tile": score_tile(config), "acc": accumulators(config)})
+                    )
+                ),
+                "write_en": In(1),
+                "write_row": In(range(a.tokens)),
+                "write_half": In(1),
+                "write_word": In(range(config.limits.depth // a.inputs)),
+                "write_data": In(unsigned(8 * a.inputs)),
+                "half_released": Out(1),
+                "rows": Out(
+                    ReadPort(
+                        StructLayout({"row": self.row_bits, "demand": 1}).size,
+                        unsigned(8 * a.inputs * a.outputs),
+                    )
+                ),
+                "ring_filled": In(POINTER_BITS),
+                "ring_released": Out(POINTER_BITS),
+                "demand_filled": In(POINTER_BITS),
+                "demand_released": Out(POINTER_BITS),
+                "kv": Out(ReadPort(ADDRESS_BITS, unsigned(8 * a.inputs * a.outputs))),
+                "p": Out(
+                    ReadPort(
+                        StructLayout({"word": ceil_log2(max(self.p_words, 2)), "half": 1}).size,
+                        unsigned(8 * a.inputs * a.tokens),
+                    )
+                ),
+                "p_ready": In(1),
+                "p_half": In(1),
+                "p_release": Out(1),
+                "busy": Out(1),
+                "fault": Out(4),
+                # one of these is 1 in each cycle
+                "stepped": Out(1),
+                "stall_operand": Out(1),
+                "stall_weight": Out(1),
+                "stall_drain": Out(1),
+                "stall_softmax": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config, shape = self._config, self._config.array
+        t_, i_, o_ = shape.tokens, shape.inputs, shape.outputs
+        d = self.i.payload
+
+        # Operand buffer ------------------------------------------------------------------------
+        words = config.limits.depth // i_
+        ob_addr = Signal(range(2 * words))
+        ob_en = Signal()
+        ob_data = []
+        for slot in range(t_):
+            memories = banks(m, f"operand_{slot}", width=8 * i_, depth=2 * words)
+            parts = []
+            for j, memory in enumerate(memories):
+                write, read = memory.write_port(), memory.read_port()
+                m.d.comb += [
+                    write.en.eq(self.write_en & (self.write_row == slot)),
+                    write.addr.eq(self.write_word + Mux(self.write_half, words, 0)),
+                    write.data.eq(self.write_data[64 * j : 64 * (j + 1)]),
+                    read.en.eq(ob_en),
+                    read.addr.eq(ob_addr),
+                ]
+                parts.append(read.data)
+            ob_data.append(Cat(*parts))
+
+        # Issue ---------------------------------------------------------------------------------
+        step, end_of_k, begin = Signal(), Signal(), Signal()
+        to_score, from_kv, as_value, from_p = Signal(), Signal(), Signal(), Signal()
+        k, ot = Signal(10), Signal(10)
+        kv_row = Signal(16, reset_less=True)
+        half = Signal()
+        # Weight rows: `row` runs, `base` is the start of the block (free-running numbers).
+        row = [Signal(POINTER_BITS, name=f"row_{n}") for n in ("ring", "demand")]
+        base = [Signal(POINTER_BITS, name=f"base_{n}") for n in ("ring", "demand")]
+        released = [Signal(POINTER_BITS, name=f"released_{n}") for n in ("ring", "demand")]
+        filled = [self.ring_filled, self.demand_filled]
+        m.d.comb += [self.ring_released.eq(released[0]), self.demand_released.eq(released[1])]
+        demand = d.drain.demand
+        the_row = Mux(demand, row[1], row[0])
+        after = Signal(POINTER_BITS)
+        m.d.comb += after.eq(the_row + 1)
+        have_row = Mux(demand, filled[1], filled[0]) != the_row
+
+        # Room in the two queues of finished tiles, reserved at a tile's first step.
+        room = [
+            Signal(range(_TILES + 1), init=_TILES, name=f"room_{n}") for n in ("drain", "score")
+        ]
+        reserve, pop = Signal(2), Signal(2)
+        for n in range(2):
+            m.d.sync += room[n].eq(room[n] - reserve[n] + pop[n])
+
+        # Announcements to the epilogue, one for each tile of tokens (and head).
+        m.submodules.drains = drains = Queue(drain_tile(config), 4)
+        announce = drains.i
+        m.d.comb += [
+            self.drain.payload.eq(drains.o.payload),
+            self.drain.valid.eq(drains.o.valid),
+            drains.o.ready.eq(self.drain.ready),
+            announce.payload.eq(d.drain),
+        ]
+
+        # Attention: `now` is the head and tile whose scores were computed last, `old` the one whose
+        # weighted values are next.
+        pending = Signal()
+        now, old = (
+            Signal(array_tile(config), reset_less=True),
+            Signal(array_tile(config), reset_less=True),
+        )
+        keys_done = Signal(13, reset_less=True)
+        keys_left = Signal(13)
+        m.d.comb += keys_left.eq(d.keys - keys_done)
+        m.d.comb += self.busy.eq(
+            self.i.valid | pending | (room[0] != _TILES) | (room[1] != _TILES) | drains.o.valid
+        )
+
+        with m.FSM():
+            with m.State("RUN"):
+                kind = d.drain.kind
+                with m.If(~self.i.valid):
+                    m.d.comb += self.stall_operand.eq(1)
+                with m.Elif(kind == Kind.SYNC):
+                    m.d.comb += [
+                        announce.valid.eq(1),
+                        self.i.ready.eq(announce.ready),
+                        self.stall_drain.eq(1),
+                    ]
+                with m.Elif(kind == Kind.EMPTY):
+                    # Step over the block once it is complete.
+                    have = Signal(POINTER_BITS)
+                    end = Signal(POINTER_BITS)
+                    m.d.comb += [
+                        have.eq(filled[0] - base[0]),
+                        end.eq(base[0] + d.block),
+                        self.stall_weight.eq(1),
+                    ]
+                    with m.If(demand | (have >= d.block)):
+                        m.d.comb += [announce.valid.eq(1), self.i.ready.eq(announce.ready)]
+                        with m.If(announce.ready & ~demand & ~d.drain.keep):
+                            m.d.sync += [base[0].eq(end), row[0].eq(end), released[0].eq(end)]
+                with m.Elif(kind == Kind.ATTENTION):
+                    m.d.comb += self.stall_drain.eq(1)
+                    m.d.sync += [kv_row.eq(d.k_row), keys_done.eq(0)]
+                    m.next = "SCORES"
+                with m.Else():
+                    m.d.comb += [begin.eq((k == 0) & (ot == 0)), end_of_k.eq(k + 1 == d.depth)]
+                    with m.If(~have_row):
+                        m.d.comb += self.stall_weight.eq(1)
+                    with m.Elif(((k == 0) & (room[0] == 0)) | (begin & ~announce.ready)):
+                        m.d.comb += self.stall_drain.eq(1)
+                    with m.Else():
+                        last_use = d.drain.last & ~d.drain.keep
+                        m.d.comb += [step.eq(1), reserve[0].eq(k == 0), announce.valid.eq(begin)]
+                        m.d.sync += k.eq(k + 1)
+                        with m.If(end_of_k):
+                            m.d.sync += [k.eq(0), ot.eq(ot + 1)]
+                            with m.If(ot + 1 == d.drain.otiles):
+                                m.d.comb += [self.i.ready.eq(1), self.half_released.eq(1)]
+                                m.d.sync += [ot.eq(0), half.eq(~half)]
+                        for n in range(2):
+                            with m.If(demand == n):
+                                m.d.sync += row[n].eq(after)
+                                with m.If(last_use):
+                                    m.d.sync += released[n].eq(after)
+                                with m.If(self.half_released):
+                                    with m.If(last_use):
+                                        m.d.sync += base[n].eq(after)
+                                    with m.Else():
+                                        m.d.sync += row[n].eq(base[n])
+            with m.State("SCORES"):
+                m.d.comb += [to_score.eq(1), from_kv.eq(1), end_of_k.eq(k + 1 == d.depth)]
+                with m.If((k == 0) & (room[1] == 0)):
+                    m.d.comb += self.stall_drain.eq(1)
+                with m.Else():
+                    m.d.comb += [step.eq(1), reserve[1].eq(k == 0)]
+                    m.d.sync += [k.eq(k + 1), kv_row.eq(kv_row + 1)]
+                    with m.If(end_of_k):
+                        m.d.sync += [k.eq(0), keys_done.eq(keys_done + o_)]
+                        with m.If(keys_left <= o_):
+                            m.d.comb += [self.half_released.eq(1), self.i.ready.eq(1)]
+                            m.d.sync += [half.eq(~half), now.eq(d)]
+                            with m.If(pending):
+                                m.d.sync += kv_row.eq(old.v_row)
+                                m.next = "VALUES"
+                            with m.Else():
+                                m.d.sync += [pending.eq(1), old.eq(d), kv_row.eq(d.v_row)]
+                                m.next = "RUN"
+                                with m.If(d.drain.last):
+                                    m.next = "VALUES"
+            with m.State("VALUES"):
+                m.d.comb += [
+                    from_kv.eq(1),
+                    as_value.eq(1),
+                    from_p.eq(1),
+                    begin.eq((k == 0) & (ot == 0)),
+                    end_of_k.eq(k + 1 == old.v_tile_pitch),
+                    announce.payload.eq(old.drain),
+                ]
+                with m.If(begin & ~self.p_ready):
+                    m.d.comb += self.stall_softmax.eq(1)
+                with m.Elif(((k == 0) & (room[0] == 0)) | (begin & ~announce.ready)):
+                    m.d.comb += self.stall_drain.eq(1)
+                with m.Else():
+                    m.d.comb += [step.eq(1), reserve[0].eq(k == 0), announce.valid.eq(begin)]
+                    m.d.sync += [k.eq(k + 1), kv_row.eq(kv_row + 1)]
+                    with m.If(end_of_k):
+                        m.d.sync += [k.eq(0), ot.eq(ot + 1)]
+                        with m.If(ot + 1 == old.drain.otiles):
+                            m.d.comb += self.p_release.eq(1)
+                            m.d.sync += [ot.eq(0), old.eq(now), kv_row.eq(now.v_row)]
+                            with m.If(old.drain.last):
+                                m.d.sync += pending.eq(0)
+                                m.next = "RUN"
+                            with m.Elif(now.drain.last):
+                                m.next = "VALUES"
+                            with m.Elif(self.i.valid):
+                                # The next tile of the same instruction waits already.
+                                m.d.sync += [kv_row.eq(d.k_row), keys_done.eq(0)]
+                                m.next = "SCORES"
+                            with m.Else():
+                                m.next = "RUN"
+        m.d.comb += self.stepped.eq(step)
+
+        # Addresses -----------------------------------------------------------------------------
+        m.d.comb += [
+            self.rows.en.eq(step & ~from_kv),
+            self.rows.addr.eq(the_row[: self.row_bits] | Mux(demand, 1 << self.row_bits, 0)),
+            self.kv.en.eq(step & from_kv),
+            self.kv.addr.eq(kv_row),
+            ob_en.eq(step & ~from_p),
+            ob_addr.eq(k + Mux(half, words, 0)),
+            self.p.en.eq(step & from_p),
+            self.p.addr.eq(k | Mux(self.p_half, 1 << ceil_log2(max(self.p_words, 2)), 0)),
+        ]
+        bad = self.kv.en & (kv_row >= config.memory.kv_rows)
+        with m.If(bad | (self.p.en & (k >= self.p_words))):
+            m.d.sync += self.fault.eq(int(Error.ADDRESS))
+
+        # Operand registers ---------------------------------------------------------------------
+        def delayed(signal: Signal, cycles: int, name: str) -> Signal:
+            for c in range(cycles):
+                later = Signal(signal.shape(), name=f"{name}_{c + 1}")
+                m.d.sync += later.eq(signal)
+                signal = later
+            return signal
+
+        m.submodules.dot = dot = DotProducts(config)
+        step_1 = delayed(step, 1, "step")
+        kv_1 = delayed(from_kv, 1, "from_kv")
+        value_1 = delayed(as_value, 1, "as_value")
+        p_1 = delayed(from_p, 1, "from_p")
+        for o in range(o_):
+            for i in range(i_):
+                b, c = 8 * (o * i_ + i), 8 * (i * o_ + o)
+                key_or_ring = Mux(kv_1, self.kv.data[b : b + 8], self.rows.data[b : b + 8])
+                w = Signal(8, name=f"w_{o}_{i}", reset_less=True)
+                with m.If(step_1):
+                    m.d.sync += w.eq(Mux(value_1, self.kv.data[c : c + 8], key_or_ring))
+                m.d.comb += dot.w[o][i].eq(w.as_signed())
+        for t in range(t_):
+            for i in range(i_):
+                b = 8 * i
+                from_p_data = self.p.data[8 * t * i_ + b : 8 * t * i_ + b + 8]
+                a = Signal(8, name=f"a_{t}_{i}", reset_less=True)
+                with m.If(step_1):
+                    m.d.sync += a.eq(Mux(p_1, from_p_data, ob_data[t][b : b + 8]))
+                m.d.comb += dot.a[t][i].eq(a.as_signed())
+
+        # Accumulators --------------------------------------------------------------------------
+        latency = 2 + dot.latency
+        step_n = delayed(step, latency, "step_n")
+        first_n = delayed(k == 0, latency, "first_n")
+        last_n = delayed(end_of_k, latency, "last_n")
+        score_n = delayed(to_score, latency, "score_n")
+        done = Signal(2)
+        m.d.comb += [done[0].eq(step_n & last_n & ~score_n), done[1].eq(step_n & last_n & score_n)]
+        sums = []
+        for t in range(t_):
+            line = []
+            for o in range(o_):
+                acc = Signal(signed(ACCUMULATOR.width), name=f"acc_{t}_{o}", reset_less=True)
+                total = Signal(signed(ACCUMULATOR.width), name=f"sum_{t}_{o}")
+                m.d.comb += total.eq(Mux(first_n, 0, acc) + dot.o[t][o])
+                with m.If(step_n):
+                    m.d.sync += acc.eq(total)
+                line.append(total)
+            sums.append(line)
+
+        # Finished tiles ------------------------------------------------------------------------
+        tiles = [
+            _Tiles(m, name, sums, done[n]) for n, name in enumerate(("drain_tile", "score_tile"))
+        ]
+        counts = [Signal(range(_TILES + 1), name=f"count_{n}") for n in range(2)]
+        for n in range(2):
+            m.d.sync += counts[n].eq(counts[n] + done[n] - pop[n])
+            with m.If(pop[n]):
+                m.d.sync += tiles[n].get.eq(tiles[n].get + 1)
+        m.submodules.marks = marks = Queue(score_tile(config), _TILES)
+        mark = marks.i.payload
+        m.d.comb += [
+            marks.i.valid.eq(step & to_score & end_of_k),
+            mark.last.eq(keys_left <= o_),
+            mark.valid.eq(Mux(keys_left <= o_, keys_left, o_)),
+            mark.mult.eq(d.score_mult),
+            mark.shift.eq(d.score_shift),
+            mark.out_mult.eq(d.out_mult),
+            mark.out_shift.eq(d.out_shift),
+            self.tile_valid.eq(counts[0] != 0),
+            pop[0].eq(self.tile_valid & self.tile_ready),
+            self.score.valid.eq(counts[1] != 0),
+            self.score.payload.tile.eq(marks.o.payload),
+            pop[1].eq(self.score.valid & self.score.ready),
+            marks.o.ready.eq(pop[1]),
+        ]
+        for t in range(t_):
+            for o in range(o_):
+                m.d.comb += [
+                    self.tile[t][o].eq(tiles[0].rows[t][o]),
+                    self.score.payload.acc[t][o].eq(tiles[1].rows[t][o]),
+                ]
+        return m

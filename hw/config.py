@@ -1,0 +1,285 @@
+"""The accelerator's configuration: every size of a build, its presets, and its hash.
+
+A program is compiled for one configuration; the configuration's hash stands in the program header
+and in an ID register, and a device refuses a program with another hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+__all__ = [
+    "BEAT_BYTES",
+    "PRESETS",
+    "AcceleratorConfig",
+    "ArrayConfig",
+    "LimitConfig",
+    "MemoryConfig",
+    "preset",
+]
+
+BEAT_BYTES = 16
+"""Bytes of one beat on every AXI memory port (128 bits)."""
+
+CHANNEL_BYTES = 8
+"""Bytes of one channel's parameters (bias, multiplier, shift) in memory and on chip."""
+
+ISA_VERSION = 1
+"""Part of every configuration hash: changes whenever an instruction's layout or meaning does."""
+
+
+def _positive(owner: object, *names: str) -> None:
+    for name in names:
+        value = getattr(owner, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(
+                f"{type(owner).__name__}.{name} must be a positive integer, not {value!r}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayConfig:
+    """Shape of the compute unit: ``tokens x inputs x outputs`` products a cycle."""
+
+    tokens: int
+    inputs: int
+    outputs: int
+
+    def __post_init__(self) -> None:
+        _positive(self, "tokens", "inputs", "outputs")
+        if self.tokens % 2:
+            raise ValueError(
+                f"ArrayConfig.tokens must be even (two share a weight), not {self.tokens}"
+            )
+        if self.outputs < 4 or self.outputs & (self.outputs - 1) or self.outputs % self.tokens:
+            raise ValueError(
+                "ArrayConfig.outputs must be a power of two from 4 and a multiple of tokens, "
+                f"not {self.outputs}"
+            )
+        if self.inputs < 2 * self.outputs or self.inputs & (self.inputs - 1):
+            raise ValueError(
+                "ArrayConfig.inputs must be a power of two from twice the outputs, "
+                f"not {self.inputs}"
+            )
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates a cycle."""
+        return self.tokens * self.inputs * self.outputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryConfig:
+    """On-chip memories (depths in their own words, see docs/spec.md) and weight ports.
+
+    ``activation_words``: words of ``inputs`` bytes. ``residual_words``: words of ``outputs`` 16-bit
+    values. ``kv_rows``, ``ring_rows``, ``demand_rows``: rows of ``inputs * outputs`` bytes.
+    ``param_rows``, ``demand_param_rows``, ``norm_rows``: rows of ``outputs`` channels' parameters.
+    ``ports``: 128-bit read ports for weights. ``landing_beats``: beats a port can have in flight.
+    """
+
+    activation_words: int
+    residual_words: int
+    kv_rows: int
+    ring_rows: int
+    demand_rows: int
+    param_rows: int
+    demand_param_rows: int
+    norm_rows: int
+    ports: int
+    landing_beats: int = 256
+
+    def __post_init__(self) -> None:
+        _positive(self, *(f.name for f in fields(self)))
+        for name in (
+            "ring_rows",
+            "demand_rows",
+            "param_rows",
+            "demand_param_rows",
+            "landing_beats",
+        ):
+            value = getattr(self, name)
+            if value & (value - 1) or value < 32:
+                raise ValueError(f"MemoryConfig.{name} must be a power of two from 32, not {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitConfig:
+    """Largest network that the control logic can count: tokens, contraction length, experts,
+    top-k."""
+
+    tokens: int
+    depth: int
+    experts: int
+    top_k: int
+
+    def __post_init__(self) -> None:
+        _positive(self, "tokens", "depth", "experts", "top_k")
+        if self.top_k > self.experts:
+            raise ValueError(f"LimitConfig.top_k must be at most experts, not {self.top_k}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcceleratorConfig:
+    """One build of the accelerator. ``clock_mhz`` is a target for reports, never a measured
+    figure."""
+
+    name: str
+    array: ArrayConfig
+    memory: MemoryConfig
+    limits: LimitConfig
+    clock_mhz: float = field(default=300.0)
+    watchdog_cycles: int = 1 << 16
+
+    def __post_init__(self) -> None:
+        a, m = self.array, self.memory
+        for what, size in (
+            ("Weight row", a.inputs * a.outputs),
+            ("Parameter row", a.outputs * CHANNEL_BYTES),
+        ):
+            if size % (m.ports * BEAT_BYTES):
+                raise ValueError(
+                    f"{what} of {size} bytes must be a multiple of {m.ports} ports x {BEAT_BYTES} "
+                    f"bytes"
+                )
+        if self.limits.depth % a.inputs:
+            raise ValueError(
+                f"LimitConfig.depth must be a multiple of {a.inputs}, not {self.limits.depth}"
+            )
+        _positive(self, "watchdog_cycles")
+
+    # Derived sizes -----------------------------------------------------------------------------
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a weight row: what the array multiplies in one cycle."""
+        return self.array.inputs * self.array.outputs
+
+    @property
+    def row_beats(self) -> int:
+        """Beats of a weight row on each port."""
+        return self.row_bytes // (self.memory.ports * BEAT_BYTES)
+
+    @property
+    def param_row_bytes(self) -> int:
+        """Bytes of a parameter row: ``outputs`` channels."""
+        return self.array.outputs * CHANNEL_BYTES
+
+    @property
+    def param_row_beats(self) -> int:
+        """Beats of a parameter row on each port."""
+        return self.param_row_bytes // (self.memory.ports * BEAT_BYTES)
+
+    @property
+    def piece_bytes(self) -> int:
+        """Write granularity of the activation memory."""
+        return min(8, self.array.outputs)
+
+    # Identity ----------------------------------------------------------------------------------
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> AcceleratorConfig:
+        """Inverse of :meth:`to_dict`; raises ``ValueError`` naming a missing or unknown field."""
+        try:
+            return cls(
+                **{
+                    **data,
+                    "array": ArrayConfig(**data["array"]),
+                    "memory": MemoryConfig(**data["memory"]),
+                    "limits": LimitConfig(**data["limits"]),
+                }
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"Accelerator configuration: {error}") from None
+
+    @property
+    def hash(self) -> int:
+        """64 bits over everything that a program depends on (not the name, clock or watchdog)."""
+        data = self.to_dict()
+        for key in ("name", "clock_mhz", "watchdog_cycles"):
+            del data[key]
+        data["isa"] = ISA_VERSION
+        text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+
+    def but(self, **changes: Any) -> AcceleratorConfig:
+        """A copy with other values; keys may be ``section__name``."""
+        top: dict[str, Any] = {}
+        inner: dict[str, dict[str, Any]] = {}
+        for key, value in changes.items():
+            section, _, name = key.partition("__")
+            if name:
+                inner.setdefault(section, {})[name] = value
+            else:
+                top[section] = value
+        for section, values in inner.items():
+            top[section] = replace(top.get(section, getattr(self, section)), **values)
+        return replace(self, **top)
+
+
+_MICRO = AcceleratorConfig(
+    name="micro",
+    array=ArrayConfig(tokens=2, inputs=8, outputs=4),
+    memory=MemoryConfig(
+        activation_words=4096,
+        residual_words=2048,
+        kv_rows=512,
+        ring_rows=512,
+        demand_rows=128,
+        param_rows=256,
+        demand_param_rows=64,
+        norm_rows=128,
+        ports=1,
+        landing_beats=64,
+    ),
+    limits=LimitConfig(tokens=128, depth=256, experts=8, top_k=8),
+    clock_mhz=100.0,
+)
+
+_DEFAULT = AcceleratorConfig(
+    name="default",
+    array=ArrayConfig(tokens=4, inputs=16, outputs=8),
+    memory=MemoryConfig(
+        activation_words=8192,
+        residual_words=2048,
+        kv_rows=512,
+        ring_rows=1024,
+        demand_rows=512,
+        param_rows=512,
+        demand_param_rows=64,
+        norm_rows=256,
+        ports=1,
+    ),
+    limits=LimitConfig(tokens=256, depth=768, experts=16, top_k=4),
+)
+
+_ZCU104 = AcceleratorConfig(
+    name="zcu104",
+    array=ArrayConfig(tokens=4, inputs=32, outputs=16),
+    memory=MemoryConfig(
+        activation_words=12288,
+        residual_words=4096,
+        kv_rows=512,
+        ring_rows=4096,
+        demand_rows=512,
+        param_rows=1024,
+        demand_param_rows=64,
+        norm_rows=512,
+        ports=4,
+    ),
+    limits=LimitConfig(tokens=256, depth=1536, experts=16, top_k=4),
+)
+
+PRESETS = {config.name: config for config in (_MICRO, _DEFAULT, _ZCU104)}
+
+
+def preset(name: str) -> AcceleratorConfig:
+    """The preset called ``name``; raises ``ValueError`` listing those that exist."""
+    if name not in PRESETS:
+        raise ValueError(f"Unknown preset {name!r}; expected one of {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,105 @@
+"""What a program looks like in memory: header, stream blocks and channel parameters, as bytes."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .config import BEAT_BYTES, CHANNEL_BYTES
+
+__all__ = [
+    "BLOCK_MAGIC",
+    "HEADER_BYTES",
+    "PROGRAM_MAGIC",
+    "PROGRAM_VERSION",
+    "ProgramHeader",
+    "block_header",
+    "pack_channels",
+    "unpack_channels",
+]
+
+PROGRAM_MAGIC = int.from_bytes(b"MVIT", "little")
+PROGRAM_VERSION = 1
+BLOCK_MAGIC = int.from_bytes(b"MBLK", "little")
+HEADER_BYTES = 64
+_HEADER = struct.Struct("<IIQIIII32x")
+_BLOCK = struct.Struct("<III4x")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgramHeader:
+    """First 64 bytes at the program base; offsets are relative to it and multiples of 64 bytes.
+
+    ``stream_beats``: beats of one port's stream; port p's begins at ``stream_offset + 16 * p *
+    stream_beats``.
+    """
+
+    config_hash: int
+    code_offset: int
+    code_count: int
+    stream_offset: int
+    stream_beats: int
+    magic: int = PROGRAM_MAGIC
+    version: int = PROGRAM_VERSION
+
+    def encode(self) -> bytes:
+        """64 bytes: magic u32, version u32, hash u64, code offset, count, stream offset, beats
+        (u32)."""
+        return _HEADER.pack(
+            self.magic,
+            self.version,
+            self.config_hash,
+            self.code_offset,
+            self.code_count,
+            self.stream_offset,
+            self.stream_beats,
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> ProgramHeader:
+        """Inverse of :meth:`encode`; raises ``ValueError`` for a wrong length, magic or version."""
+        if len(data) < HEADER_BYTES:
+            raise ValueError(f"Program header has {HEADER_BYTES} bytes, not {len(data)}")
+        magic, version, config, code, count, stream, beats = _HEADER.unpack(data[:HEADER_BYTES])
+        if magic != PROGRAM_MAGIC:
+            raise ValueError(
+                f"Program header: magic is {magic:#010x}, expected {PROGRAM_MAGIC:#010x}"
+            )
+        if version != PROGRAM_VERSION:
+            raise ValueError(f"Program header: version is {version}, expected {PROGRAM_VERSION}")
+        return cls(
+            config_hash=config,
+            code_offset=code,
+            code_count=count,
+            stream_offset=stream,
+            stream_beats=beats,
+        )
+
+
+def block_header(*, param_rows: int, weight_rows: int) -> bytes:
+    """One beat: magic u32, parameter rows u32, weight rows u32. The rows follow, parameters
+    first."""
+    header = _BLOCK.pack(BLOCK_MAGIC, param_rows, weight_rows)
+    if len(header) != BEAT_BYTES:
+        raise ValueError(f"A block header has {BEAT_BYTES} bytes, not {len(header)}")
+    return header
+
+
+_CHANNEL = np.dtype([("bias", "<i4"), ("mult", "<u2"), ("shift", "u1"), ("pad", "u1")])
+
+
+def pack_channels(bias: Any, mult: Any, shift: Any) -> np.ndarray:
+    """Channels' parameters ``(N,)`` each to bytes ``(N, 8)``; a norm's signed gain goes into
+    ``mult``."""
+    out = np.zeros(len(bias), _CHANNEL)
+    out["bias"], out["mult"], out["shift"] = bias, np.asarray(mult).astype(np.uint16), shift
+    return out.view(np.uint8).reshape(-1, CHANNEL_BYTES)
+
+
+def unpack_channels(data: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Inverse of :func:`pack_channels`: bias int64, mult (unsigned) int64, shift int64."""
+    raw = np.ascontiguousarray(data, np.uint8).reshape(-1).view(_CHANNEL)
+    return raw["bias"].astype(np.int64), raw["mult"].astype(np.int64), raw["shift"].astype(np.int64)

@@ -1,0 +1,86 @@
+"""``docs/isa.md`` from the instruction set itself: ``python -m moevit.hw.isa_doc docs/isa.md``."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+from .isa import INSTRUCTION_BYTES, OPCODES, SEMAPHORES, Destination, Instruction, LoadKind
+from .regs import Control, Counter, Error, Register, Status
+
+__all__ = ["render"]
+
+
+def _enum_docs(kind: type) -> dict[str, str]:
+    """The string under each member of an enumeration, from its source."""
+    lines = inspect.getsource(kind).splitlines()
+    docs: dict[str, str] = {}
+    name = ""
+    for line in lines[2:]:
+        text = line.strip()
+        if "=" in text and not text.startswith('"'):
+            name = text.split("=")[0].strip()
+        elif text.startswith('"""') and name:
+            docs[name] = text.strip('"')
+    return docs
+
+
+def _enum(kind: type, *, form: str = "{}") -> list[str]:
+    docs = _enum_docs(kind)
+    return [
+        f"| {form.format(int(m))} | `{m.name}` | {docs.get(m.name, '').replace('|', '/')} |"
+        for m in kind  # type: ignore[attr-defined]
+    ]
+
+
+def _instruction(kind: type[Instruction]) -> list[str]:
+    doc = inspect.cleandoc(kind.__doc__ or "")
+    out = [f"## {kind.OPCODE.name} ({int(kind.OPCODE)})", "", doc, "", "| bits | field | meaning |"]
+    out.append("|---|---|---|")
+    position = 0
+    for f in fields(kind):
+        width = f.metadata["width"]
+        sign = ", signed" if f.metadata["signed"] else ""
+        last = position + width - 1
+        where = f"{position}" if width == 1 else f"{position}-{last}"
+        out.append(f"| {where} | `{f.name}` | {f.metadata['doc']}{sign} |")
+        position += width
+    return [*out, ""]
+
+
+def render() -> str:
+    """The page as Markdown."""
+    common = inspect.cleandoc(Instruction.__doc__ or "")
+    lines = [
+        "# Instruction set",
+        "",
+        "Made by `python -m moevit.hw.isa_doc docs/isa.md` from `hw/isa.py` and `hw/regs.py`.",
+        "",
+        f"An instruction has {INSTRUCTION_BYTES} bytes, little endian; there are {SEMAPHORES} "
+        "semaphores (0 is none). `T, I, O`: tokens, inputs, outputs of the array. `A[w]`, `X[w]`: "
+        "words of the activation (I int8) and residual (O int16) memories; `KV[r]`: a key/value "
+        "row; `W`, `P`: weight and parameter rings.",
+        "",
+        common,
+        "",
+    ]
+    for kind in OPCODES.values():
+        lines += _instruction(kind)
+    for title, names, form in (
+        ("Destinations of a GEMM", Destination, "{}"),
+        ("Kinds of LOAD", LoadKind, "{}"),
+        ("Registers (AXI4-Lite, byte offsets)", Register, "{:#04x}"),
+        ("Bits of CONTROL", Control, "{}"),
+        ("Bits of STATUS", Status, "{}"),
+        ("Error codes", Error, "{}"),
+        ("Performance counters", Counter, "{}"),
+    ):
+        lines += [f"## {title}", "", "| value | name | meaning |", "|---|---|---|"]
+        lines += [*_enum(names, form=form), ""]
+    return "\n".join(lines).replace("::\n", ":\n").rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(render())

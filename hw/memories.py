@@ -1,0 +1,205 @@
+"""The activation, residual and key/value memories with their arbiters.
+
+Each is built of banks of at most 64 bits, which map to block or ultra RAM and simulate fast.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
+from amaranth.lib import stream
+from amaranth.lib.data import ArrayLayout, StructLayout
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import Component, In, Out
+from amaranth.utils import ceil_log2
+
+from .config import AcceleratorConfig
+from .interfaces import ActivationWrite, ReadPort, activation_write, residual_word
+from .isa import ADDRESS_BITS
+
+__all__ = ["Activations", "KeyValues", "Residual", "banks"]
+
+_BANK_BITS = 64
+
+
+def banks(m: Module, name: str, *, width: int, depth: int, bank: int = _BANK_BITS) -> list[Any]:
+    """Memories that together make words of ``width`` bits; adds them to ``m``."""
+    memories = []
+    for i in range(-(-width // bank)):
+        memory = Memory(shape=unsigned(min(bank, width - i * bank)), depth=depth, init=[])
+        m.submodules[f"{name}_{i}"] = memory
+        memories.append(memory)
+    return memories
+
+
+class Activations(Component):
+    """Words of ``inputs`` int8; one masked write and one read a cycle.
+
+    Writes are accepted in the order of priority epilogue (``writes[0]``, never stalled), norm,
+    data;
+    they land one cycle after they were accepted. Reads: ``reads[0]`` is always granted,
+    ``reads[1]``
+    when ``grant`` is 1.
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self._config = config
+        port = ReadPort(ADDRESS_BITS, unsigned(8 * config.array.inputs))
+        super().__init__(
+            {
+                "writes": In(ActivationWrite(config)).array(3),
+                "reads": In(port).array(2),
+                "grant": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self._config
+        piece = 8 * config.piece_bytes
+        depth = config.memory.activation_words
+        chosen = Signal(activation_write(config))
+        valid, landed = Signal(), Signal()
+        w = Signal(activation_write(config), reset_less=True)
+        first, second, third = self.writes
+        m.d.comb += [
+            first.ready.eq(1),
+            second.ready.eq(~first.valid),
+            third.ready.eq(~first.valid & ~second.valid),
+            valid.eq(first.valid | second.valid | third.valid),
+        ]
+        with m.If(first.valid):
+            m.d.comb += chosen.eq(first.payload)
+        with m.Elif(second.valid):
+            m.d.comb += chosen.eq(second.payload)
+        with m.Else():
+            m.d.comb += chosen.eq(third.payload)
+        m.d.sync += landed.eq(valid)
+        with m.If(valid):
+            m.d.sync += w.eq(chosen)
+
+        a, b = self.reads
+        read_en, read_addr = Signal(), Signal(range(depth))
+        m.d.comb += [
+            self.grant.eq(~a.en),
+            read_en.eq(a.en | b.en),
+            read_addr.eq(Mux(a.en, a.addr, b.addr)),
+        ]
+        data = []
+        width = 8 * config.array.inputs
+        for i, memory in enumerate(banks(m, "bank", width=width, depth=depth, bank=piece)):
+            write, read = memory.write_port(), memory.read_port()
+            m.d.comb += [
+                write.en.eq(landed & w.mask[i]),
+                write.addr.eq(w.addr),
+                write.data.eq(w.data.as_value()[i * piece : (i + 1) * piece]),
+                read.en.eq(read_en),
+                read.addr.eq(read_addr),
+            ]
+            data.append(read.data)
+        m.d.comb += [port.data.eq(Cat(*data)) for port in self.reads]
+        return m
+
+
+class Residual(Component):
+    """Words of ``outputs`` int16, kept twice so that the epilogue and the norm engine read at once.
+
+    Writes: ``writes[0]`` (epilogue, never stalled), then ``writes[1]`` (data engine). Reads:
+    ``reads[0]`` (epilogue) has a copy of its own; ``reads[1]`` (norm) is always granted on the
+    other, ``reads[2]`` (data engine) when ``grant`` is 1.
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self._config = config
+        word = residual_word(config)
+        payload = StructLayout({"addr": unsigned(ADDRESS_BITS), "data": word})
+        super().__init__(
+            {
+                "writes": In(stream.Signature(payload)).array(2),
+                "reads": In(ReadPort(ADDRESS_BITS, word)).array(3),
+                "grant": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self._config
+        depth, width = config.memory.residual_words, 16 * config.array.outputs
+        en, addr, data = Signal(), Signal(range(depth)), Signal(width)
+        first, second = self.writes
+        m.d.comb += [
+            first.ready.eq(1),
+            second.ready.eq(~first.valid),
+            en.eq(first.valid | second.valid),
+            addr.eq(Mux(first.valid, first.payload.addr, second.payload.addr)),
+            data.eq(Mux(first.valid, first.payload.data, second.payload.data)),
+        ]
+        epilogue, norm, store = self.reads
+        m.d.comb += self.grant.eq(~norm.en)
+        outputs: list[list[Any]] = []
+        for copy in ("own", "norm"):
+            lanes = []
+            for i, memory in enumerate(banks(m, copy, width=width, depth=depth)):
+                write, read = memory.write_port(), memory.read_port()
+                m.d.comb += [
+                    write.en.eq(en),
+                    write.addr.eq(addr),
+                    write.data.eq(data[i * _BANK_BITS : (i + 1) * _BANK_BITS]),
+                ]
+                if copy == "own":
+                    m.d.comb += [read.en.eq(epilogue.en), read.addr.eq(epilogue.addr)]
+                else:
+                    m.d.comb += [
+                        read.en.eq(norm.en | store.en),
+                        read.addr.eq(Mux(norm.en, norm.addr, store.addr)),
+                    ]
+                lanes.append(read.data)
+            outputs.append(lanes)
+        m.d.comb += [
+            epilogue.data.eq(Cat(*outputs[0])),
+            norm.data.eq(Cat(*outputs[1])),
+            store.data.eq(Cat(*outputs[1])),
+        ]
+        return m
+
+
+class KeyValues(Component):
+    """Rows of ``inputs * outputs`` int8; one group of ``outputs`` bytes is written a cycle.
+
+    Group g is bytes ``g*O..``. ``write``: en, addr, group, data; ``read``: a row, one cycle later.
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self._config = config
+        a = config.array
+        super().__init__(
+            {
+                "en": In(1),
+                "addr": In(ADDRESS_BITS),
+                "group": In(ceil_log2(a.inputs)),
+                "data": In(ArrayLayout(unsigned(8), a.outputs)),
+                "read": In(ReadPort(ADDRESS_BITS, unsigned(8 * a.inputs * a.outputs))),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        a, depth = self._config.array, self._config.memory.kv_rows
+        flat = self.data.as_value()
+        data = []
+        for group in range(a.inputs):
+            for i, memory in enumerate(
+                banks(m, f"group_{group}", width=8 * a.outputs, depth=depth)
+            ):
+                write, read = memory.write_port(), memory.read_port()
+                m.d.comb += [
+                    write.en.eq(self.en & (self.group == group)),
+                    write.addr.eq(self.addr),
+                    write.data.eq(flat[i * _BANK_BITS : (i + 1) * _BANK_BITS]),
+                    read.en.eq(self.read.en),
+                    read.addr.eq(self.read.addr),
+                ]
+                data.append(read.data)
+        m.d.comb += self.read.data.eq(Cat(*data))
+        return m

@@ -1,0 +1,107 @@
+"""Straight pipelines without stalls, and the rounding that every scaled result ends in.
+
+The engines' datapaths never wait inside: whoever starts an item has room for its result. So a stage
+is a valid bit and registers that are enabled by the valid bit before it: no enable crosses a
+pipeline, and an idle datapath neither toggles nor costs simulation time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+
+from moevit.quant.formats import QFormat
+
+__all__ = ["Pipeline", "double_shift", "pairwise", "round_saturate"]
+
+
+class Pipeline:
+    """The stages of a datapath in module ``m``; each :meth:`step` adds one.
+
+    ``valid`` is 1 in a cycle in which an item enters. ``tags`` are values that belong to the item;
+    ``tag[name]`` is the value as delayed up to the present stage, until :meth:`drop`.
+    """
+
+    def __init__(self, m: Module, *, valid, **tags):
+        self._m = m
+        self.valid = Value.cast(valid)
+        self.tag = {name: Value.cast(value) for name, value in tags.items()}
+        self.latency = 0
+        """Cycles from the entry to the present stage."""
+
+    @contextmanager
+    def step(self) -> Iterator[Callable]:
+        """One register stage: in the block, ``reg(value)`` is the register of ``value``."""
+        statements = []
+
+        def reg(value, *, name: str = "stage"):
+            value = Value.cast(value)
+            register = Signal(value.shape(), name=f"{name}_{self.latency + 1}", reset_less=True)
+            statements.append(register.eq(value))
+            return register
+
+        yield reg
+        tags = {name: reg(value, name=name) for name, value in self.tag.items()}
+        valid = Signal(name=f"valid_{self.latency + 1}")
+        self._m.d.sync += valid.eq(self.valid)
+        if statements:
+            with self._m.If(self.valid):
+                self._m.d.sync += statements
+        self.valid, self.tag = valid, tags
+        self.latency += 1
+
+    def add(self, **tags) -> None:
+        """Further values of the item that is at the present stage."""
+        self.tag.update({name: Value.cast(value) for name, value in tags.items()})
+
+    def drop(self, *names: str) -> None:
+        """Delay these tags no longer."""
+        for name in names:
+            del self.tag[name]
+
+    def reduce(self, operation: Callable, *groups: Sequence) -> list:
+        """Each group of values to one by a tree of ``operation``, a level a stage; equal depths."""
+        lists = [list(group) for group in groups]
+        while max(len(values) for values in lists) > 1:
+            with self.step() as reg:
+                lists = [[reg(v) for v in pairwise(operation, values)] for values in lists]
+        return [values[0] for values in lists]
+
+
+def pairwise(operation: Callable, values: Sequence) -> list:
+    """One level of a reduction tree; a last odd value passes."""
+    pairs = [operation(a, b) for a, b in zip(values[0::2], values[1::2], strict=False)]
+    return pairs + ([values[-1]] if len(values) % 2 else [])
+
+
+def double_shift(value, shift):
+    """``2 * value >> shift``: what :func:`round_saturate` rounds. Signed values keep their sign."""
+    value = Value.cast(value)
+    doubled = Cat(Const(0, 1), value)
+    return (doubled.as_signed() if value.shape().signed else doubled) >> shift
+
+
+def round_saturate(m: Module, doubled, form: QFormat, *, name: str = "rounded") -> Value:
+    """``form.saturate((doubled + 1) >> 1)`` of a signed value, as a combinational signal.
+
+    ``quant.formats.round_shift(v, s)`` is ``(double_shift(v, s) + 1) >> 1`` for every ``s >= 0``.
+    The value is limited before the addition, so that the carry runs over ``form.width`` bits only.
+    """
+    if not form.signed:
+        raise ValueError(f"Format must be signed, not {form!r}")
+    doubled, width = Value.cast(doubled), form.width
+    if len(doubled) > width + 1:
+        sign, outside = doubled[-1], Signal(name=f"{name}_outside")
+        m.d.comb += outside.eq(doubled[width:-1] != sign.replicate(len(doubled) - width - 1))
+        edge = Cat(Const(0, 1), (~sign).replicate(width - 1), sign)  # -2**width or 2**width - 2
+        doubled = Mux(outside, edge, doubled[: width + 1]).as_signed()
+    total = Signal(signed(width + 2), name=f"{name}_sum")
+    result = Signal(signed(width), name=name)
+    over = ~total[-1] & total[width]  # only from 2**width - 1, by the carry
+    m.d.comb += [
+        total.eq(doubled + 1),
+        result.eq(Cat(total[1:width] | over.replicate(width - 1), total[-1])),
+    ]
+    return result

@@ -1,0 +1,96 @@
+"""Verilog of the accelerator and the JSON that describes it."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .config import AcceleratorConfig
+
+__all__ = ["LINT_WAIVERS", "TOP_NAME", "generate", "write"]
+
+TOP_NAME = "moevit"
+
+LINT_WAIVERS = {
+    "DECLFILENAME": "one file holds all modules",
+    "PROCASSINIT": "registers are declared with their reset value, which FPGAs load",
+    "UNUSEDSIGNAL": "Amaranth computes sums with a carry and names every intermediate value",
+    "WIDTHEXPAND": "Yosys writes operands in their own widths and relies on Verilog's extension",
+    "WIDTHTRUNC": "Yosys writes `!x` for `x == 0` of a vector",
+    "CASEINCOMPLETE": "a case without a match keeps the value assigned above it",
+    "ASCRANGE": "a choice among one is a signal of no bits",
+}
+"""Verilator's ``-Wall`` warnings that the generated Verilog is allowed, and why; no other
+occurs."""
+
+
+def generate(config: AcceleratorConfig) -> str:
+    """The accelerator for ``config`` as one Verilog text, top module :data:`TOP_NAME`."""
+    os.environ.setdefault("AMARANTH_USE_YOSYS", "builtin")
+    from amaranth.back import verilog
+    from amaranth.hdl._ir import PortDirection
+
+    from .top import Top
+
+    top = Top(config)
+    ports = {
+        name: (signal, PortDirection.Input if is_input else PortDirection.Output)
+        for name, (signal, is_input) in top.ports.items()
+    }
+    with _plain_memories():
+        return verilog.convert(
+            top, name=TOP_NAME, ports=ports, emit_src=False, strip_internal_attrs=True
+        )
+
+
+@contextmanager
+def _plain_memories() -> Iterator[None]:
+    """Leave memories without initial values where those are all zero; nothing here reads them.
+
+    Amaranth writes one statement a word otherwise, which is nine tenths of the text and of the
+    time.
+    Garbage collection is off meanwhile: with millions of live nodes it takes as long as the work.
+    """
+    from amaranth.back import rtlil
+
+    emitter = rtlil.ModuleEmitter
+    emit = emitter.emit_memory
+
+    def emit_initialised(self: Any, index: int, cell: Any) -> None:
+        if any(cell.init):
+            emit(self, index, cell)
+
+    collecting = gc.isenabled()
+    gc.disable()
+    emitter.emit_memory = emit_initialised
+    try:
+        yield
+    finally:
+        emitter.emit_memory = emit
+        if collecting:
+            gc.enable()
+
+
+def write(config: AcceleratorConfig, folder: Path) -> list[Path]:
+    """Write ``moevit.v`` and ``moevit.json`` (the configuration and its hash) into ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = generate(config)
+    files = {
+        f"{TOP_NAME}.v": text,
+        f"{TOP_NAME}.json": json.dumps(
+            {"config": config.to_dict(), "hash": f"{config.hash:#018x}", "top": TOP_NAME}, indent=2
+        )
+        + "\n",
+    }
+    written = []
+    for name, content in files.items():
+        part = folder / f".{name}.part"
+        part.write_text(content)
+        part.replace(folder / name)
+        written.append(folder / name)
+    return written

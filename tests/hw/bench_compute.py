@@ -1,0 +1,208 @@
+"""cocotb bench of the compute engine: a block's worth of instructions on random memories.
+
+Keys, values and queries, attention, projection, a dense GELU layer, router and experts, logits of
+16 bits: everything is compared with the interpreter's engines, down to the last word.
+"""
+
+import random
+from typing import Any
+
+import cocotb
+import numpy as np
+from support.agents import Bench, ReadMemory, Source, pack, reset, unpack
+
+from moevit.hw.config import preset
+from moevit.hw.data_load import residual_write
+from moevit.hw.image import pack_channels
+from moevit.hw.interfaces import activation_write, residual_word
+from moevit.hw.isa import Attention, Destination, Gemm, Instruction, Sync
+from moevit.quant.formats import Multiplier
+from moevit.sim.engines import Bases, Engines
+from moevit.sim.memories import External, OnChip
+
+CONFIG = preset("micro")
+T, I, O = CONFIG.array.tokens, CONFIG.array.inputs, CONFIG.array.outputs  # noqa: E741
+A, X = 600, 300  # words that are preloaded and compared
+
+
+def program(rng: np.random.Generator) -> tuple[list[Instruction], list[float]]:
+    """Instructions, and for each GEMM the scale that makes lively values of its sums."""
+    tokens, heads, chunks = int(rng.integers(1, 12)), int(rng.integers(1, 4)), 1
+    hidden, experts = int(rng.integers(1, 4)), int(rng.integers(1, 9))
+    top_k = int(rng.integers(1, experts + 1))
+    dim = heads * chunks  # in words of activations
+    per = I // O
+    tiles = -(-tokens // O)
+    v_pitch = -(-tokens // I)
+    v_base = heads * tiles * chunks
+    y, q, h = 0, tokens * dim, 2 * tokens * dim  # activations, queries then attention, hidden
+    out = h + 2 * experts * tokens * hidden
+    score, gelu = Multiplier.from_scale(0.02), Multiplier.from_scale(0.07)
+    wide = {"tokens": tokens, "stride": dim, "depth": dim, "otiles": dim * per}
+    to_q = {"target": q, "target_stride": dim}
+    kv = {"head_otiles": chunks * per}
+    key = {**kv, "head_pitch": tiles * chunks, "tile_pitch": chunks}
+    value = {**kv, "head_pitch": chunks * per * v_pitch, "tile_pitch": v_pitch, "target": v_base}
+    act = {"mult": gelu.mult, "shift": gelu.shift, "zero_point": -90}
+    code: list[Instruction] = [
+        Gemm(source=y, mode=Destination.KEY, **wide, **key),
+        Gemm(source=y, mode=Destination.VALUE, **wide, **value),
+        Gemm(source=y, mode=Destination.ACT8, signal=1, **wide, **to_q),
+        Attention(
+            source=q, stride=dim, chunks=chunks, heads=heads, queries=tokens, keys=tokens, wait=1,
+            k_pitch=tiles * chunks, v_base=v_base, v_pitch=chunks * per * v_pitch, signal=2,
+            v_otiles=chunks * per, v_tile_pitch=v_pitch, score_mult=score.mult,
+            score_shift=score.shift, out_mult=50000, out_shift=15, **to_q,
+        ),
+        Gemm(source=q, mode=Destination.RESIDUAL, target_stride=dim * per, wait=2, **wide),
+        Gemm(source=y, mode=Destination.RESIDUAL, target_stride=dim * per, **wide),
+        Gemm(source=y, mode=Destination.GATE, tokens=tokens, stride=dim, depth=dim,
+             otiles=-(-experts // O), experts=experts, top_k=top_k, signal=4),
+        Sync(wait=4, wait_count=1),
+    ]  # fmt: skip
+    scales = [0.004, 0.004, 0.004, 0.05, 0.05, 0.2]
+    for e in rng.permutation(experts).tolist():
+        place = h + 2 * e * tokens * hidden
+        common: dict[str, Any] = {"use_queue": 1, "queue": e}
+        code += [
+            Gemm(source=y, stride=dim, depth=dim, gather=1, otiles=hidden * per, target=place,
+                 target_stride=hidden, mode=Destination.GELU8, signal=5, **act, **common),
+            Gemm(source=place, stride=hidden, depth=hidden, scatter=1, otiles=dim * per, wait=5,
+                 mode=Destination.EXPERT, target_stride=dim * per, **common),
+        ]  # fmt: skip
+        scales += [0.3, 0.1]
+    code.append(Gemm(source=y, mode=Destination.ACT16, target=out, target_stride=2 * dim, **wide))
+    # One word again and again, first, while weights are scarce: two tiles wait and then follow one
+    # another, and each sum needs the one before, which is still in the pipeline.
+    again = Gemm(source=y, depth=1, tokens=1, otiles=1, mode=Destination.RESIDUAL, target=3)
+    return [again] * 5 + code, [*[0.05] * 5, *scales, 0.1]
+
+
+def execute(code: list[Instruction], chip: OnChip) -> None:
+    """What the instructions do, one after the other."""
+    engines = Engines(
+        CONFIG, chip, External(np.zeros(0, np.uint8)), Bases(program=0, image=0, output=0)
+    )
+    for i in code:
+        if isinstance(i, Attention):
+            rows = np.arange(i.queries)
+            q = engines.attention_read(i, rows)
+            engines.attention_write(i, rows, engines.attention_values(i, q))
+        elif isinstance(i, Gemm):
+            engines.check_gemm(i)
+            if engines.length(i):
+                rows = np.arange(engines.length(i))
+                x, targets = engines.gemm_read(i, rows), engines.gemm_targets(i, rows)
+                engines.gemm_write(i, targets, x, chip.ring.matrix(i.otiles, i.depth))
+                if i.mode == Destination.GATE:
+                    engines.route(i)
+            chip.ring.release(i.otiles, i.depth)
+
+
+class Ring:
+    """Weight rows that come in bursts; ``filled`` is ahead of the reader by no more than a ring."""
+
+    def __init__(self, dut: Any, rows: int) -> None:
+        self.dut, self.rows, self.filled, self.released = dut, rows, 0, 0
+
+    def drive(self) -> None:
+        if random.random() < 0.2:
+            room = self.released + CONFIG.memory.ring_rows
+            self.filled = min(self.rows, room, self.filled + random.randrange(12))
+        self.dut.ring_filled.value = self.filled
+
+    def observe(self) -> None:
+        self.released = int(self.dut.ring_released.value)
+
+
+class ReadBack:
+    """Reads the first words of a memory."""
+
+    def __init__(self, dut: Any, name: str, count: int) -> None:
+        self.en, self.addr, self.data = (
+            getattr(dut, f"{name}__{n}") for n in ("en", "addr", "data")
+        )
+        self.count, self.address, self.got = count, 0, []
+
+    def drive(self) -> None:
+        self.en.value = self.address < self.count
+        self.addr.value = self.address
+
+    def observe(self) -> None:
+        if 0 < self.address <= self.count:
+            self.got.append(int(self.data.value))
+        self.address += 1
+
+    @property
+    def done(self) -> bool:
+        """All words are there."""
+        return len(self.got) == self.count
+
+
+@cocotb.test()
+async def a_block(dut: Any) -> None:
+    rng = np.random.default_rng(random.getrandbits(32))
+    code, scales = program(rng)
+    chip = OnChip(CONFIG, int(rng.integers(1 << 30)))
+    gemms = [i for i in code if isinstance(i, Gemm)]
+    for i, scale in zip(gemms, scales, strict=True):
+        n = i.otiles * O
+        factors = [Multiplier.from_scale(scale * s) for s in rng.uniform(0.1, 0.4, n)]
+        params = pack_channels(
+            rng.integers(-3000, 3000, n), [f.mult for f in factors], [f.shift for f in factors]
+        )
+        weights = rng.integers(0, 256, (i.otiles * i.depth, CONFIG.row_bytes), np.uint8)
+        chip.ring.put(params.reshape(i.otiles, -1), weights)
+    rows = [int.from_bytes(r.tobytes(), "little") for r in chip.ring.weights]
+    params = [int.from_bytes(r.tobytes(), "little") for r in chip.ring.params]
+
+    everything = (1 << I // CONFIG.piece_bytes) - 1
+    a = Source(
+        dut, "a_write",
+        [pack(activation_write(CONFIG), {"addr": n, "mask": everything, "data": w.tolist()})
+         for n, w in enumerate(chip.activations[:A].view(np.uint8))], pause=0.0,
+    )  # fmt: skip
+    x = Source(
+        dut, "x_write",
+        [pack(residual_write(CONFIG), {"addr": n, "data": w.tolist()})
+         for n, w in enumerate(chip.residual[:X])], pause=0.0,
+    )  # fmt: skip
+    dut.a_read__en.value = dut.x_read__en.value = dut.ring_filled.value = 0
+    await reset(dut)
+    await Bench(dut, [a, x]).run(lambda: not (a.left or x.left))
+
+    bits, depth = len(dut.rows__addr) - 1, CONFIG.memory.ring_rows
+    param_bits, param_depth = len(dut.params__addr) - 1, CONFIG.memory.param_rows
+    ring = Ring(dut, len(rows))
+
+    def row(address: int) -> int:
+        assert not address >> bits, "the demand ring is not used"
+        return rows[ring.released + (address - ring.released) % depth]
+
+    def param(address: int) -> int:
+        assert not address >> param_bits, "the demand ring is not used"
+        first = int(dut.param_released.value)
+        return params[first + (address - first) % param_depth]
+
+    source = Source(dut, "i", [int.from_bytes(i.encode(), "little") for i in code], pause=0.5)
+    memories = [ReadMemory(dut, "rows", row), ReadMemory(dut, "params", param)]
+    bench = Bench(dut, [source, ring, *memories, a, x])
+    await bench.run(lambda: not source.left)
+    for _ in range(20):  # idle, and still so after a while
+        await bench.run(lambda: not dut.busy.value)
+    assert dut.fault.value == 0
+
+    before = [[len(q.tokens) for q in chip.queues]]
+    execute(code, chip)
+    assert before != [[len(q.tokens) for q in chip.queues]]
+    lengths = int(dut.lengths.value)
+    assert [lengths >> 13 * e & 8191 for e in range(CONFIG.limits.experts)] == [
+        len(q.tokens) for q in chip.queues
+    ]
+    reads = ReadBack(dut, "a_read", A), ReadBack(dut, "x_read", X)
+    await Bench(dut, reads).run(lambda: all(r.done for r in reads))
+    got = b"".join(w.to_bytes(I, "little") for w in reads[0].got)
+    np.testing.assert_array_equal(np.frombuffer(got, np.int8).reshape(A, I), chip.activations[:A])
+    words = [unpack(residual_word(CONFIG), w) for w in reads[1].got]
+    np.testing.assert_array_equal(words, chip.residual[:X])
+    assert ring.released == len(rows)

@@ -1,0 +1,197 @@
+"""The control registers against hw/regs.py, from an AXI4-Lite master with random timing."""
+
+import random
+
+import pytest
+from amaranth.sim import Simulator
+
+from moevit.hw import control
+from moevit.hw.config import ISA_VERSION, preset
+from moevit.hw.regs import (
+    COUNTER_BASE,
+    DEVICE_ID,
+    EXPERT_BASE,
+    Control,
+    Counter,
+    Error,
+    Register,
+    Status,
+)
+
+CONFIG = preset("micro").but(limits__top_k=2, limits__experts=6)
+OKAY, SLVERR = 0, 2
+START, ABORT, CLEAR = (1 << bit for bit in (Control.START, Control.ABORT, Control.CLEAR_IRQ))
+
+
+class Master:
+    """Accesses with random gaps between address, data and the taking of the answer."""
+
+    def __init__(self, ctx, dut, seed):
+        self.ctx, self.bus, self.rng = ctx, dut.bus, random.Random(seed)
+
+    async def gap(self):
+        for _ in range(self.rng.choice((0, 0, 1, 3))):
+            await self.ctx.tick()
+
+    async def write(self, address, data, strobe=15):
+        ctx, bus = self.ctx, self.bus
+        ctx.set(bus.awaddr, address)
+        ctx.set(bus.wdata, data)
+        ctx.set(bus.wstrb, strobe)
+        for signal in self.rng.sample([bus.awvalid, bus.wvalid], 2):
+            await self.gap()
+            ctx.set(signal, 1)
+        await ctx.tick().until(bus.awready & bus.wready)
+        ctx.set(bus.awvalid, 0)
+        ctx.set(bus.wvalid, 0)
+        assert ctx.get(bus.bvalid)
+        await self.gap()
+        ctx.set(bus.bready, 1)
+        (response,) = await ctx.tick().sample(bus.bresp).until(bus.bvalid)
+        ctx.set(bus.bready, 0)
+        assert not ctx.get(bus.bvalid)
+        return response
+
+    async def read(self, address):
+        ctx, bus = self.ctx, self.bus
+        ctx.set(bus.araddr, address)
+        ctx.set(bus.arvalid, 1)
+        await ctx.tick().until(bus.arready)
+        ctx.set(bus.arvalid, 0)
+        await self.gap()
+        ctx.set(bus.rready, 1)
+        data, response = await ctx.tick().sample(bus.rdata, bus.rresp).until(bus.rvalid)
+        ctx.set(bus.rready, 0)
+        assert not ctx.get(bus.rvalid)
+        return data, response
+
+
+def simulate(test, *, seed=0):
+    dut = control.Unit(CONFIG)
+    pulses = {"start": 0, "abort": 0}
+
+    async def count(ctx):
+        while True:
+            _, _, start, abort = await ctx.tick().sample(dut.start, dut.abort)
+            pulses["start"] += start
+            pulses["abort"] += abort
+
+    async def bench(ctx):
+        await test(ctx, dut, Master(ctx, dut, seed), pulses)
+
+    sim = Simulator(dut)
+    sim.add_clock(1e-6)
+    sim.add_testbench(count, background=True)
+    sim.add_testbench(bench)
+    sim.run()
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_every_word_of_the_map(seed):
+    async def test(ctx, dut, master, pulses):
+        values = {}
+        for counter in Counter:
+            values[COUNTER_BASE + 4 * counter] = value = master.rng.getrandbits(32)
+            ctx.set(dut.counters[int(counter)], value)
+        for expert in range(CONFIG.limits.experts):
+            values[EXPERT_BASE + 4 * expert] = value = master.rng.getrandbits(16)
+            ctx.set(dut.experts[expert], value)
+        for register in (Register.PROGRAM_BASE, Register.IMAGE_BASE, Register.OUTPUT_BASE):
+            values[register] = master.rng.getrandbits(32)
+            assert await master.write(register, values[register]) == OKAY
+            assert ctx.get(getattr(dut, register.name.lower())) == values[register]
+        assert await master.write(Register.IRQ_ENABLE, 0xFFFF_FFFF) == OKAY
+        values |= {
+            Register.ID: DEVICE_ID,
+            Register.VERSION: ISA_VERSION,
+            Register.HASH_LOW: CONFIG.hash & 0xFFFF_FFFF,
+            Register.HASH_HIGH: CONFIG.hash >> 32,
+            Register.CONTROL: 0,
+            Register.STATUS: 0,
+            Register.ERROR: 0,
+            Register.IRQ_ENABLE: 1,
+        }
+        addresses = [*range(0, 0x300, 4), 0x800, 0xC00, 0xFFC]
+        for address in master.rng.sample(addresses, len(addresses)):
+            expected = (values[address], OKAY) if address in values else (0, SLVERR)
+            assert await master.read(address) == expected, hex(address)
+
+    simulate(test, seed=seed)
+
+
+def test_byte_strobes_and_registers_that_cannot_be_written():
+    async def test(ctx, dut, master, pulses):
+        assert await master.write(Register.PROGRAM_BASE, 0x11223344) == OKAY
+        assert await master.write(Register.PROGRAM_BASE, 0xAABBCCDD, strobe=0b0101) == OKAY
+        assert ctx.get(dut.program_base) == 0x11BB33DD
+        for address in (Register.ID, Register.STATUS, Register.ERROR, COUNTER_BASE, 0x2C, 0xFFC):
+            assert await master.write(address, 0xFFFF_FFFF) == SLVERR
+        assert await master.write(Register.CONTROL, START, strobe=0b1110) == OKAY
+        assert pulses == {"start": 0, "abort": 0}
+
+    simulate(test)
+
+
+def test_a_frame_from_start_to_interrupt():
+    async def test(ctx, dut, master, pulses):
+        async def status():
+            return (await master.read(Register.STATUS))[0]
+
+        async def finish(signal):
+            ctx.set(signal, 1)
+            ctx.set(dut.busy, 0)
+            await ctx.tick()
+            ctx.set(signal, 0)
+
+        await master.write(Register.IRQ_ENABLE, 1)
+        assert await master.write(Register.CONTROL, START) == OKAY
+        await ctx.tick()
+        assert pulses["start"] == 1
+        ctx.set(dut.busy, 1)
+        assert await status() == 1 << Status.BUSY
+        for register in (Register.PROGRAM_BASE, Register.IRQ_ENABLE):
+            assert await master.write(register, 0x40) == SLVERR
+            assert (await master.read(register))[0] == (register == Register.IRQ_ENABLE)
+        assert await master.write(Register.CONTROL, START) == OKAY
+        await ctx.tick()
+        assert pulses["start"] == 1
+        await finish(dut.done)
+        assert ctx.get(dut.irq) and await status() == 1 << Status.DONE
+        await master.write(Register.CONTROL, CLEAR)
+        assert not ctx.get(dut.irq) and await status() == 0
+
+        await master.write(Register.CONTROL, START)
+        ctx.set(dut.busy, 1)
+        await master.write(Register.CONTROL, ABORT)
+        await ctx.tick()
+        assert pulses == {"start": 2, "abort": 1}
+        ctx.set(dut.error, Error.ABORTED)
+        await finish(dut.failed)
+        ctx.set(dut.error, 0)
+        assert ctx.get(dut.irq) and await status() == 1 << Status.FAILED
+        assert await master.read(Register.ERROR) == (Error.ABORTED, OKAY)
+        await master.write(Register.CONTROL, CLEAR)
+        assert await master.read(Register.ERROR) == (Error.ABORTED, OKAY)
+        await master.write(Register.CONTROL, START)
+        assert await master.read(Register.ERROR) == (Error.NONE, OKAY)
+        assert await status() == 0 and not ctx.get(dut.irq)
+
+    simulate(test)
+
+
+@pytest.mark.parametrize(
+    ("register", "value", "bad"),
+    [
+        (Register.PROGRAM_BASE, 0xFFFF_FFC0, 0),
+        (Register.PROGRAM_BASE, 0x20, 1),
+        (Register.IMAGE_BASE, 0x10, 0),
+        (Register.IMAGE_BASE, 0x8, 1),
+        (Register.OUTPUT_BASE, 0x8000_0001, 1),
+    ],
+)
+def test_alignment_of_the_bases(register, value, bad):
+    async def test(ctx, dut, master, pulses):
+        await master.write(register, value)
+        assert ctx.get(dut.bad_base) == bad
+
+    simulate(test)
