@@ -1,0 +1,104 @@
+"""What every lowering pass needs to know about the network, the device and where things lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from moevit.hw.config import AcceleratorConfig
+from moevit.hw.isa import Norm
+from moevit.quant.layernorm import LayerNorm
+from moevit.quant.linear import Linear
+from moevit.quant.network import Network
+
+from .emit import Code
+from .layout import Ints, Matrix, Shapes, head_index, pack_linear
+from .plan import MemoryPlan
+from .schedule import ExpertSchedule
+
+__all__ = ["Context"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """One task of a network on its way into ``code``; a network's tasks share ``packed``."""
+
+    network: Network
+    task: str
+    config: AcceleratorConfig
+    shapes: Shapes
+    plan: MemoryPlan
+    schedules: dict[int, ExpertSchedule]
+    code: Code
+    packed: dict[str, Matrix] = field(default_factory=dict)
+
+    def matrix(
+        self,
+        name: str,
+        linear: Linear,
+        *,
+        outputs: Ints | None = None,
+        inputs: Ints | None = None,
+        otiles: int = 0,
+    ) -> Matrix:
+        """The packed rows of a layer, packed once per ``name``."""
+        return self._once(
+            name,
+            lambda: pack_linear(linear, self.config, outputs=outputs, inputs=inputs, otiles=otiles),
+        )
+
+    def head_outputs(self, name: str, linear: Linear) -> Matrix:
+        """A query, key or value layer: its outputs in padded heads."""
+        return self._once(
+            name,
+            lambda: pack_linear(
+                linear,
+                self.config,
+                outputs=head_index(self.shapes),
+                otiles=self.shapes.geometry.heads * self.shapes.head_otiles,
+            ),
+        )
+
+    def head_inputs(self, name: str, linear: Linear) -> Matrix:
+        """The projection: its inputs in padded heads."""
+        return self._once(
+            name, lambda: pack_linear(linear, self.config, inputs=head_index(self.shapes))
+        )
+
+    def _once(self, name: str, pack: Callable[[], Matrix]) -> Matrix:
+        if name not in self.packed:
+            self.packed[name] = pack()
+        return self.packed[name]
+
+    def norm(
+        self,
+        norm: LayerNorm,
+        index: int,
+        *,
+        first: int = 0,
+        tokens: int,
+        stride: int = 0,
+        skip: int = 0,
+        wait: int,
+        wait_count: int = 0,
+        signal: int,
+        note: str,
+    ) -> None:
+        """NORM ``index``: residual rows ``first ..`` to rows ``first - skip ..`` of ``tokens``."""
+        s, stride = self.shapes, stride or self.shapes.chunks
+        self.code.add(
+            Norm(
+                source=self.plan.residual.base + first * s.words,
+                words=s.words,
+                tokens=tokens,
+                target=self.plan.tokens.base + (first - skip) * stride,
+                stride=stride,
+                params=self.plan.norms.base + index * s.words,
+                dim=s.geometry.dim,
+                eps=norm.eps,
+                wait=wait,
+                wait_count=wait_count,
+                signal=signal,
+            ),
+            note,
+        )

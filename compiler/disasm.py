@@ -1,0 +1,156 @@
+"""A program as readable text: memory plan, expert schedule, every instruction with its shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from moevit.hw.config import BEAT_BYTES
+from moevit.hw.isa import (
+    Attention,
+    Destination,
+    Fetch,
+    Gemm,
+    Instruction,
+    Load,
+    LoadKind,
+    Norm,
+    Store,
+    Sync,
+)
+
+from .emit import Semaphore
+from .program import Program
+from .schedule import ExpertSchedule
+
+__all__ = ["disassemble", "format_instruction", "format_schedule"]
+
+
+def _semaphore(number: int) -> str:
+    names = {int(s): s.name.lower() for s in Semaphore}
+    return names.get(number, f"s{number}")
+
+
+def _credits(i: Instruction, *, each: str) -> str:
+    """What an instruction takes and gives, in words."""
+    parts = []
+    if i.wait:
+        amount = f"{i.wait_count}" if i.wait_count else each
+        parts.append(f"take {amount} {_semaphore(i.wait)}")
+    if i.signal:
+        amount = f"{i.count}" if isinstance(i, Sync) else each
+        if isinstance(i, Gemm) and i.mode == Destination.GATE:
+            amount = "1"
+        parts.append(f"give {amount} {_semaphore(i.signal)}")
+    return ", ".join(parts)
+
+
+def _load(i: Load) -> str:
+    if i.kind == LoadKind.PIXELS:
+        return (
+            f"A[{i.target}+{i.stride}] <- image+{i.address:#x} {i.strips}x{i.patches} patches of "
+            f"{i.patch_rows}x{i.patch_bytes} bytes, pitch {i.pitch}"
+        )
+    memory = "X" if i.kind == LoadKind.RESIDUAL else "N"
+    return f"{memory}[{i.target}] <- program+{i.address:#x} {i.beats * BEAT_BYTES} bytes"
+
+
+def _gemm(i: Gemm) -> str:
+    rows = f"queue {i.queue}" if i.use_queue else f"{i.tokens} rows"
+    gathered = " gather" if i.gather else ""
+    source = f"A[{i.source}+{i.stride}]{gathered}"
+    mode = Destination(i.mode)
+    tiles = f"{i.depth}x{i.otiles} tiles"
+    flags = "".join(f" {name}" for name in ("demand", "keep") if getattr(i, name))
+    where = f"+{i.target_stride}]"
+    if mode == Destination.GATE:
+        target = f"queues of {i.experts}, top {i.top_k}"
+    elif mode in (Destination.KEY, Destination.VALUE):
+        target = (
+            f"KV[{i.target}] heads of {i.head_otiles} tiles, pitch {i.tile_pitch}/{i.head_pitch}"
+        )
+    elif mode in (Destination.RESIDUAL, Destination.EXPERT):
+        target = f"X[{i.target}{where}{' scatter' if i.scatter else ''}"
+    else:
+        target = f"A[{i.target}{where}"
+    base = f" from tile {i.otile_base}" if i.otile_base else ""
+    extra = f" *{i.mult}>>{i.shift}{i.zero_point:+d}" if mode == Destination.GELU8 else ""
+    return f"{mode.name} {target}{base} <- {source} {rows}, {tiles}{extra}{flags}"
+
+
+def format_instruction(i: Instruction) -> str:
+    """Mnemonic, shapes, addresses and semaphores of one instruction."""
+    each = "1 a tile"
+    if isinstance(i, Load):
+        text, each = f"{LoadKind(i.kind).name} {_load(i)}", "1"
+    elif isinstance(i, Norm):
+        text = (
+            f"A[{i.target}+{i.stride}] <- X[{i.source}] {i.tokens} rows of {i.dim} in {i.words} "
+            f"words, parameters N[{i.params}], eps {i.eps}"
+        )
+    elif isinstance(i, Gemm):
+        text = _gemm(i)
+    elif isinstance(i, Attention):
+        text = (
+            f"A[{i.target}+{i.target_stride}] <- A[{i.source}+{i.stride}] {i.queries} queries, "
+            f"{i.keys} keys, {i.heads} heads of {i.chunks} words; K[{i.k_base}] V[{i.v_base}], "
+            f"score *{i.score_mult}>>{i.score_shift}, out *{i.out_mult}>>{i.out_shift}"
+        )
+    elif isinstance(i, Store):
+        memory = "X" if i.residual else "A"
+        text = (
+            f"output+{i.address:#x} <- {memory}[{i.source}+{i.stride}] {i.rows} rows of "
+            f"{i.words} words, pitch {i.pitch}"
+        )
+    elif isinstance(i, Fetch):
+        each = "1"
+        text = (
+            f"queue {i.queue} <- program+{i.address:#x} {i.param_rows} parameter rows, "
+            f"{i.weight_rows} weight rows"
+        )
+    else:
+        text = ""
+    semaphores = _credits(i, each=each)
+    name = type(i).__name__.upper()
+    return f"{name:<9} {text}{' | ' if text and semaphores else ''}{semaphores}".rstrip()
+
+
+def format_schedule(schedule: ExpertSchedule) -> str:
+    """One line: streamed experts with tokens an image in calibration, then those on demand."""
+
+    def listed(experts: Sequence[int]) -> str:
+        return " ".join(f"{e}({schedule.usage[e]:.4g})" for e in experts) or "none"
+
+    return (
+        f"block {schedule.layer}: stream {listed(schedule.streamed)}; "
+        f"on demand {listed(schedule.on_demand)}"
+    )
+
+
+def disassemble(program: Program, tasks: Sequence[str] | None = None) -> Iterator[str]:
+    """Lines of the listing of ``tasks`` (default: all)."""
+    config, image = program.config, program.image
+    yield f"program for preset {config.name} ({config.hash:016x}), {len(program.memory)} bytes"
+    size = f"{image.height} x {image.width} x {image.channels}"
+    yield f"image {size} uint8, pitch {image.pitch} bytes"
+    yield "memory plan (words or rows)"
+    for region in program.regions:
+        last = max(region.end - 1, region.base)
+        yield f"  {region.memory:<2} {region.base:>6}..{last:<6} {region.name}"
+    for name in program.tasks if tasks is None else tasks:
+        task, header = program.task(name), program.header(name)
+        stream = header.stream_beats * BEAT_BYTES * config.memory.ports
+        out = task.output
+        yield ""
+        yield (
+            f"task {name} at {task.base:#x}: {header.code_count} instructions, "
+            f"stream of {stream} bytes, {task.useful_macs} useful MACs"
+        )
+        yield (
+            f"  result at output+{out.address:#x}: {out.rows} x {out.columns} "
+            f"int{8 * out.item_bytes}, pitch {out.pitch} bytes, scale {out.scale:.6g}"
+        )
+        for schedule in task.schedules:
+            yield f"  {format_schedule(schedule)}"
+        width = len(str(max(header.code_count - 1, 0)))
+        for n, i in enumerate(program.instructions(name)):
+            yield f"  {n:>{width}}  {format_instruction(i):<100}  ; {task.notes[n]}"

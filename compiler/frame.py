@@ -1,0 +1,285 @@
+"""Lowering of a frame's two ends: pixels and tables to tokens; final norm, head, results out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from math import gcd
+
+import numpy as np
+
+from moevit.hw.config import BEAT_BYTES
+from moevit.hw.isa import Destination, Gemm, Load, LoadKind, Store
+from moevit.quant.layernorm import LayerNorm
+
+from .context import Context
+from .emit import Semaphore, split
+from .layout import Shapes, ceil_div, pack_norm, pack_residual
+
+__all__ = ["OutputRows", "lower_input", "lower_output", "output_credits", "strip_groups"]
+
+MAX_GROUPS = 8
+"""Loads of patch strips that a frame begins with: patch embedding starts after the first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputRows:
+    """How a result lies in memory: ``rows`` of ``columns`` numbers, ``pitch`` bytes apart."""
+
+    rows: int
+    columns: int
+    item_bytes: int
+    pitch: int
+
+
+def strip_groups(shapes: Shapes) -> list[tuple[int, int]]:
+    """Strips of patches in groups ``(first, count)``; all but the last hold whole tiles."""
+    rows, columns = shapes.geometry.grid
+    tokens = shapes.config.array.tokens
+    unit = tokens // gcd(tokens, columns)  # strips that make whole tiles
+    units = rows // unit
+    groups = max(min(units, MAX_GROUPS), 1)
+    edges = [round(units * g / groups) * unit for g in range(groups)] + [rows]
+    return [(a, b - a) for a, b in pairwise(edges)]
+
+
+def lower_input(c: Context) -> None:
+    """Loads, patch embedding onto the position embedding, and the first norm.
+
+    Strips are loaded in groups; each group gives two credits (its tokens' embeddings, its pixels),
+    which its GEMM takes at once. Instructions are handed out in order, so loads stand one group
+    ahead of their GEMMs, not all in front. The first norm's parameters come behind the first group,
+    so that patch embedding can start: their credit counts like one more residual tile for the first
+    NORM. The other norms' come last; the first projection waits for them.
+
+    Weights that the ring cannot hold at once come in parts, each kept until the last group of
+    strips; loads go with the first part, residual tiles are complete with the last.
+    """
+    groups, columns = strip_groups(c.shapes), c.shapes.geometry.grid[1]
+    matrix = c.matrix("patch embedding", c.network.patch_embed)
+    parts = split(matrix, c.config, demand=False)
+    _load_group(c, *groups[0])
+    norms = [n for b in c.network.blocks for n in (b.norm1, b.norm2)]
+    norms += [c.network.norm] if c.network.norm else []
+    _load_norms(c, norms, 0, 1, Semaphore.RESIDUAL)
+    norm = _FirstNorm(c)
+    for part in parts:
+        first, last = part == parts[0], part == parts[-1]
+        c.code.blocks.append(matrix.block(*part))
+        for n, (strip, strips) in enumerate(groups):
+            final = n + 1 == len(groups)
+            if first and not final:
+                _load_group(c, *groups[n + 1])
+            _embed(c, strip, strips, part, matrix.depth, first=first, last=last, keep=not final)
+            if last:
+                tiles = ceil_div(strips * columns, c.config.array.tokens)
+                norm.piece((strip + strips) * columns, tiles, final=final)
+    _load_norms(c, norms, 1, len(norms), Semaphore.PARAMETERS)
+
+
+def _load_group(c: Context, strip: int, strips: int) -> None:
+    s, (_, columns) = c.shapes, c.shapes.geometry.grid
+    front = int(s.geometry.class_token)
+    start = front + strip * columns if strip else 0
+    rows = front + (strip + strips) * columns - start
+    size = s.words * c.config.array.outputs * 2  # bytes of a token
+    name = f"embedding {start}:{start + rows}"
+    length = c.code.table(name, lambda: pack_residual(c.network, s)[start : start + rows])
+    c.code.add(
+        Load(
+            kind=LoadKind.RESIDUAL,
+            target=c.plan.residual.base + start * s.words,
+            beats=length // BEAT_BYTES,
+            signal=Semaphore.LOADED,
+        ),
+        f"tokens {start}..{start + rows - 1}, {size} bytes each",
+        pool=name,
+    )
+    c.code.add(
+        Load(
+            kind=LoadKind.PIXELS,
+            address=strip * s.geometry.patch * s.image_pitch,
+            target=c.plan.work.base + strip * columns * s.patch_chunks,
+            stride=s.patch_chunks,
+            strips=strips,
+            patches=columns,
+            patch_rows=s.geometry.patch,
+            patch_bytes=s.patch_bytes,
+            pitch=s.image_pitch,
+            signal=Semaphore.LOADED,
+        ),
+        f"pixels of strips {strip}..{strip + strips - 1}",
+    )
+
+
+def _load_norms(
+    c: Context, norms: list[LayerNorm], first: int, end: int, signal: Semaphore
+) -> None:
+    name = f"norm parameters {first}:{end}"
+    length = c.code.table(
+        name, lambda: np.concatenate([pack_norm(n, c.shapes) for n in norms[first:end]])
+    )
+    c.code.add(
+        Load(
+            kind=LoadKind.NORM,
+            target=c.plan.norms.base + first * c.shapes.words,
+            beats=length // BEAT_BYTES,
+            signal=signal,
+        ),
+        f"norms {first}..{end - 1}",
+        pool=name,
+    )
+
+
+def _embed(
+    c: Context,
+    strip: int,
+    strips: int,
+    part: tuple[int, int],
+    depth: int,
+    *,
+    first: bool,
+    last: bool,
+    keep: bool,
+) -> None:
+    s, (_, columns) = c.shapes, c.shapes.geometry.grid
+    token = int(s.geometry.class_token) + strip * columns
+    c.code.add(
+        Gemm(
+            source=c.plan.work.base + strip * columns * s.patch_chunks,
+            stride=s.patch_chunks,
+            depth=depth,
+            tokens=strips * columns,
+            keep=int(keep),
+            otiles=part[1],
+            otile_base=part[0],
+            mode=Destination.RESIDUAL,
+            target=c.plan.residual.base + token * s.words,
+            target_stride=s.words,
+            wait=Semaphore.LOADED if first else 0,
+            wait_count=2 if first else 0,
+            signal=Semaphore.RESIDUAL if last else 0,
+        ),
+        f"patch embedding of strips {strip}..{strip + strips - 1}",
+    )
+
+
+class _FirstNorm:
+    """The first block's first norm, in pieces that follow the groups of strips.
+
+    Patch tiles are one token behind the norm's tiles where there is a class token, so each piece
+    takes all credits of its group at once and covers the whole tiles that are then complete. The
+    first piece takes one more, of the norm parameters' load. Those are there even if that credit
+    came from a patch tile: it is then one of the second group, whose loads stand behind theirs.
+    """
+
+    def __init__(self, c: Context) -> None:
+        self.c, self.start, self.credits = c, 0, 1
+
+    def piece(self, patches: int, tiles: int, *, final: bool) -> None:
+        """``patches`` are complete when ``tiles`` more credits have been given."""
+        c, s, t = self.c, self.c.shapes, self.c.config.array.tokens
+        self.credits += tiles
+        end = s.tokens if final else (patches + int(s.geometry.class_token)) // t * t
+        if end == self.start:
+            return
+        c.norm(
+            c.network.blocks[0].norm1,
+            0,
+            first=self.start,
+            tokens=end - self.start,
+            wait=Semaphore.RESIDUAL,
+            wait_count=self.credits,
+            signal=Semaphore.TOKENS,
+            note=f"block 0 norm1 of tokens {self.start}..{end - 1}",
+        )
+        self.start, self.credits = end, 0
+
+
+def output_credits(c: Context) -> tuple[Semaphore, int, bool]:
+    """Who reads the last residual, how many tiles it takes, and whether they are tokens' tiles."""
+    s = c.shapes
+    if c.network.norm is None:
+        return Semaphore.OUTPUT, s.tiles, True
+    if c.task not in c.network.heads or c.network.heads[c.task].class_token:
+        return Semaphore.RESIDUAL, s.tiles, True
+    tiles = ceil_div(s.geometry.patches, c.config.array.tokens)
+    return Semaphore.RESIDUAL, tiles, not s.geometry.class_token
+
+
+def lower_output(c: Context) -> OutputRows:
+    """Final norm, head and stores; without a head the tokens themselves are the result."""
+    s, net, array = c.shapes, c.network, c.config.array
+    width = s.chunks * array.inputs  # channels of a token, padded
+    if net.norm is None:
+        source, words = c.plan.residual.base, s.words
+        pitch = 2 * width
+        _store(c, source, words, words, s.tokens, pitch, residual=1)
+        return OutputRows(rows=s.tokens, columns=s.geometry.dim, item_bytes=2, pitch=pitch)
+    index = 2 * len(net.blocks)
+    front = int(s.geometry.class_token)
+    if c.task not in net.heads:
+        words = s.stored_words(width)
+        c.norm(
+            net.norm,
+            index,
+            tokens=s.tokens,
+            stride=words,
+            wait=Semaphore.RESIDUAL,
+            signal=Semaphore.OUTPUT,
+            note="final norm",
+        )
+        pitch = words * array.inputs
+        _store(c, c.plan.tokens.base, words, words, s.tokens, pitch)
+        return OutputRows(rows=s.tokens, columns=s.geometry.dim, item_bytes=1, pitch=pitch)
+    head = net.heads[c.task]
+    first = 0 if head.class_token else front
+    rows = 1 if head.class_token else s.geometry.patches
+    c.norm(
+        net.norm,
+        index,
+        first=first,
+        skip=first,
+        tokens=rows,
+        wait=Semaphore.RESIDUAL,
+        wait_count=s.tiles if head.class_token else 0,  # so that no credit is left over
+        signal=Semaphore.TOKENS,
+        note=f"final norm of the {'class token' if head.class_token else 'patches'}",
+    )
+    linear = head.linear
+    columns = linear.shape[0]
+    words = s.stored_words(2 * columns)
+    pitch = words * array.inputs
+    # Padding up to whole beats is computed as well, so that nothing stale is stored.
+    matrix = c.matrix(f"head {c.task}", linear, otiles=pitch // (2 * array.outputs))
+    c.code.gemms(
+        matrix,
+        f"head {c.task}",
+        source=c.plan.tokens.base,
+        stride=s.chunks,
+        tokens=rows,
+        mode=Destination.ACT16,
+        target=c.plan.work.base,
+        target_stride=words,
+        wait=Semaphore.TOKENS,
+        signal=Semaphore.OUTPUT,
+    )
+    _store(c, c.plan.work.base, words, words, rows, pitch)
+    return OutputRows(rows=rows, columns=columns, item_bytes=2, pitch=pitch)
+
+
+def _store(
+    c: Context, source: int, stride: int, words: int, rows: int, pitch: int, *, residual: int = 0
+) -> None:
+    c.code.add(
+        Store(
+            residual=residual,
+            source=source,
+            stride=stride,
+            words=words,
+            rows=rows,
+            pitch=pitch,
+            wait=Semaphore.OUTPUT,
+        ),
+        f"{rows} rows of {pitch} bytes",
+    )

@@ -1,0 +1,198 @@
+"""Lowering of a mixture of experts: router, streamed experts, experts on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from moevit.hw.isa import Destination, Sync
+from moevit.quant.network import Moe
+
+from .block import gelu_fields
+from .context import Context
+from .emit import Semaphore, split
+from .layout import Block
+
+__all__ = ["FETCH_AHEAD", "lower_moe"]
+
+FETCH_AHEAD = 8
+"""FETCHes that may wait for room at a time, fewer than the weight engine's queue holds."""
+
+_HALVES = (Semaphore.HIDDEN, Semaphore.HIDDEN_ODD)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Lot:
+    """What one FETCH brings, and the GEMMs that use it up."""
+
+    name: str
+    expert: int
+    block: Callable[[], Block]
+    rows: tuple[int, int]
+    run: Callable[[], None]
+
+
+def lower_moe(c: Context, index: int, moe: Moe, *, signal: int, credits: int) -> None:
+    """Router, experts in the schedule's order, and ``credits`` for whoever reads the residual next.
+
+    Streamed experts are interleaved so that an expert's second layer never has to wait for the
+    pipeline to finish its first: fc1(0) fc1(1) fc2(0) fc1(2) fc2(1) ...
+    """
+    code, s, name = c.code, c.shapes, f"block {index}"
+    schedule = c.schedules[index]
+    router = c.matrix(f"{name} router {c.task}", moe.routers[c.task])
+    code.gemm(
+        router,
+        f"{name} router",
+        source=c.plan.tokens.base,
+        stride=s.chunks,
+        tokens=s.tokens,
+        mode=Destination.GATE,
+        experts=moe.gate.experts,
+        top_k=moe.gate.k,
+        wait=Semaphore.TOKENS,
+        signal=Semaphore.ROUTED,
+    )
+    fetchable = {"signal": Semaphore.FETCHABLE, "count": 1} if schedule.on_demand else {}
+    code.add(Sync(wait=Semaphore.ROUTED, wait_count=1, **fetchable), f"{name} queues complete")
+
+    lots = [lot for e in schedule.on_demand for lot in _lots(c, index, moe, e)]
+    fetches = _Fetches(c, lots)
+    fetches.issue(0)
+    layers = [_Expert(c, index, moe, e) for e in schedule.streamed]
+    for n, expert in enumerate(layers):
+        if n == 0:
+            expert.first()
+        if n + 1 < len(layers):
+            layers[n + 1].first()
+        expert.second()
+    for n, lot in enumerate(lots):
+        lot.run()
+        fetches.issue(n + 1)
+    code.add(Sync(signal=signal, count=credits), f"{name} experts complete")
+
+
+class _Fetches:
+    """Issues FETCHes as early as is safe.
+
+    A FETCH waits in the weight engine until the demand rings have room. Instructions are handed out
+    in order, so FETCHes that wait for room must not fill their queue and keep back the GEMMs that
+    would make room: at most ``FETCH_AHEAD`` lots are fetched and not yet used in program order,
+    unless they fit the rings together.
+    """
+
+    def __init__(self, c: Context, lots: list[_Lot]) -> None:
+        self.c, self.lots, self.next = c, lots, 0
+
+    def issue(self, used: int) -> None:
+        """Lots before ``used`` have their GEMMs in the program."""
+        memory = self.c.config.memory
+        room = (memory.demand_param_rows, memory.demand_rows)
+        while self.next < len(self.lots):
+            held = [lot.rows for lot in self.lots[used : self.next + 1]]
+            if len(held) > FETCH_AHEAD and any(sum(r[n] for r in held) > room[n] for n in (0, 1)):
+                return
+            lot = self.lots[self.next]
+            first = {"wait": Semaphore.FETCHABLE, "wait_count": 1} if self.next == 0 else {}
+            self.c.code.fetch(lot.name, lot.block, lot.rows, queue=lot.expert, **first)
+            self.next += 1
+
+
+class _Expert:
+    """The GEMMs of one expert; even and odd experts have a half of ``work`` each."""
+
+    def __init__(
+        self, c: Context, index: int, moe: Moe, expert: int, *, demand: bool = False
+    ) -> None:
+        self.c, self.expert = c, expert
+        mlp = moe.experts[expert]
+        half = c.schedules[index].order.index(expert) % 2
+        name = f"block {index} expert {expert}"
+        self.names = (f"{name} fc1", f"{name} fc2")
+        self.matrices = (c.matrix(self.names[0], mlp.fc1), c.matrix(self.names[1], mlp.fc2))
+        pitch = c.shapes.hidden_chunks(mlp.fc1.shape[0])
+        hidden = c.plan.work.base + half * c.plan.hidden_pitch
+        queue = {"use_queue": 1, "queue": expert, "demand": int(demand)}
+        self.fields = (
+            {
+                **queue,
+                **gelu_fields(mlp.gelu),
+                "source": c.plan.tokens.base,
+                "stride": c.shapes.chunks,
+                "gather": 1,
+                "target": hidden,
+                "target_stride": pitch,
+            },
+            {
+                **queue,
+                "mode": Destination.EXPERT,
+                "source": hidden,
+                "stride": pitch,
+                "scatter": 1,
+                "target": c.plan.residual.base,
+                "target_stride": c.shapes.words,
+            },
+        )
+        self.semaphores = ({"signal": _HALVES[half]}, {"wait": _HALVES[half]})
+
+    def first(self) -> None:
+        """Gather the queue's tokens, fill the hidden activations."""
+        self._layer(0)
+
+    def second(self) -> None:
+        """From the hidden activations to the tokens' residuals, weighted by their scores."""
+        self._layer(1)
+
+    def _layer(self, n: int) -> None:
+        self.c.code.gemms(self.matrices[n], self.names[n], **self.semaphores[n], **self.fields[n])
+
+    def group(self, layer: int, group: tuple[int, int], *, first: bool, last: bool) -> None:
+        """One GEMM of one layer; the first of a layer waits, the last signals."""
+        semaphores = {
+            name: value
+            for name, value in self.semaphores[layer].items()
+            if (first if name == "wait" else last)
+        }
+        self.c.code.gemm(
+            self.matrices[layer], self.names[layer], group=group, **semaphores, **self.fields[layer]
+        )
+
+
+def _lots(c: Context, index: int, moe: Moe, expert: int) -> list[_Lot]:
+    """How an expert is fetched: in one piece if the demand rings hold it, else GEMM by GEMM."""
+    layers = _Expert(c, index, moe, expert, demand=True)
+    memory, name = c.config.memory, f"block {index} expert {expert}"
+
+    def run_all() -> None:
+        for n, matrix in enumerate(layers.matrices):
+            layers.group(n, (0, matrix.otiles), first=True, last=True)
+
+    def both() -> Block:
+        blocks = [m.block(0, m.otiles) for m in layers.matrices]
+        return Block(
+            params=np.concatenate([b.params for b in blocks]),
+            weights=np.concatenate([b.weights for b in blocks]),
+        )
+
+    params = sum(m.otiles for m in layers.matrices)
+    weights = sum(m.otiles * m.depth for m in layers.matrices)
+    if params <= memory.demand_param_rows and weights <= memory.demand_rows:
+        return [_Lot(name=name, expert=expert, block=both, rows=(params, weights), run=run_all)]
+    lots = []
+    for n, matrix in enumerate(layers.matrices):
+        groups = split(matrix, c.config, demand=True)
+        for group in groups:
+            first, last = group == groups[0], group == groups[-1]
+            lots.append(
+                _Lot(
+                    name=f"{layers.names[n]} [{group[0]}:{sum(group)}]",
+                    expert=expert,
+                    block=partial(matrix.block, *group),
+                    rows=(group[1], group[1] * matrix.depth),
+                    run=partial(layers.group, n, group, first=first, last=last),
+                )
+            )
+    return lots

@@ -1,0 +1,254 @@
+"""A program: one file with everything that a device needs to run a network's tasks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from moevit.hw.config import BEAT_BYTES, AcceleratorConfig
+from moevit.hw.image import HEADER_BYTES, ProgramHeader
+from moevit.hw.isa import INSTRUCTION_BYTES, Halt, Instruction, decode
+from moevit.quant.network import Geometry
+
+from .layout import Bytes
+from .plan import Region
+from .schedule import ExpertSchedule
+
+__all__ = ["FORMAT", "ImageFormat", "Output", "Program", "TaskProgram"]
+
+FORMAT = "moevit-program-1"
+"""Names the file format; a file that says anything else is refused."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFormat:
+    """An interleaved uint8 image in memory: ``pitch`` bytes from one pixel row to the next."""
+
+    height: int
+    width: int
+    channels: int
+    pitch: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the image."""
+        return self.height * self.pitch
+
+    def pack(self, image: Any) -> Bytes:
+        """An image ``(height, width, channels)`` uint8 as ``size`` bytes."""
+        image = np.asarray(image)
+        shape = (self.height, self.width, self.channels)
+        if image.shape != shape or image.dtype != np.uint8:
+            raise ValueError(
+                f"Image must be {shape} uint8 (height, width, channels), "
+                f"not {image.shape} {image.dtype}"
+            )
+        rows = np.zeros((self.height, self.pitch), np.uint8)
+        rows[:, : self.width * self.channels] = image.reshape(self.height, -1)
+        return rows.reshape(-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """A task's result in memory: ``rows`` of ``columns`` integers, rows ``pitch`` bytes apart.
+
+    With a head: a row a patch, column ``c*s*s + dy*s + dx`` for ``channels`` planes of ``s x s``
+    sub-pixels (``upscale`` is s), and ``scale`` makes floats of them. Without (``channels`` 0): the
+    network's tokens.
+    """
+
+    address: int
+    rows: int
+    columns: int
+    item_bytes: int
+    pitch: int
+    scale: float
+    channels: int
+    upscale: int
+
+    @property
+    def size(self) -> int:
+        """Bytes that the device writes."""
+        return self.rows * self.pitch
+
+    def unpack(self, data: Any) -> np.ndarray[Any, np.dtype[Any]]:
+        """``(rows, columns)`` int16 (or int8) from the ``size`` bytes at ``address``."""
+        raw = np.frombuffer(bytes(data), np.uint8)
+        if len(raw) != self.size:
+            raise ValueError(f"The output has {self.size} bytes, not {len(raw)}")
+        rows = raw.reshape(self.rows, self.pitch)[:, : self.columns * self.item_bytes]
+        values: np.ndarray[Any, Any] = np.ascontiguousarray(rows).view(f"<i{self.item_bytes}")
+        return values.reshape(self.rows, self.columns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskProgram:
+    """One task: its base in the memory image, its result, its schedule and a note an instruction.
+
+    ``useful_macs``: multiply-accumulates of the network itself for one image, without padding;
+    every token counts ``top_k`` experts.
+    """
+
+    base: int
+    output: Output
+    schedules: tuple[ExpertSchedule, ...]
+    notes: tuple[str, ...]
+    useful_macs: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Program:
+    """A compiled network for one accelerator configuration.
+
+    ``memory`` goes to any address that is a multiple of 64 in the device's memory; a task is run by
+    setting the device's program base to that address plus the task's ``base``.
+    """
+
+    config: AcceleratorConfig
+    geometry: Geometry
+    image: ImageFormat
+    memory: Bytes
+    tasks: dict[str, TaskProgram]
+    regions: tuple[Region, ...]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def task(self, name: str) -> TaskProgram:
+        """The task called ``name``; raises ``ValueError`` listing those that exist."""
+        if name not in self.tasks:
+            raise ValueError(f"Unknown task {name!r}; expected one of {', '.join(self.tasks)}")
+        return self.tasks[name]
+
+    def header(self, task: str) -> ProgramHeader:
+        """The task's program header."""
+        return ProgramHeader.decode(self.memory[self.task(task).base :][:HEADER_BYTES].tobytes())
+
+    def instructions(self, task: str) -> list[Instruction]:
+        """The task's instructions, decoded from the image."""
+        header, base = self.header(task), self.task(task).base
+        start = base + header.code_offset
+        end = start + header.code_count * INSTRUCTION_BYTES
+        if end > len(self.memory):
+            raise ValueError(f"Program: the code of task {task!r} is cut short")
+        code = self.memory[start:end].tobytes()
+        return [
+            decode(code[i : i + INSTRUCTION_BYTES]) for i in range(0, len(code), INSTRUCTION_BYTES)
+        ]
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes that a caller must provide for the largest result."""
+        return max(t.output.address + t.output.size for t in self.tasks.values())
+
+    # Files -------------------------------------------------------------------------------------
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the program; the file appears complete or not at all."""
+        path = Path(path)
+        scratch = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            scratch.write_bytes(self.to_bytes())
+            scratch.replace(path)
+        finally:
+            scratch.unlink(missing_ok=True)
+
+    def to_bytes(self) -> bytes:
+        """The file's content: safetensors, one tensor ``memory``, everything else as JSON."""
+        about = {
+            "config": self.config.to_dict(),
+            "config_hash": f"{self.config.hash:016x}",
+            "geometry": asdict(self.geometry),
+            "image": asdict(self.image),
+            "tasks": {name: asdict(task) for name, task in self.tasks.items()},
+            "regions": [asdict(region) for region in self.regions],
+            "sha256": hashlib.sha256(self.memory.tobytes()).hexdigest(),
+            "meta": self.meta,
+        }
+        data: bytes = save(
+            {"memory": self.memory}, {"format": FORMAT, "program": json.dumps(about)}
+        )
+        return data
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Program:
+        """Read a program; raises ``ValueError`` naming the file, field and what was expected."""
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+        try:
+            return cls.from_bytes(data)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Program:
+        """Inverse of :meth:`to_bytes`; checks every part of it."""
+        try:
+            tensors = load(data)
+            size = int.from_bytes(data[:8], "little")
+            metadata = json.loads(data[8 : 8 + size]).get("__metadata__", {})
+        except (SafetensorError, ValueError, KeyError) as error:
+            raise ValueError(f"not a program file, or cut short ({error})") from None
+        if metadata.get("format") != FORMAT:
+            raise ValueError(f"format is {metadata.get('format')!r}, expected {FORMAT!r}")
+        try:
+            about = json.loads(metadata["program"])
+            memory = tensors["memory"]
+            program = cls(
+                config=AcceleratorConfig.from_dict(about["config"]),
+                geometry=Geometry(**about["geometry"]),
+                image=ImageFormat(**about["image"]),
+                memory=memory,
+                tasks={name: _task(task) for name, task in about["tasks"].items()},
+                regions=tuple(Region(**region) for region in about["regions"]),
+                meta=about["meta"],
+            )
+            digest, config_hash = about["sha256"], about["config_hash"]
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"field {error} of the program is missing or wrong") from None
+        if memory.dtype != np.uint8 or memory.ndim != 1:
+            raise ValueError(f"memory is {memory.ndim}-d {memory.dtype}, expected 1-d uint8")
+        if hashlib.sha256(memory.tobytes()).hexdigest() != digest:
+            raise ValueError("memory is damaged: its SHA-256 is not the one in field sha256")
+        expected = f"{program.config.hash:016x}"
+        if config_hash != expected:
+            raise ValueError(
+                f"config_hash is {config_hash}, expected {expected} for the file's configuration"
+            )
+        for name in program.tasks:
+            program._check(name)
+        return program
+
+    def _check(self, name: str) -> None:
+        """Header, code and stream of one task lie in the image and belong to the configuration."""
+        task, header = self.tasks[name], self.header(name)
+        if header.config_hash != self.config.hash:
+            raise ValueError(
+                f"task {name!r}: config_hash in the header is {header.config_hash:016x}, "
+                f"expected {self.config.hash:016x}"
+            )
+        stream_bytes = BEAT_BYTES * header.stream_beats * self.config.memory.ports
+        if task.base + header.stream_offset + stream_bytes > len(self.memory):
+            raise ValueError(f"task {name!r}: the weight stream is cut short")
+        code = self.instructions(name)
+        if not code or not isinstance(code[-1], Halt):
+            raise ValueError(f"task {name!r}: the code does not end with HALT")
+        if len(task.notes) != len(code):
+            raise ValueError(f"task {name!r}: {len(task.notes)} notes, expected {len(code)}")
+
+
+def _task(data: dict[str, Any]) -> TaskProgram:
+    return TaskProgram(
+        base=data["base"],
+        output=Output(**data["output"]),
+        schedules=tuple(ExpertSchedule.from_dict(s) for s in data["schedules"]),
+        notes=tuple(data["notes"]),
+        useful_macs=data["useful_macs"],
+    )

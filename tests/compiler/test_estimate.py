@@ -1,0 +1,148 @@
+"""The cycle model: what it counts, how it reacts, and that it is near the hardware."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from moevit.compiler import compile_network
+from moevit.compiler.arrival import Rows, Stream
+from moevit.compiler.estimate import calibration_lengths, estimate
+from moevit.compiler.schedule import ExpertSchedule
+from moevit.compiler.timing import Latencies, MemorySpeed, pixel_cycles
+from moevit.hw.config import preset
+from moevit.quant.golden import Golden
+from moevit.quant.random_network import Sizes, random_images, random_network
+
+TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Memory:
+    bytes_per_cycle: float = 64.0
+    read_latency: int = 30
+    write_latency: int = 20
+    refresh_period: int = 0
+    refresh_cycles: int = 0
+
+
+@pytest.fixture(scope="module")
+def program():
+    return compile_network(random_network(3, Sizes(image_width=64)), preset("default"))
+
+
+def test_slower_memory_never_helps(program) -> None:
+    cycles = [
+        estimate(program, "task0", memory).cycles
+        for memory in (
+            Memory(),
+            Memory(bytes_per_cycle=8.0),
+            Memory(bytes_per_cycle=1.0),
+            Memory(bytes_per_cycle=1.0, read_latency=300),
+            Memory(bytes_per_cycle=1.0, read_latency=300, refresh_period=100, refresh_cycles=20),
+        )
+    ]
+    assert cycles == sorted(cycles)
+    assert cycles[0] < cycles[2]
+
+
+def test_array_cycles_are_those_of_the_instructions(program) -> None:
+    """Every tile of every GEMM and head, whatever stalls."""
+    tokens = program.geometry.tokens
+    found = estimate(program, "task1", Memory(), lengths=[(tokens, tokens, 0, 0)])
+    tiles = -(-tokens // 4)
+    d, head, hidden = 2, 1, 4  # activation words of a token, a head, a hidden row
+    patches = -(-(tokens - 1) // 4) * 4 * 12
+    keys, values = -(-tokens // 8), -(-tokens // 16)
+    attention = 2 * tiles * (4 * 2 * d * d + 2 * (keys * head + 2 * head * values))
+    dense = tiles * 2 * (2 * hidden * d)
+    experts = 2 * tiles * (6 * d + 4 * 3)
+    router, out = tiles * d, -(-(tokens - 1) // 4) * d
+    assert found.by_engine["array"] == patches + attention + dense + experts + router + out
+
+
+def test_bytes_are_those_that_the_device_reads(program) -> None:
+    """Header, code, stream, tables and image: nothing is read twice."""
+    header = program.header("task0")
+    g = program.geometry
+    tables = g.tokens * 32 * 2 + 5 * 32 * 8
+    pixels = g.image_height * program.image.pitch
+    read = 64 + 32 * header.code_count + 16 * header.stream_beats + tables + pixels
+    assert estimate(program, "task0", Memory()).bytes_read == read
+
+
+def test_lengths_of_another_network_are_refused(program) -> None:
+    with pytest.raises(ValueError, match="2 lists of lengths for 1 MoE layers"):
+        estimate(program, "task0", Memory(), lengths=[(1,), (1,)])
+
+
+@pytest.mark.parametrize(
+    ("usage", "lengths"),
+    [
+        ((3.0, 1.0), (3, 1)),
+        ((2.5, 1.25, 0.25), (3, 1, 0)),
+        ((0.4, 0.4, 0.2, 6.0), (1, 0, 0, 6)),
+    ],
+)
+def test_lengths_from_calibration(usage: tuple[float, ...], lengths: tuple[int, ...]) -> None:
+    schedule = ExpertSchedule(layer=0, streamed=(), on_demand=(), usage=usage)
+    assert calibration_lengths(schedule, 6) == lengths
+
+
+def test_rows_wait_for_releases() -> None:
+    rows = Rows(8, Latencies.of(preset("micro")))
+    assert rows.free(7) == 0
+    assert rows.free(8) is None
+    rows.release(4, 100.0, 104.0)
+    delay = rows.latency
+    assert [rows.free(n) for n in range(8, 13)] == [
+        101 + delay,
+        102 + delay,
+        103 + delay,
+        104 + delay,
+        None,
+    ]
+
+
+def test_a_fetch_delays_only_what_has_not_arrived() -> None:
+    config = preset("micro")
+    stream = Stream(
+        config, MemorySpeed.of(config, Memory()), Latencies.of(config), rows=64, params=64
+    )
+    stream.blocks.extend([(1, 4), (1, 4)])
+    stream.advance(1 + 2 + 2 * 4)  # header, parameters, four rows of two beats
+    stream.at += 1000
+    early, late = stream.arrive(4), stream.arrive(4)
+    assert early.max() < 100 < 1000 < late.min()
+
+
+def test_pixel_rows_are_cut_as_the_unpacker_does() -> None:
+    """Whole beats into whole words take one cycle each; odd offsets take more."""
+    config = preset("default")
+    assert pixel_cycles(config, 4, 16, 0) == 1 + 4
+    assert pixel_cycles(config, 2, 24, 0) == 1 + 2 + 3
+    assert pixel_cycles(config, 2, 24, 1) == 1 + 3 + 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_near_the_hardware(seed: int) -> None:
+    """Within 5 % of the verilated accelerator, misses included, where the frame is long enough."""
+    from moevit.sim.rtl import RtlDevice, board_memory
+
+    config = preset("micro")
+    network = random_network(
+        seed, Sizes(image_height=32, image_width=40, dim=64, heads=4, moe=(0, 1))
+    )
+    image = random_images(seed, network.geometry)[0]
+    timing = board_memory(config)
+    with RtlDevice(config, timing=timing) as device:
+        for threshold in (0.0, 5.0):
+            program = compile_network(network, config, threshold=threshold)
+            device.load(program)
+            for task in network.tasks:
+                routing = Golden(network).run(image, task).routing
+                found = estimate(program, task, timing, lengths=[r.counts for r in routing])
+                counters = device.run(image, task).counters
+                assert counters is not None
+                assert abs(found.cycles / counters.cycles - 1) < TOLERANCE
+                assert found.bytes_read == counters.bytes_read

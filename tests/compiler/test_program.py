@@ -1,0 +1,129 @@
+"""Program files: everything comes back, and a damaged file is refused by name."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from moevit.compiler import Program, compile_network
+from moevit.compiler.disasm import disassemble
+from moevit.hw.config import preset
+from moevit.quant.random_network import Sizes, random_network
+
+
+@pytest.fixture(scope="module")
+def program() -> Program:
+    return compile_network(random_network(3), preset("micro"), threshold=2.0)
+
+
+def rewritten(program: Program, **changes: object) -> bytes:
+    """The file with other fields in its JSON."""
+    data = program.to_bytes()
+    size = int.from_bytes(data[:8], "little")
+    metadata = json.loads(data[8 : 8 + size])["__metadata__"]
+    about = json.loads(metadata["program"])
+    for key, value in changes.items():
+        if value is None:
+            del about[key]
+        else:
+            about[key] = value
+    return save(
+        {"memory": program.memory}, {"format": metadata["format"], "program": json.dumps(about)}
+    )
+
+
+def test_round_trip(program: Program, tmp_path: Path) -> None:
+    path = tmp_path / "net.mvp"
+    program.save(path)
+    again = Program.load(path)
+    np.testing.assert_array_equal(again.memory, program.memory)
+    for name in ("config", "geometry", "image", "tasks", "regions", "meta"):
+        assert getattr(again, name) == getattr(program, name)
+    assert [p.name for p in tmp_path.iterdir()] == ["net.mvp"]
+
+
+def test_missing_and_cut_short(program: Program, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no\.mvp: cannot be read: No such file"):
+        Program.load(tmp_path / "no.mvp")
+    data = program.to_bytes()
+    for size in (0, 7, 100, len(data) // 2, len(data) - 1):
+        path = tmp_path / "cut.mvp"
+        path.write_bytes(data[:size])
+        with pytest.raises(ValueError, match=r"cut\.mvp: not a program file, or cut short"):
+            Program.load(path)
+
+
+def test_damaged(program: Program) -> None:
+    data = bytearray(program.to_bytes())
+    data[-100] ^= 1
+    with pytest.raises(ValueError, match="memory is damaged"):
+        Program.from_bytes(bytes(data))
+    with pytest.raises(ValueError, match="format is None, expected 'moevit-program-1'"):
+        Program.from_bytes(save({"memory": program.memory}))
+    with pytest.raises(ValueError, match="config_hash is 00, expected"):
+        Program.from_bytes(rewritten(program, config_hash="00"))
+    with pytest.raises(ValueError, match="field 'tasks'"):
+        Program.from_bytes(rewritten(program, tasks=None))
+    with pytest.raises(ValueError, match="ports"):
+        config = program.config.to_dict()
+        config["memory"]["ports"] = 0
+        Program.from_bytes(rewritten(program, config=config))
+
+
+def test_another_configuration_in_the_header(program: Program) -> None:
+    """A file whose JSON was changed to another configuration does not pass for it."""
+    other = preset("micro").but(memory__kv_rows=1024)
+    changed = rewritten(program, config=other.to_dict(), config_hash=f"{other.hash:016x}")
+    with pytest.raises(ValueError, match="config_hash in the header"):
+        Program.from_bytes(changed)
+
+
+def test_unknown_task(program: Program) -> None:
+    with pytest.raises(ValueError, match="Unknown task 'nose'; expected one of task0, task1"):
+        program.task("nose")
+    with pytest.raises(ValueError, match="Unknown task 'nose'; expected one of task0, task1"):
+        compile_network(random_network(3), preset("micro"), ["nose"])
+
+
+def test_some_tasks() -> None:
+    program = compile_network(random_network(3), preset("micro"), ["task1"])
+    assert list(program.tasks) == ["task1"]
+
+
+def test_image_of_another_shape(program: Program) -> None:
+    with pytest.raises(ValueError, match=r"Image must be \(16, 24, 3\) uint8"):
+        program.image.pack(np.zeros((16, 24), np.uint8))
+
+
+def test_tasks_share_what_is_not_streamed(program: Program) -> None:
+    """One more task costs its stream and code, not another embedding or expert pool."""
+    network = random_network(3)
+    one = compile_network(network, preset("micro"), ["task0"], threshold=float("inf"))
+    both = compile_network(network, preset("micro"), threshold=float("inf"))
+    header = both.header("task1")
+    own = header.stream_offset + 16 * header.stream_beats
+    assert len(both.memory) - len(one.memory) <= own + 64
+
+
+def test_listing(program: Program) -> None:
+    lines = list(disassemble(program))
+    text = "\n".join(lines)
+    assert f"{program.config.hash:016x}" in lines[0]
+    for word in ("LOAD      PIXELS", "ATTENTION", "FETCH", "demand", "GATE queues of 4", "HALT"):
+        assert word in text
+    for task in program.tasks:
+        code = program.instructions(task)
+        assert sum(1 for n in range(len(code)) if program.tasks[task].notes[n] in text) == len(code)
+    assert len(list(disassemble(program, ["task0"]))) < len(lines)
+
+
+def test_useful_macs() -> None:
+    """Counted by hand: 7 tokens of 32 channels."""
+    program = compile_network(random_network(0, Sizes()), preset("default"), ["task0"])
+    n, d = 7, 32
+    blocks = 2 * (4 * n * d * d + 2 * n * n * d)
+    dense, experts, router = 2 * n * d * 64, 2 * n * 2 * d * 48, n * d * 4
+    patches, head = 6 * 192 * d, 6 * d * 12
+    assert program.tasks["task0"].useful_macs == blocks + dense + experts + router + patches + head
