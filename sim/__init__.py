@@ -1,0 +1,1 @@
+"""The instruction interpreter, the verilated accelerator and their benches."""

@@ -1,0 +1,95 @@
+"""The cache of built simulators and generated Verilog: whole entries or nothing.
+
+An entry is a directory named by a hash of everything that it was made from. It is made under
+another name and renamed when it is complete, with a lock held, so that an interrupt leaves nothing
+and two processes do not make the same entry. `MOEVIT_CACHE` names another place than
+`$XDG_CACHE_HOME/moevit` or `~/.cache/moevit`.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+__all__ = ["cache_root", "digest", "entry", "source_digest"]
+
+
+def cache_root() -> Path:
+    """The directory of all of moevit's caches; it need not exist."""
+    if override := os.environ.get("MOEVIT_CACHE"):
+        return Path(override)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "moevit"
+
+
+def digest(*parts: str | bytes) -> str:
+    """32 hexadecimal digits that depend on each part and on where one ends and the next begins."""
+    state = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        state.update(len(data).to_bytes(8, "little"))
+        state.update(data)
+    return state.hexdigest()[:32]
+
+
+def source_digest(*folders: Path, suffixes: tuple[str, ...] = (".py",)) -> str:
+    """The digest of all files below `folders` that end in one of `suffixes`."""
+    parts: list[str | bytes] = []
+    for folder in folders:
+        for path in sorted(folder.rglob("*")):
+            if path.suffix in suffixes and path.is_file():
+                parts += [path.relative_to(folder).as_posix(), path.read_bytes()]
+    return digest(*parts)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    with path.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def entry(
+    kind: str,
+    key: str,
+    make: Callable[[Path], None],
+    waiting: Callable[[], None] = lambda: None,
+) -> Path:
+    """The directory of entry `key`, made by `make(directory)` if it is not there yet.
+
+    Parameters
+    ----------
+    kind:
+        Name of the folder below `cache_root()` that holds entries of this kind.
+    key:
+        From `digest`: the entry's name.
+    make:
+        Fills an empty directory. If it raises, the entry does not come into being.
+    waiting:
+        Called once if another process is making the entry and this one has to wait for it.
+    """
+    folder = cache_root() / kind
+    final = folder / key
+    if final.is_dir():
+        return final
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder / f"{key}.lock", waiting):
+        if final.is_dir():
+            return final
+        partial = folder / f"{key}.partial"
+        shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
+        partial.mkdir()
+        try:
+            make(partial)
+            partial.rename(final)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    return final

@@ -1,0 +1,111 @@
+"""What every backend looks like: load a program, run pictures, read the counters.
+
+>>> with open_device("sim", sources) as device:  # doctest: +SKIP
+...     device.load(program)
+...     result = device.run(image, "depth")
+
+The backends are in :mod:`.backends` and :mod:`.rtl`; a user changes one for another by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import numpy as np
+
+from moevit.compiler.program import Program
+from moevit.hw.regs import Error
+from moevit.quant.golden import unshuffle
+
+from .counters import Counters
+from .errors import DeviceError
+
+__all__ = ["Device", "DeviceError", "Progress", "Result", "failure", "planes"]
+
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+Progress = Callable[[int], None]
+"""Told the cycles that have passed in this frame."""
+
+_MEANING = {
+    Error.NONE: "no error",
+    Error.HEADER: "the program header has another magic or version",
+    Error.HASH: "the program was compiled for another configuration",
+    Error.OPCODE: "the program has an illegal instruction",
+    Error.FIELD: "an instruction has a field that is out of range",
+    Error.ADDRESS: "an instruction has an address outside its on-chip memory",
+    Error.STREAM: "a block of the weight stream lacks its magic",
+    Error.READ: "a memory read was answered with an error",
+    Error.WRITE: "a memory write was answered with an error",
+    Error.TRUNCATED: "the program ends without HALT",
+    Error.HANG: "no engine advanced for the watchdog's time",
+    Error.ABORTED: "the frame was given up on request",
+}
+
+
+def failure(code: int, detail: str) -> DeviceError:
+    """The exception for an ERROR register's ``code``; ``detail`` says what was being done."""
+    if code not in _MEANING:
+        return DeviceError(Error.HANG, f"unknown error code {code}; {detail}")
+    return DeviceError(Error(code), f"{_MEANING[Error(code)]}; {detail}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Result:
+    """One picture under one task.
+
+    ``output``: the integers in memory, ``(rows, columns)`` int16 (see
+    :class:`~moevit.compiler.program.Output`), None from a device that computes in floats.
+    ``planes``: the head's output as floats ``(channels, height, width)``, in the units of
+    :mod:`moevit.model.tasks`; None where the network has no head. ``counters``: None from a device
+    that has none.
+    """
+
+    task: str
+    output: np.ndarray[Any, np.dtype[Any]] | None
+    planes: Floats | None
+    counters: Counters | None
+
+
+class Device(Protocol):
+    """Anything that runs programs."""
+
+    @property
+    def name(self) -> str:
+        """The backend's name."""
+
+    @property
+    def counters(self) -> Counters | None:
+        """Of the last frame that was finished."""
+
+    def load(self, program: Program) -> None:
+        """Make ``program`` the one that is run. ``DeviceError`` if it is for another device."""
+
+    def run(self, image: Any, task: str, *, progress: Progress | None = None) -> Result:
+        """One picture ``(height, width, channels)`` uint8.
+
+        Raises ``ValueError`` for a picture of another shape, an unknown task, or no program, and
+        ``DeviceError`` where the device gave up.
+        """
+
+    def close(self) -> None:
+        """Give everything back; the device cannot be used any more."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def planes(program: Program, task: str, output: Any) -> Floats | None:
+    """Floats ``(channels, height, width)`` of a task's integers; None where there is no head."""
+    about = program.task(task).output
+    if not about.channels:
+        return None
+    return unshuffle(
+        np.asarray(output),
+        channels=about.channels,
+        upscale=about.upscale,
+        scale=about.scale,
+        grid=program.geometry.grid,
+    )

@@ -1,0 +1,288 @@
+"""What each instruction does to the memories, for any of its rows: the text of ``hw/isa.py``.
+
+Reading and writing are separate steps, so that a schedule may put other instructions between them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from moevit.hw.config import BEAT_BYTES, AcceleratorConfig
+from moevit.hw.image import unpack_channels
+from moevit.hw.isa import Attention, Destination, Fetch, Gemm, Load, LoadKind, Norm, Store
+from moevit.hw.norm import DIM_BITS
+from moevit.hw.regs import Error
+from moevit.quant.formats import RESIDUAL, SCORE, VALUE, Multiplier, round_shift
+from moevit.quant.gate import Gate
+from moevit.quant.layernorm import LayerNorm
+from moevit.quant.linear import GeluOutput, matmul, to_activation
+from moevit.quant.softmax import Softmax
+
+from .errors import DeviceError
+from .memories import External, OnChip, Queue, Ring, read_block_rows
+
+__all__ = ["Bases", "Engines", "require"]
+
+Ints = np.ndarray[Any, np.dtype[Any]]
+_PIXEL_OFFSET = 128
+_UNWEIGHTED = 1 << SCORE.frac
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ``FIELD`` unless the condition holds."""
+    if not condition:
+        raise DeviceError(Error.FIELD, message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bases:
+    """The device's base registers."""
+
+    program: int
+    image: int
+    output: int
+
+
+class Engines:
+    """Executes instructions on ``chip`` and ``memory``; rows are numpy index arrays."""
+
+    def __init__(
+        self, config: AcceleratorConfig, chip: OnChip, memory: External, bases: Bases
+    ) -> None:
+        self.config, self.chip, self.memory, self.bases = config, chip, memory, bases
+        self.logits: list[Ints] = []
+
+    # Data engine -------------------------------------------------------------------------------
+    def load(self, i: Load) -> None:
+        """A whole LOAD."""
+        chip, array = self.chip, self.config.array
+        if i.kind == LoadKind.PIXELS:
+            self._pixels(i)
+            return
+        require(i.kind in (LoadKind.RESIDUAL, LoadKind.NORM), f"LOAD kind {i.kind}")
+        require(i.beats > 0, "LOAD of no beats")
+        require(i.address % BEAT_BYTES == 0, f"LOAD from {i.address:#x}")
+        data = self.memory.read(self.bases.program + i.address, i.beats * BEAT_BYTES)
+        if i.kind == LoadKind.RESIDUAL:
+            whole = i.beats * BEAT_BYTES % (2 * array.outputs) == 0
+            require(whole, f"LOAD of {i.beats} beats, no whole words")
+            rows = data.view("<i2").reshape(-1, array.outputs)
+            chip.residual[chip.span(chip.residual, i.target, len(rows))] = rows
+        else:  # the last row may be incomplete
+            start = np.int64(i.target * self.config.param_row_bytes)
+            chip.scatter_bytes(chip.norm_params, start, data)
+
+    def _pixels(self, i: Load) -> None:
+        chip, inputs = self.chip, self.config.array.inputs
+        require(min(i.strips, i.patches, i.patch_rows, i.patch_bytes) > 0, "LOAD of no pixels")
+        piece = self.config.piece_bytes
+        require(i.patch_bytes % piece == 0, f"LOAD of patch rows of {i.patch_bytes} bytes")
+        require((i.address | i.pitch) % BEAT_BYTES == 0, "LOAD of pixels that are not aligned")
+        height = i.strips * i.patch_rows
+        base = self.bases.image + i.address
+        width = i.patches * i.patch_bytes
+        span = self.memory.read(base, (height - 1) * i.pitch + width)
+        rows = span[np.arange(height)[:, None] * i.pitch + np.arange(width)]
+        pixels = rows.reshape(i.strips, i.patch_rows, i.patches, i.patch_bytes).astype(np.int16)
+        patch = np.arange(i.strips)[:, None, None] * i.patches + np.arange(i.patches)
+        y = np.arange(i.patch_rows)[:, None]
+        starts = (i.target + patch * i.stride) * inputs + y * i.patch_bytes
+        chip.scatter_bytes(chip.activations, starts, (pixels - _PIXEL_OFFSET).astype(np.int8))
+
+    def store(self, i: Store, rows: Ints) -> None:
+        """Rows of a STORE."""
+        chip = self.chip
+        source = chip.residual if i.residual else chip.activations
+        require(i.words > 0, "STORE of no words")
+        words = chip.span(source, i.source + rows * i.stride, i.words)
+        data = np.ascontiguousarray(source[words]).view(np.uint8).reshape(len(rows), -1)
+        require(data.shape[1] % BEAT_BYTES == 0, f"STORE of rows of {data.shape[1]} bytes")
+        require((i.address | i.pitch) % BEAT_BYTES == 0, "STORE to rows that are not aligned")
+        for r, row in zip(rows.tolist(), data, strict=True):
+            self.memory.write(self.bases.output + i.address + r * i.pitch, row)
+
+    # Norm engine -------------------------------------------------------------------------------
+    def norm(self, i: Norm, rows: Ints) -> None:
+        """Rows of a NORM."""
+        chip, width = self.chip, i.words * self.config.array.outputs
+        require(0 < width <= self.config.limits.depth, f"NORM of {width} channels")
+        require(
+            0 < i.dim <= min(width, (1 << DIM_BITS) - 1), f"NORM of {i.dim} of {width} channels"
+        )
+        words = chip.span(chip.residual, i.source + rows * i.words, i.words)
+        x = chip.residual[words].reshape(len(rows), width)
+        params = chip.norm_params[chip.span(chip.norm_params, i.params, i.words)]
+        bias, gain, shift = (p[: i.dim] for p in unpack_channels(params))
+        norm = LayerNorm(gain=gain.astype(np.int16), bias=bias, shift=shift, eps=i.eps)
+        y = np.zeros((len(rows), width), np.int8)  # padding has no gain
+        y[:, : i.dim] = norm.compute(x[:, : i.dim])
+        starts = (i.target + rows * i.stride) * self.config.array.inputs
+        chip.scatter_bytes(chip.activations, starts, y)
+
+    # Compute engine ----------------------------------------------------------------------------
+    def ring(self, i: Gemm) -> Ring:
+        """Where a GEMM's weights come from."""
+        return self.chip.demand if i.demand else self.chip.ring
+
+    def length(self, i: Gemm) -> int:
+        """Rows of a GEMM."""
+        return len(self.chip.queues[i.queue].tokens) if i.use_queue else i.tokens
+
+    def check_gemm(self, i: Gemm) -> None:
+        """Fields that the hardware checks before it starts."""
+        limits = self.config.limits
+        require(i.otiles > 0 and i.depth > 0, "GEMM of no weights")
+        require(i.depth * self.config.array.inputs <= limits.depth, f"GEMM of depth {i.depth}")
+        if i.use_queue:
+            require(i.queue < limits.experts, f"GEMM of queue {i.queue}")
+        else:
+            require(0 < i.tokens <= limits.tokens, f"GEMM of {i.tokens} tokens")
+        if i.mode == Destination.GATE:
+            require(0 < i.experts <= limits.experts, f"GEMM of {i.experts} experts")
+            require(0 < i.top_k <= min(i.experts, limits.top_k), f"GEMM of top {i.top_k}")
+            needed = -(-i.experts // self.config.array.outputs)
+            require(i.otiles == needed, f"GEMM of {i.otiles} tiles of logits, not {needed}")
+
+    def gemm_read(self, i: Gemm, rows: Ints) -> Ints:
+        """Operands ``(rows, depth * I)``."""
+        chip = self.chip
+        at = chip.queues[i.queue].tokens[rows] if i.use_queue and i.gather else rows
+        words = chip.span(chip.activations, i.source + at * i.stride, i.depth)
+        return chip.activations[words].reshape(len(rows), -1)
+
+    def gemm_targets(self, i: Gemm, rows: Ints) -> tuple[Ints, Ints]:
+        """Destination row and score of each row."""
+        if not i.use_queue:
+            return rows, np.full(len(rows), _UNWEIGHTED)
+        queue = self.chip.queues[i.queue]
+        return queue.tokens[rows] if i.scatter else rows, queue.scores[rows]
+
+    def gemm_write(
+        self, i: Gemm, targets: tuple[Ints, Ints], x: Ints, matrix: tuple[Ints, Ints, Ints, Ints]
+    ) -> None:
+        """Multiply operands, requantise, write the destination; router logits are collected."""
+        weights, bias, mult, shift = matrix
+        values = VALUE.saturate(round_shift((matmul(x, weights) + bias) * mult, shift))
+        array, chip = self.config.array, self.chip
+        row, scores = targets
+        if i.mode == Destination.GATE:
+            self.logits = [] if row[0] == 0 else self.logits
+            self.logits.append(values[:, : i.experts])
+            return
+        tiles = values.reshape(len(row), i.otiles, array.outputs)  # (rows, otiles, O)
+        ct = i.otile_base + np.arange(i.otiles)
+        if i.mode in (Destination.RESIDUAL, Destination.EXPERT):
+            if i.mode == Destination.EXPERT:
+                tiles = round_shift(tiles * scores[:, None, None], SCORE.frac)
+            start = i.target + row * i.target_stride + i.otile_base
+            words = chip.span(chip.residual, start, i.otiles)
+            chip.residual[words] = RESIDUAL.saturate(chip.residual[words] + tiles)
+        elif i.mode in (Destination.KEY, Destination.VALUE):
+            self._keep_kv(i, row, ct, to_activation(tiles))
+        else:
+            word = (i.target + row * i.target_stride)[:, None] * array.inputs
+            if i.mode == Destination.ACT16:
+                data = tiles.astype("<i2").view(np.int8)
+                starts = word + 2 * ct * array.outputs
+            else:
+                starts = word + ct * array.outputs
+                if i.mode == Destination.GELU8:
+                    out = Multiplier(mult=i.mult, shift=i.shift)
+                    data = GeluOutput(out=out, zero_point=i.zero_point).compute(tiles)
+                else:
+                    data = to_activation(tiles, i.zero_point)
+            chip.scatter_bytes(chip.activations, starts, data.astype(np.int8))
+
+    def _keep_kv(self, i: Gemm, row: Ints, ct: Ints, data: Ints) -> None:
+        inputs, outputs = self.config.array.inputs, self.config.array.outputs
+        require(i.head_otiles > 0, "GEMM of heads without output tiles")
+        h, j = np.divmod(ct, i.head_otiles)
+        at = row[:, None]
+        if i.mode == Destination.KEY:
+            wide = inputs // outputs  # output tiles in a row
+            kv = i.target + h * i.head_pitch + at // outputs * i.tile_pitch + j // wide
+            byte = at % outputs * inputs + j % wide * outputs
+        else:
+            kv = i.target + h * i.head_pitch + j * i.tile_pitch + at // inputs
+            byte = at % inputs * outputs
+        self.chip.scatter_bytes(
+            self.chip.kv, kv * self.config.row_bytes + byte, data.astype(np.int8)
+        )
+
+    def route(self, i: Gemm) -> None:
+        """The gate unit: queues from the logits of a whole router GEMM."""
+        index, score = Gate(experts=i.experts, k=i.top_k).compute(np.concatenate(self.logits))
+        none = np.zeros(0, np.int64)
+        self.chip.queues = [Queue(none, none) for _ in self.chip.queues]
+        for e in range(i.experts):
+            tokens, rank = np.nonzero(index == e)
+            self.chip.queues[e] = Queue(tokens, score[tokens, rank])
+
+    def check_attention(self, i: Attention) -> None:
+        """Fields that the hardware checks before it starts."""
+        require(min(i.heads, i.chunks, i.v_otiles) > 0, "ATTENTION of no heads")
+        top = self.config.limits.tokens
+        require(0 < i.queries <= top and 0 < i.keys <= top, f"ATTENTION of {i.keys} keys")
+        inputs = self.config.array.inputs
+        require(i.chunks * inputs <= self.config.limits.depth, f"ATTENTION of depth {i.chunks}")
+        pitch = -(-i.keys // inputs)
+        require(i.v_tile_pitch == pitch, f"ATTENTION of {i.v_tile_pitch} value rows, not {pitch}")
+
+    def attention_read(self, i: Attention, rows: Ints) -> Ints:
+        """Queries ``(heads, rows, chunks * I)``."""
+        chip = self.chip
+        starts = i.source + rows * i.stride + np.arange(i.heads)[:, None] * i.chunks
+        words = chip.span(chip.activations, starts, i.chunks)
+        return chip.activations[words].reshape(i.heads, len(rows), -1)
+
+    def attention_values(self, i: Attention, q: Ints) -> Ints:
+        """Scores, softmax and weighted values ``(heads, rows, channels)`` int8 of queries ``q``."""
+        chip, inputs, outputs = self.chip, self.config.array.inputs, self.config.array.outputs
+        key_tiles = -(-i.keys // outputs)
+        v_chunks = -(-i.keys // inputs)
+        softmax = Softmax(
+            score=Multiplier(mult=i.score_mult, shift=i.score_shift),
+            out=Multiplier(mult=i.out_mult, shift=i.out_shift),
+        )
+        values = []
+        for h in range(i.heads):
+            k = chip.kv[chip.span(chip.kv, i.k_base + h * i.k_pitch, key_tiles * i.chunks)]
+            k = k.reshape(key_tiles, i.chunks, outputs, inputs).swapaxes(1, 2)
+            k = k.reshape(key_tiles * outputs, -1)[: i.keys]
+            tiles = i.v_base + h * i.v_pitch + np.arange(i.v_otiles) * i.v_tile_pitch
+            v = chip.kv[chip.span(chip.kv, tiles, v_chunks)]  # (v_otiles, chunks, I * O)
+            v = v.reshape(i.v_otiles, v_chunks * inputs, outputs)[:, : i.keys]
+            weights = softmax.weights(softmax.scores(matmul(q[h], k)))
+            acc = matmul(weights, v.swapaxes(1, 2).reshape(i.v_otiles * outputs, -1))
+            values.append(to_activation(softmax.outputs(acc, weights.sum(axis=-1))))
+        return np.stack(values).astype(np.int8)
+
+    def attention_write(self, i: Attention, rows: Ints, values: Ints) -> None:
+        """Attention outputs of ``rows``."""
+        head = i.v_otiles * self.config.array.outputs
+        start = (i.target + rows * i.target_stride) * self.config.array.inputs
+        starts = start + np.arange(i.heads)[:, None] * head  # (heads, rows)
+        self.chip.scatter_bytes(self.chip.activations, starts, values)
+
+    # Weight engine -----------------------------------------------------------------------------
+    def fetch(self, i: Fetch) -> bool:
+        """FETCH; false if the queue is empty."""
+        config = self.config
+        require(i.queue < config.limits.experts, f"FETCH of queue {i.queue}")
+        require(i.address % BEAT_BYTES == 0, f"FETCH from {i.address:#x}")
+        require(
+            i.param_rows <= config.memory.demand_param_rows
+            and i.weight_rows <= config.memory.demand_rows,
+            "FETCH of more rows than the demand ring has",
+        )
+        if not len(self.chip.queues[i.queue].tokens):
+            return False
+        beats = i.param_rows * config.param_row_beats + i.weight_rows * config.row_beats
+        base = self.bases.program + i.address
+        addresses = base + np.arange(config.memory.ports) * beats * BEAT_BYTES
+        rows = read_block_rows(self.memory, config, addresses, i.param_rows, i.weight_rows)
+        self.chip.demand.put(*rows)
+        return True

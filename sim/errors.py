@@ -1,0 +1,15 @@
+"""How a device fails: with one of the hardware's error codes."""
+
+from __future__ import annotations
+
+from moevit.hw.regs import Error
+
+__all__ = ["DeviceError"]
+
+
+class DeviceError(RuntimeError):
+    """A frame was given up; ``code`` says why, as the device's ERROR register would."""
+
+    def __init__(self, code: Error, message: str = "") -> None:
+        self.code = Error(code)
+        super().__init__(f"{self.code.name}: {message}" if message else self.code.name)

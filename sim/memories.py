@@ -1,0 +1,178 @@
+"""The accelerator's memories as numpy arrays, with the checks that its address logic makes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from moevit.hw.config import BEAT_BYTES, AcceleratorConfig
+from moevit.hw.image import BLOCK_MAGIC, block_header, unpack_channels
+from moevit.hw.regs import Error
+
+from .errors import DeviceError
+
+__all__ = ["External", "OnChip", "Ring", "read_block_rows"]
+
+Ints = np.ndarray[Any, np.dtype[Any]]
+
+
+class External:
+    """Memory behind the AXI ports: reads and writes outside it answer with an error."""
+
+    def __init__(self, data: Ints) -> None:
+        if data.dtype != np.uint8 or data.ndim != 1:
+            raise ValueError(f"Memory must be 1-d uint8, not {data.ndim}-d {data.dtype}")
+        self.data = data
+
+    def read(self, address: int, size: int) -> Ints:
+        """``size`` bytes (a view)."""
+        if not 0 <= address <= address + size <= len(self.data):
+            raise DeviceError(Error.READ, f"{size} bytes at {address:#x} lie outside the memory")
+        return self.data[address : address + size]
+
+    def write(self, address: int, content: Ints) -> None:
+        """Bytes to ``address``."""
+        if not 0 <= address <= address + len(content) <= len(self.data):
+            raise DeviceError(
+                Error.WRITE, f"{len(content)} bytes at {address:#x} lie outside the memory"
+            )
+        self.data[address : address + len(content)] = content
+
+
+class Ring:
+    """Weight and parameter rows in the order of arrival, with the reader's position.
+
+    Rows are kept for the whole frame: a ring cannot overflow, since its writer waits for room.
+    """
+
+    def __init__(self, name: str, config: AcceleratorConfig, rows: int, params: int) -> None:
+        self.name, self.rows, self.param_rows = name, rows, params
+        self.weights = np.zeros((0, config.row_bytes), np.uint8)
+        self.params = np.zeros((0, config.param_row_bytes), np.uint8)
+        self.weight_at = self.param_at = 0
+        self._shape = (config.array.outputs, config.array.inputs)
+
+    def put(self, params: Ints, weights: Ints) -> None:
+        """Rows arrive."""
+        self.params = np.concatenate([self.params, params])
+        self.weights = np.concatenate([self.weights, weights])
+
+    def matrix(self, otiles: int, depth: int) -> tuple[Ints, Ints, Ints, Ints]:
+        """Next rows: weights ``(otiles * O, depth * I)`` int8, bias, mult, shift of each channel.
+
+        Raises ``HANG`` if the ring can never hold them, or they never come.
+        """
+        if otiles * depth > self.rows or otiles > self.param_rows:
+            raise DeviceError(
+                Error.HANG,
+                f"{otiles * depth} weight rows and {otiles} parameter rows exceed the {self.name} "
+                f"ring of {self.rows} and {self.param_rows}",
+            )
+        if not self.holds(otiles, depth):
+            raise DeviceError(Error.HANG, f"the {self.name} ring has no more rows")
+        weights = self.weights[self.weight_at : self.weight_at + otiles * depth]
+        params = self.params[self.param_at : self.param_at + otiles]
+        o, i = self._shape
+        tiles = weights.view(np.int8).reshape(otiles, depth, o, i).swapaxes(1, 2)
+        return (tiles.reshape(otiles * o, depth * i), *unpack_channels(params))
+
+    def holds(self, otiles: int, depth: int) -> bool:
+        """Whether these next rows have arrived."""
+        weights, params = self.left
+        return otiles * depth <= weights and otiles <= params
+
+    def release(self, otiles: int, depth: int) -> None:
+        """The reader is done with these rows."""
+        self.weight_at += otiles * depth
+        self.param_at += otiles
+
+    @property
+    def left(self) -> tuple[int, int]:
+        """Weight and parameter rows that nobody has used."""
+        return len(self.weights) - self.weight_at, len(self.params) - self.param_at
+
+
+def read_block_rows(
+    memory: External, config: AcceleratorConfig, addresses: Ints, params: int, weights: int
+) -> tuple[Ints, Ints]:
+    """Parameter rows, then weight rows, of which port p reads its share from ``addresses[p]``."""
+    ports = config.memory.ports
+    out = []
+    offset = 0
+    for rows, size in ((params, config.param_row_bytes), (weights, config.row_bytes)):
+        share = rows * size // ports
+        parts = [memory.read(int(a) + offset, share).reshape(rows, -1) for a in addresses]
+        out.append(np.concatenate(parts, axis=1))
+        offset += share
+    return out[0], out[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """An expert's tokens and their scores."""
+
+    tokens: Ints
+    scores: Ints
+
+
+class OnChip:
+    """Activation, residual, key/value and norm memories, rings and queues.
+
+    Everything starts as noise from ``poison``, so that a word read before it was written shows.
+    """
+
+    def __init__(self, config: AcceleratorConfig, poison: int) -> None:
+        rng = np.random.default_rng(poison)
+        a, m = config.array, config.memory
+
+        def noise(*shape: int) -> Ints:
+            return rng.integers(0, 256, shape, np.uint8)
+
+        self.config = config
+        self.activations = noise(m.activation_words, a.inputs).view(np.int8)
+        self.residual = noise(m.residual_words, 2 * a.outputs).view("<i2")
+        self.kv = noise(m.kv_rows, config.row_bytes).view(np.int8)
+        self.norm_params = noise(m.norm_rows, config.param_row_bytes)
+        self.ring = Ring("weight", config, m.ring_rows, m.param_rows)
+        self.demand = Ring("demand", config, m.demand_rows, m.demand_param_rows)
+        none = np.zeros(0, np.int64)
+        self.queues = [Queue(none, none) for _ in range(config.limits.experts)]
+
+    @staticmethod
+    def span(memory: Ints, starts: Any, count: int) -> Ints:
+        """Words ``starts[..., None] + 0..count-1``; raises ``ADDRESS`` outside the memory."""
+        words = np.asarray(starts, np.int64)[..., None] + np.arange(count)
+        if words.size and (words.min() < 0 or words.max() >= len(memory)):
+            raise DeviceError(
+                Error.ADDRESS, f"words {words.min()}..{words.max()} of a memory of {len(memory)}"
+            )
+        return words
+
+    def scatter_bytes(self, memory: Ints, starts: Any, values: Ints) -> None:
+        """Write ``values (..., n)`` to the bytes from ``starts (...)`` of an int8 memory."""
+        flat = memory.reshape(-1)
+        flat[self.span(flat, starts, values.shape[-1])] = values
+
+    def stream(self, memory: External, address: int, beats: int) -> None:
+        """Read the whole weight stream; raises ``STREAM`` for a bad block or one cut short."""
+        config = self.config
+        ports = np.arange(config.memory.ports) * beats * BEAT_BYTES + address
+        params, weights, at = [], [], 0
+        while at < beats:
+            here = ports + at * BEAT_BYTES
+            heads = [memory.read(int(a), BEAT_BYTES).tobytes() for a in here]
+            magic, param_rows, rows = np.frombuffer(heads[0], "<u4")[:3].tolist()
+            expected = block_header(param_rows=param_rows, weight_rows=rows)
+            if magic != BLOCK_MAGIC or any(h != expected for h in heads):
+                raise DeviceError(Error.STREAM, f"no block header at beat {at} of the stream")
+            size = param_rows * config.param_row_beats + rows * config.row_beats
+            if at + 1 + size > beats:
+                raise DeviceError(Error.STREAM, f"the block at beat {at} exceeds the stream")
+            p, w = read_block_rows(memory, config, here + BEAT_BYTES, param_rows, rows)
+            params.append(p)
+            weights.append(w)
+            at += 1 + size
+        if params:
+            self.ring.put(np.concatenate(params), np.concatenate(weights))

@@ -1,0 +1,287 @@
+"""The verilated accelerator as a device: the backend ``sim``.
+
+The host does what a driver on a board would do and no more: program, picture and room for the
+result in memory, three base addresses, START, wait for the interrupt, read status and result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from moevit.compiler.program import Program
+from moevit.hw import verilog
+from moevit.hw.config import BEAT_BYTES, ISA_VERSION, AcceleratorConfig
+from moevit.hw.regs import (
+    COUNTER_BASE,
+    DEVICE_ID,
+    EXPERT_BASE,
+    Control,
+    Counter,
+    Error,
+    Register,
+    Status,
+)
+
+from . import cache
+from .build import Report
+from .counters import Counters
+from .device import Progress, Result, failure, planes
+from .native import MemoryTiming, NativeSim, RunResult, Stats, build_native
+
+__all__ = ["RtlDevice", "Simulator", "board_memory", "build_simulator"]
+
+MAX_CYCLES = 50_000_000
+"""Of one frame, by default; the device's own watchdog finds a hang much earlier."""
+
+_MEMORY_BASE = 0x1000_0000  # not 0, so that a base address that is ignored shows
+_PAGE = 4096
+_ABORT_CYCLES = 100_000
+
+
+def board_memory(config: AcceleratorConfig) -> MemoryTiming:
+    """The DDR4-2400 of a ZCU104 at the configuration's clock (:meth:`MemoryTiming.ddr4`)."""
+    ports = config.memory.ports + 1  # weights and data
+    return MemoryTiming.ddr4(clock_mhz=config.clock_mhz, ports=ports, beat_bytes=BEAT_BYTES)
+
+
+def _verilog(config: AcceleratorConfig, report: Report) -> str:
+    """The accelerator's Verilog, generated once for each configuration and version."""
+    folders = [Path(str(module.__file__)).parent for module in _generators()]
+    data = config.to_dict()
+    for name in ("name", "clock_mhz"):  # not in the hardware
+        del data[name]
+    key = cache.digest(
+        json.dumps(data, sort_keys=True),
+        cache.source_digest(*folders),
+        metadata.version("amaranth"),
+    )
+
+    def make(folder: Path) -> None:
+        report("generating Verilog", 0.0)
+        (folder / "top.v").write_text(verilog.generate(config), encoding="utf-8")
+
+    def waiting() -> None:
+        report("waiting for another process that generates the same Verilog", 0.0)
+
+    return (cache.entry("verilog", key, make, waiting) / "top.v").read_text(encoding="utf-8")
+
+
+def _generators() -> tuple[Any, ...]:
+    from moevit import hw, quant  # the hardware takes its tables and formats from quant
+
+    return hw, quant
+
+
+def build_simulator(config: AcceleratorConfig, report: Report = lambda _what, _share: None) -> Path:
+    """The verilated accelerator as a shared library; from the cache after the first call.
+
+    Raises :class:`~.build.BuildError` or :class:`~.toolchain.ToolNotFoundError`.
+    """
+    return build_native(
+        _verilog(config, report), top=verilog.TOP_NAME, label=f"{config.hash:016x}", report=report
+    )
+
+
+class Simulator(Protocol):
+    """What the device needs of :class:`~.native.NativeSim`."""
+
+    def write(self, address: int, data: bytes) -> None: ...
+    def read(self, address: int, count: int) -> bytes: ...
+    def reset(self, cycles: int = 8) -> None: ...
+    def reg_write(self, address: int, value: int) -> None: ...
+    def reg_read(self, address: int) -> int: ...
+    def run(self, max_cycles: int, progress: Progress | None = None) -> RunResult: ...
+    def clear_stats(self) -> None: ...
+    def close(self) -> None: ...
+    @property
+    def stats(self) -> Stats: ...
+
+
+Connect = Callable[[int, int, MemoryTiming], Simulator]
+"""From the memory's base, its bytes and its timing to a simulator."""
+
+
+class RtlDevice:
+    """The accelerator's RTL with a native memory model.
+
+    Parameters
+    ----------
+    config:
+        The build. Programs for another one are refused.
+    timing:
+        Of the memory; :func:`board_memory` by default.
+    max_cycles:
+        After so many cycles a frame is aborted.
+    report:
+        Told of the progress of a first build.
+    connect:
+        Makes the simulator; by default verilates the configuration.
+    """
+
+    name = "sim"
+
+    def __init__(
+        self,
+        config: AcceleratorConfig,
+        *,
+        timing: MemoryTiming | None = None,
+        max_cycles: int = MAX_CYCLES,
+        report: Report = lambda _what, _share: None,
+        connect: Connect | None = None,
+    ) -> None:
+        if max_cycles < 1:
+            raise ValueError(f"max_cycles must be positive, not {max_cycles!r}")
+        self.config = config
+        self.timing = timing or board_memory(config)
+        self.max_cycles = max_cycles
+        self._report = report
+        self._connect = connect or self._verilate
+        self._simulator: Simulator | None = None
+        self._program: Program | None = None
+        self._image = self._output = 0
+        self._counters: Counters | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Frees the simulator."""
+        if self._simulator is not None:
+            self._simulator.close()
+        self._simulator = self._program = None
+
+    @property
+    def counters(self) -> Counters | None:
+        """Of the last frame that was finished."""
+        return self._counters
+
+    @property
+    def simulator(self) -> Simulator:
+        """The simulator behind the device, for tests that inject faults; after :meth:`load`."""
+        if self._simulator is None:
+            raise ValueError("The device has no program; load one first")
+        return self._simulator
+
+    def _verilate(self, base: int, size: int, timing: MemoryTiming) -> Simulator:
+        library = build_simulator(self.config, self._report)
+        return NativeSim(library, base=base, memory_bytes=size, timing=timing)
+
+    # Programs ----------------------------------------------------------------------------------
+    def load(self, program: Program) -> None:
+        """Puts a program into memory, and starts the simulator with a memory that holds it."""
+        if program.config.hash != self.config.hash:
+            raise failure(
+                Error.HASH,
+                f"program for {program.config.name} {program.config.hash:016x}, "
+                f"device is {self.config.name} {self.config.hash:016x}",
+            )
+        image = _MEMORY_BASE + _pages(len(program.memory))
+        output = image + _pages(program.image.size)
+        end = output + _pages(program.output_bytes)
+        self.close()
+        sim = self._connect(_MEMORY_BASE, end - _MEMORY_BASE, self.timing)
+        try:
+            sim.reset()
+            self._identify(sim)
+            sim.write(_MEMORY_BASE, program.memory.tobytes())
+            sim.reg_write(Register.IMAGE_BASE, image)
+            sim.reg_write(Register.OUTPUT_BASE, output)
+            sim.reg_write(Register.IRQ_ENABLE, 1)
+        except BaseException:
+            sim.close()
+            raise
+        self._simulator, self._program = sim, program
+        self._image, self._output = image, output
+
+    def _identify(self, sim: Simulator) -> None:
+        wanted = {
+            Register.ID: DEVICE_ID,
+            Register.VERSION: ISA_VERSION,
+            Register.HASH_LOW: self.config.hash & 0xFFFF_FFFF,
+            Register.HASH_HIGH: self.config.hash >> 32,
+        }
+        for register, expected in wanted.items():
+            found = sim.reg_read(register)
+            if found != expected:
+                raise failure(
+                    Error.HASH,
+                    f"register {register.name} reads {found:#010x}, expected {expected:#010x}",
+                )
+
+    # Frames ------------------------------------------------------------------------------------
+    def run(self, image: Any, task: str, *, progress: Progress | None = None) -> Result:
+        """One picture; see :class:`~.device.Device`."""
+        sim, program = self.simulator, self._program
+        assert program is not None
+        about = program.task(task)
+        sim.write(self._image, program.image.pack(image).tobytes())
+        sim.write(self._output, b"\xa5" * about.output.size)  # nothing may be left from before
+        sim.reg_write(Register.PROGRAM_BASE, _MEMORY_BASE + about.base)
+        sim.clear_stats()
+        sim.reg_write(Register.CONTROL, 1 << Control.START)
+        try:
+            finished = sim.run(self.max_cycles, progress)
+        except BaseException:
+            self._give_up(sim)
+            raise
+        if not finished.interrupt:
+            self._give_up(sim)
+            raise failure(
+                Error.ABORTED, f"task {task} did not end within {self.max_cycles:,} cycles"
+            )
+        status = sim.reg_read(Register.STATUS)
+        if status >> Status.FAILED & 1:
+            code = sim.reg_read(Register.ERROR)
+            sim.reg_write(Register.CONTROL, 1 << Control.CLEAR_IRQ)
+            raise failure(code, f"task {task}, after {finished.cycles:,} cycles")
+        stats = sim.stats
+        if stats.violations:
+            raise RuntimeError(f"The accelerator broke the AXI protocol {stats.violations} times")
+        self._counters = self._read_counters(sim, stats.seconds)
+        sim.reg_write(Register.CONTROL, 1 << Control.CLEAR_IRQ)
+        output = about.output.unpack(
+            sim.read(self._output + about.output.address, about.output.size)
+        )
+        return Result(
+            task=task,
+            output=output,
+            planes=planes(program, task, output),
+            counters=self._counters,
+        )
+
+    @staticmethod
+    def _give_up(sim: Simulator) -> None:
+        """Abort the frame; reset a device that does not even answer that."""
+        with contextlib.suppress(Exception):
+            sim.reg_write(Register.CONTROL, 1 << Control.ABORT)
+            if sim.run(_ABORT_CYCLES).interrupt:
+                sim.reg_write(Register.CONTROL, 1 << Control.CLEAR_IRQ)
+                return
+        bases = {}
+        kept = (Register.IMAGE_BASE, Register.OUTPUT_BASE, Register.IRQ_ENABLE)
+        with contextlib.suppress(Exception):
+            bases = {register: sim.reg_read(register) for register in kept}
+        sim.reset()
+        for register, value in bases.items():
+            sim.reg_write(register, value)
+
+    def _read_counters(self, sim: Simulator, seconds: float) -> Counters:
+        return Counters(
+            values={c: sim.reg_read(COUNTER_BASE + 4 * c) for c in Counter},
+            expert_tokens=tuple(
+                sim.reg_read(EXPERT_BASE + 4 * e) for e in range(self.config.limits.experts)
+            ),
+            seconds=seconds,
+        )
+
+
+def _pages(count: int) -> int:
+    return -(-count // _PAGE) * _PAGE
