@@ -1,0 +1,1 @@
+"""M3ViT in PyTorch: the multi-task mixture-of-experts vision transformer, its data and training."""

@@ -1,0 +1,324 @@
+"""Sizes of the M3ViT family: one frozen object from which network, training and hardware follow."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .layout import CLASSES
+
+__all__ = [
+    "KINDS",
+    "PRESETS",
+    "SCENE_TASKS",
+    "TOKEN_KINDS",
+    "ModelConfig",
+    "TaskConfig",
+    "preset",
+]
+
+KINDS = ("segmentation", "depth", "normals", "edges", "saliency")
+"""Kinds of task: how a head's raw output is decoded, trained and scored (:mod:`.tasks`)."""
+
+TOKEN_KINDS = ("classification", "tokens")
+"""Kinds whose result is no picture: logits from the class token; the backbone's tokens, no head."""
+
+_FIXED_CHANNELS = {"depth": 1, "normals": 3, "edges": 1, "saliency": 1}
+
+
+def _positive(owner: str, **values: int) -> None:
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{owner} {name} must be a positive integer, not {value!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskConfig:
+    """One task: its name, kind, output channels, and the stride of its head in pixels.
+
+    A head of stride ``s`` gives one value a channel for each ``s`` x ``s`` block of pixels. A task
+    of a kind in :data:`TOKEN_KINDS` has no picture to give; its stride is the patch by convention.
+    Raises ``ValueError`` for an unknown kind or channels that the kind does not allow.
+    """
+
+    name: str
+    kind: str
+    channels: int
+    stride: int
+
+    def __post_init__(self) -> None:
+        if not self.name or not self.name.replace("_", "").isalnum():
+            raise ValueError(f"Task name must be letters, digits and '_', not {self.name!r}")
+        if self.kind not in KINDS + TOKEN_KINDS:
+            known = ", ".join(KINDS + TOKEN_KINDS)
+            raise ValueError(f"Task kind must be one of {known}, not {self.kind!r}")
+        _positive(f"Task {self.name}", channels=self.channels, stride=self.stride)
+        if self.channels != _FIXED_CHANNELS.get(self.kind, self.channels):
+            raise ValueError(
+                f"Task {self.name} of kind {self.kind} has "
+                f"{_FIXED_CHANNELS[self.kind]} channels, not {self.channels}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """Geometry of one network.
+
+    ``image`` is (height, width) in pixels, divided into square patches of ``patch`` pixels. ``dim``
+    channels a token, in ``heads`` attention heads. Blocks count from 0; block ``i`` is a mixture of
+    experts where ``i % moe_every == moe_every - 1`` (every second one by default) and dense
+    elsewhere; ``experts`` of hidden width ``expert_hidden``, ``top_k`` of them a token. Pixels are
+    normalised as ``(pixel / pixel_scale - pixel_mean) / pixel_std`` before the patch embedding.
+
+    The last fields hold what imported models do differently. ``attention_scale``: factor of the
+    scores, ``(dim / heads) ** -0.5`` if None. ``class_token_in_position``: row 0 of the position
+    embedding is the class token itself, which then is no parameter of its own. ``gate_bias``: each
+    task's router adds a constant to its logits. ``final_norm``: whether a LayerNorm follows the
+    last block; without it only tasks of kind ``tokens`` are possible.
+
+    Raises ``ValueError`` naming the field for sizes that do not fit one another.
+    """
+
+    name: str
+    image: tuple[int, int]
+    patch: int
+    dim: int
+    depth: int
+    heads: int
+    mlp_ratio: float
+    experts: int
+    top_k: int
+    expert_hidden: int
+    tasks: tuple[TaskConfig, ...]
+    moe_every: int = 2
+    class_token: bool = True
+    norm_eps: float = 1e-6
+    pixel_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    pixel_std: tuple[float, float, float] = (0.25, 0.25, 0.25)
+    pixel_scale: float = 255.0
+    attention_scale: float | None = None
+    class_token_in_position: bool = False
+    gate_bias: bool = False
+    final_norm: bool = True
+
+    def __post_init__(self) -> None:
+        _positive(
+            "Model",
+            image_height=self.image[0],
+            image_width=self.image[1],
+            patch=self.patch,
+            dim=self.dim,
+            depth=self.depth,
+            heads=self.heads,
+            experts=self.experts,
+            top_k=self.top_k,
+            expert_hidden=self.expert_hidden,
+            moe_every=self.moe_every,
+        )
+        if any(side % self.patch for side in self.image):
+            raise ValueError(f"Model image {self.image} must be a multiple of patch {self.patch}")
+        if self.dim % self.heads:
+            raise ValueError(f"Model dim {self.dim} must be a multiple of heads {self.heads}")
+        if self.top_k > self.experts:
+            raise ValueError(f"Model top_k {self.top_k} must be at most experts {self.experts}")
+        if self.mlp_hidden < 1:
+            raise ValueError(f"Model mlp_ratio must be positive, not {self.mlp_ratio!r}")
+        if not self.norm_eps > 0:
+            raise ValueError(f"Model norm_eps must be positive, not {self.norm_eps!r}")
+        if min(self.pixel_std) <= 0:
+            raise ValueError(f"Model pixel_std must be positive, not {self.pixel_std!r}")
+        if not self.pixel_scale > 0:
+            raise ValueError(f"Model pixel_scale must be positive, not {self.pixel_scale!r}")
+        if self.attention_scale is not None and not self.attention_scale > 0:
+            raise ValueError(
+                f"Model attention_scale must be positive, not {self.attention_scale!r}"
+            )
+        if self.class_token_in_position and not self.class_token:
+            raise ValueError("Model class_token_in_position needs class_token")
+        if not self.tasks:
+            raise ValueError("Model tasks must name at least one task")
+        names = [task.name for task in self.tasks]
+        if len(set(names)) != len(names):
+            raise ValueError(f"Model tasks must have different names, not {', '.join(names)}")
+        for task in self.tasks:
+            if task.kind == "classification" and not self.class_token:
+                raise ValueError(f"Task {task.name} of kind classification needs class_token")
+            if task.kind != "tokens" and not self.final_norm:
+                raise ValueError(f"Task {task.name} of kind {task.kind} needs final_norm")
+            if task.kind == "tokens" and task.channels != self.dim:
+                raise ValueError(
+                    f"Task {task.name} of kind tokens has {self.dim} channels, not {task.channels}"
+                )
+            if self.patch % task.stride:
+                raise ValueError(
+                    f"Task {task.name} stride {task.stride} must divide patch {self.patch}"
+                )
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches down and across."""
+        return self.image[0] // self.patch, self.image[1] // self.patch
+
+    @property
+    def tokens(self) -> int:
+        """Patches of an image, plus the class token where there is one."""
+        return self.grid[0] * self.grid[1] + int(self.class_token)
+
+    @property
+    def mlp_hidden(self) -> int:
+        """Hidden width of the dense blocks."""
+        return int(self.dim * self.mlp_ratio)
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """Names of the tasks, in order; a task's number is its place."""
+        return tuple(task.name for task in self.tasks)
+
+    def is_moe(self, block: int) -> bool:
+        """Whether block ``block`` is a mixture of experts."""
+        return block % self.moe_every == self.moe_every - 1
+
+    def task_index(self, name: str) -> int:
+        """Number of a task; ``ValueError`` naming the known ones for an unknown name."""
+        if name not in self.task_names:
+            raise ValueError(f"Task must be one of {', '.join(self.task_names)}, not {name!r}")
+        return self.task_names.index(name)
+
+    def task(self, name: str) -> TaskConfig:
+        """A task's configuration by name."""
+        return self.tasks[self.task_index(name)]
+
+    def head_size(self, name: str) -> tuple[int, int]:
+        """Height and width of a task's raw output."""
+        stride = self.task(name).stride
+        return self.image[0] // stride, self.image[1] // stride
+
+    def subpixels(self, name: str) -> int:
+        """Raw outputs of a task along one side of a patch."""
+        return self.patch // self.task(name).stride
+
+    def to_json(self) -> str:
+        """One line of JSON that :meth:`from_json` reads back."""
+        return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelConfig:
+        """Read :meth:`to_json`'s output; ``ValueError`` naming the offending field."""
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"Model configuration is not JSON: {error}") from None
+        fields = _checked("Model configuration", values, cls)
+        tasks = fields["tasks"]
+        if not isinstance(tasks, list):
+            raise ValueError(f"Model configuration tasks must be a list, not {tasks!r}")
+        fields["tasks"] = tuple(
+            TaskConfig(**_checked("Task configuration", task, TaskConfig)) for task in tasks
+        )
+        for name, length in (("image", 2), ("pixel_mean", 3), ("pixel_std", 3)):
+            if name in fields:
+                value = fields[name]
+                if not isinstance(value, list) or len(value) != length:
+                    raise ValueError(
+                        f"Model configuration {name} must be {length} numbers, not {value!r}"
+                    )
+                fields[name] = tuple(value)
+        try:
+            return cls(**fields)
+        except TypeError as error:
+            raise ValueError(f"Model configuration has a bad field: {error}") from None
+
+
+def _checked(owner: str, values: object, kind: type[Any]) -> dict[str, Any]:
+    """``values`` as keyword arguments of the dataclass ``kind``, or a ``ValueError``."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{owner} must be an object, not {values!r}")
+    known = {field.name: field for field in dataclasses.fields(kind)}
+    for name in values:
+        if name not in known:
+            raise ValueError(f"{owner} has an unknown field {name!r}")
+    for name, field in known.items():
+        if name not in values and field.default is dataclasses.MISSING:
+            raise ValueError(f"{owner} lacks the field {name!r}")
+    return dict(values)
+
+
+def _scene_tasks(stride: int) -> tuple[TaskConfig, ...]:
+    channels = {"segmentation": len(CLASSES), **_FIXED_CHANNELS}
+    return tuple(
+        TaskConfig(name=kind, kind=kind, channels=channels[kind], stride=stride) for kind in KINDS
+    )
+
+
+SCENE_TASKS = _scene_tasks(2)
+"""The five tasks of the procedural scenes at half resolution, as the shipped model has them."""
+
+PRESETS = {
+    config.name: config
+    for config in (
+        ModelConfig(
+            name="nano",
+            image=(64, 128),
+            patch=8,
+            dim=96,
+            depth=6,
+            heads=3,
+            mlp_ratio=4.0,
+            experts=8,
+            top_k=2,
+            expert_hidden=192,
+            tasks=SCENE_TASKS,
+        ),
+        ModelConfig(
+            name="tiny",
+            image=(128, 256),
+            patch=16,
+            dim=192,
+            depth=12,
+            heads=3,
+            mlp_ratio=4.0,
+            experts=16,
+            top_k=2,
+            expert_hidden=384,
+            tasks=_scene_tasks(4),
+        ),
+        ModelConfig(
+            name="small",
+            image=(128, 256),
+            patch=16,
+            dim=384,
+            depth=12,
+            heads=6,
+            mlp_ratio=4.0,
+            experts=16,
+            top_k=4,
+            expert_hidden=384,
+            tasks=_scene_tasks(4),
+        ),
+        ModelConfig(
+            name="base",
+            image=(128, 256),
+            patch=16,
+            dim=768,
+            depth=12,
+            heads=12,
+            mlp_ratio=4.0,
+            experts=16,
+            top_k=4,
+            expert_hidden=768,
+            tasks=_scene_tasks(4),
+        ),
+    )
+}
+"""The sizes by name: ``nano`` ships trained, ``tiny`` is the reference workload, ``small`` is
+M3ViT's headline, ``base`` is headroom."""
+
+
+def preset(name: str) -> ModelConfig:
+    """A size by name; ``ValueError`` naming the known ones otherwise."""
+    if name not in PRESETS:
+        raise ValueError(f"Size must be one of {', '.join(PRESETS)}, not {name!r}")
+    return PRESETS[name]

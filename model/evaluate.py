@@ -1,0 +1,83 @@
+"""Scoring of any backend on a split of the procedural scenes.
+
+A backend is a callable ``(images, task) -> raw``: pictures ``(B, H, W, 3)`` uint8 and a task's
+name to raw outputs ``(B, C, h, w)``, floats in the units of :mod:`moevit.model.tasks`. The float
+network, the golden model and the accelerator are scored by the same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .config import ModelConfig
+from .data import samples
+from .m3vit import M3ViT
+from .metrics import Scorer, scorer
+from .scenes import Sample
+from .tasks import predict
+
+__all__ = ["Backend", "Results", "evaluate", "float_backend"]
+
+Backend = Callable[[NDArray[np.uint8], str], NDArray[np.float32]]
+Results = dict[str, dict[str, float]]
+
+
+def float_backend(model: M3ViT) -> Backend:
+    """The PyTorch network as a backend, on whatever device it is; put it in eval mode first."""
+    device = next(model.parameters()).device
+
+    def run(images: NDArray[np.uint8], task: str) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            raw = model(torch.from_numpy(images).to(device), task)
+        result: NDArray[np.float32] = raw.cpu().numpy()
+        return result
+
+    return run
+
+
+def _score(
+    backend: Backend, config: ModelConfig, scorers: dict[str, Scorer], batch: list[Sample]
+) -> None:
+    images = np.stack([sample.image for sample in batch])
+    for name, tally in scorers.items():
+        kind = config.task(name).kind
+        raw = backend(images, name)
+        expected = (len(batch), config.task(name).channels)
+        if raw.ndim != 4 or raw.shape[:2] != expected:
+            raise ValueError(f"Backend must give {expected} maps for task {name}, not {raw.shape}")
+        truth = np.stack([getattr(sample, kind) for sample in batch])
+        tally.update(predict(kind, raw, config.image), truth)
+
+
+def evaluate(
+    backend: Backend,
+    config: ModelConfig,
+    *,
+    tasks: Sequence[str] | None = None,
+    split: str = "validation",
+    count: int = 500,
+    batch: int = 25,
+    on_progress: Callable[[int], None] | None = None,
+) -> Results:
+    """Metrics of every task in ``tasks`` (all by default) on the first ``count`` scenes of a split.
+
+    Returns ``{task: {metric: value}}``. ``on_progress`` is told the number of pictures done after
+    each batch. Raises ``ValueError`` for an unknown task or split, or outputs of the wrong shape.
+    """
+    if count < 1 or batch < 1:
+        raise ValueError(f"Count and batch must be positive, not {count!r} and {batch!r}")
+    names = config.task_names if tasks is None else tuple(tasks)
+    scorers = {name: scorer(config.task(name).kind, config.task(name).channels) for name in names}
+    pending: list[Sample] = []
+    for done, sample in enumerate(samples(split, count, *config.image), start=1):
+        pending.append(sample)
+        if len(pending) == batch or done == count:
+            _score(backend, config, scorers, pending)
+            pending.clear()
+            if on_progress is not None:
+                on_progress(done)
+    return {name: tally.result() for name, tally in scorers.items()}

@@ -1,0 +1,120 @@
+"""From a trained :class:`~.m3vit.M3ViT` to the float parameters that quantisation starts from."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, cast
+
+import numpy as np
+from torch import Tensor, nn
+
+from moevit.quant.float_network import (
+    FloatAttention,
+    FloatBlock,
+    FloatHead,
+    FloatLinear,
+    FloatMlp,
+    FloatMoe,
+    FloatNetwork,
+    FloatNorm,
+)
+from moevit.quant.network import Geometry
+
+from .m3vit import Attention, Block, M3ViT
+from .moe import MixtureOfExperts
+
+__all__ = ["to_float_network"]
+
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+
+
+def _array(tensor: Tensor) -> Floats:
+    return tensor.detach().to("cpu").float().numpy().copy()
+
+
+def _linear(module: nn.Linear) -> FloatLinear:
+    weight = _array(module.weight)
+    bias = np.zeros(len(weight), np.float32) if module.bias is None else _array(module.bias)
+    return FloatLinear(weight=weight, bias=bias)
+
+
+def _norm(module: nn.LayerNorm) -> FloatNorm:
+    return FloatNorm(gain=_array(module.weight), bias=_array(module.bias), eps=module.eps)
+
+
+def _attention(module: Attention) -> FloatAttention:
+    qkv = _linear(module.qkv)
+    weights, biases = np.split(qkv.weight, 3), np.split(qkv.bias, 3)
+    # Quantisation knows one scale of scores, 1 / sqrt(head width); another goes into the queries.
+    factor = np.float32(module.scale * (len(weights[0]) // module.heads) ** 0.5)
+    weights[0], biases[0] = weights[0] * factor, biases[0] * factor
+    q, k, v = (FloatLinear(weight=w, bias=b) for w, b in zip(weights, biases, strict=True))
+    return FloatAttention(q=q, k=k, v=v, proj=_linear(module.proj))
+
+
+def _mlp(module: Any) -> FloatMlp:
+    return FloatMlp(fc1=_linear(module.fc1), fc2=_linear(module.fc2))
+
+
+def _moe(module: MixtureOfExperts, tasks: tuple[str, ...]) -> FloatMoe:
+    gates = _array(module.router.weight)  # (T, E, D)
+    bias = module.router.bias
+    biases = np.zeros(gates.shape[:2], np.float32) if bias is None else _array(bias)  # (T, E)
+    return FloatMoe(
+        k=module.router.top_k,
+        routers={
+            t: FloatLinear(weight=g, bias=b) for t, g, b in zip(tasks, gates, biases, strict=True)
+        },
+        experts=tuple(_mlp(expert) for expert in module.experts),
+    )
+
+
+def _block(module: Block, tasks: tuple[str, ...]) -> FloatBlock:
+    mlp = module.mlp
+    return FloatBlock(
+        norm1=_norm(module.norm1),
+        attention=_attention(module.attn),
+        norm2=_norm(module.norm2),
+        mlp=_moe(mlp, tasks) if isinstance(mlp, MixtureOfExperts) else _mlp(mlp),
+    )
+
+
+def to_float_network(model: M3ViT) -> FloatNetwork:
+    """The model's parameters as NumPy arrays; the patch embedding takes (row, column, channel)."""
+    config = model.config
+    kernel = _array(model.patch_embed.proj.weight)  # (D, C, row, column)
+    embedding = _array(model.pos_embed)[0]
+    if model.cls_token is not None:
+        embedding[0] += _array(model.cls_token)[0, 0]
+    return FloatNetwork(
+        geometry=Geometry(
+            image_height=config.image[0],
+            image_width=config.image[1],
+            patch=config.patch,
+            channels=kernel.shape[1],
+            dim=config.dim,
+            heads=config.heads,
+            class_token=config.class_token,
+        ),
+        pixel_mean=_array(model.pixel_mean).reshape(-1),
+        pixel_std=_array(model.pixel_std).reshape(-1),
+        patch_embed=FloatLinear(
+            weight=kernel.transpose(0, 2, 3, 1).reshape(len(kernel), -1),
+            bias=_array(model.patch_embed.proj.bias),
+        ),
+        embedding=embedding,
+        blocks=tuple(_block(cast(Block, block), config.task_names) for block in model.blocks),
+        norm=_norm(model.norm) if isinstance(model.norm, nn.LayerNorm) else None,
+        heads={
+            task.name: FloatHead(
+                linear=_linear(cast(nn.Linear, model.heads[task.name].linear)),
+                channels=task.channels,
+                upscale=1 if task.kind == "classification" else config.subpixels(task.name),
+                class_token=task.kind == "classification",
+            )
+            for task in config.tasks
+            if task.kind != "tokens"
+        },
+        tasks=config.task_names,
+        meta={"model": json.loads(config.to_json())},
+    )

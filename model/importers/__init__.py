@@ -1,0 +1,1 @@
+"""Checkpoints of other projects made ours: M3ViT, Edge-MoE's weight folder, timm."""

@@ -1,0 +1,212 @@
+"""M3ViT's checkpoints (Fan et al. 2022): the backbone, with any of its gates that are linear.
+
+The file holds tensors and no configuration. Sizes are read from shapes; what shapes do not say are
+parameters: image, heads, experts a token, names of the tasks, mean and deviation of the pixels.
+
+Gates are matrices ``(D, E)``: one a task (``gate.T.w_gate``), or one for all (``gate.w_gate``). The
+task-conditioned gate ``(D + C, E)`` sees the token beside C channels that
+``gate_task_represent`` makes of the task's number alone; they add a constant to the logits, which
+becomes the router's bias. Weights of the auxiliary gate ``w_gate_aux`` act only on a training loss.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..config import ModelConfig
+from .common import (
+    Imported,
+    build,
+    count_heads,
+    grid_image,
+    mlp_ratio,
+    moe_period,
+    token_tasks,
+)
+from .tensors import Tensors, read_weights
+
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "import_m3vit"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_EPS = 1e-6  # of every LayerNorm, the task representation's too
+
+
+def import_m3vit(
+    path: Path | str,
+    *,
+    name: str = "m3vit",
+    image: tuple[int, int] | None = None,
+    heads: int | None = None,
+    top_k: int = 2,
+    tasks: Sequence[str] = (),
+    pixel_mean: tuple[float, float, float] = IMAGENET_MEAN,
+    pixel_std: tuple[float, float, float] = IMAGENET_STD,
+) -> Imported:
+    """Read a checkpoint file. The model has no final norm and no heads: it gives tokens.
+
+    ``image`` is (height, width) in pixels, square if None; ``heads`` are 64 channels wide if None.
+    ``tasks`` are names for the gates; with one gate for all tasks, a single name at most. Raises
+    ``ValueError`` listing each tensor that is missing, misshapen or unexpected.
+    """
+    tensors = Tensors(str(path), read_weights(path))
+    dim, channels, patch, _ = tensors.shape("patch_embed.proj.weight", 4)
+    if channels != 3:
+        raise ValueError(f"{path}: patch_embed.proj.weight takes {channels} channels, expected 3")
+    tokens = tensors.shape("pos_embed", 3)[1]
+    depth, mixtures = _blocks(tensors)
+    gates = _Gates(tensors, mixtures, dim)
+    count = gates.tasks if gates.tasks else max(len(tasks), 1)
+    experts, expert_hidden = 1, 1
+    if mixtures:
+        htoh4 = f"blocks.{mixtures[0]}.mlp.experts.htoh4.weight"
+        experts, expert_hidden, _ = tensors.shape(htoh4, 3)
+    dense = [block for block in range(depth) if block not in mixtures]
+    hidden = tensors.shape(f"blocks.{dense[0]}.mlp.fc1.weight", 2)[0] if dense else dim
+    config = ModelConfig(
+        name=name,
+        image=grid_image(tokens - 1, patch, image),
+        patch=patch,
+        dim=dim,
+        depth=depth,
+        heads=count_heads(dim, heads),
+        mlp_ratio=mlp_ratio(hidden, dim),
+        experts=experts,
+        top_k=top_k if mixtures else 1,
+        expert_hidden=expert_hidden,
+        tasks=token_tasks(count, tasks, dim, patch),
+        moe_every=moe_period(mixtures, depth),
+        norm_eps=_EPS,
+        pixel_mean=pixel_mean,
+        pixel_std=pixel_std,
+        gate_bias=gates.conditioned,
+        final_norm=False,
+    )
+    model = {
+        "patch_embed.proj.weight": tensors.take("patch_embed.proj.weight", dim, 3, patch, patch),
+        "patch_embed.proj.bias": tensors.take("patch_embed.proj.bias", dim),
+        "cls_token": tensors.take("cls_token", 1, 1, dim),
+        "pos_embed": tensors.take("pos_embed", 1, tokens, dim),
+    }
+    for block in range(depth):
+        model |= _block(tensors, config, block, gates)
+    ignored = tensors.leave(n for n in tensors.names if n.endswith(".w_gate_aux"))
+    tensors.finish()
+    notes = [f"{top_k} of {experts} experts a token"] if mixtures else []
+    if ignored:
+        notes.append(f"not needed: {', '.join(ignored)}")
+    return Imported(
+        model=build(config, model),
+        source={"import": "m3vit", "file": Path(path).name},
+        notes=tuple(notes),
+    )
+
+
+def _blocks(tensors: Tensors) -> tuple[int, list[int]]:
+    """Number of blocks, and those with experts."""
+    found, mixtures = set(), set()
+    for name in tensors.names:
+        if match := re.match(r"blocks\.(\d+)\.", name):
+            found.add(int(match[1]))
+            if ".mlp.experts." in name:
+                mixtures.add(int(match[1]))
+    if not found:
+        raise ValueError(f"{tensors.source} has no tensors blocks.N.*: not an M3ViT backbone")
+    return max(found) + 1, sorted(mixtures)
+
+
+def _block(tensors: Tensors, config: ModelConfig, index: int, gates: _Gates) -> dict[str, Tensor]:
+    dim, prefix = config.dim, f"blocks.{index}."
+    out = {}
+    for norm in ("norm1", "norm2"):
+        for part in ("weight", "bias"):
+            out[f"{prefix}{norm}.{part}"] = tensors.take(f"{prefix}{norm}.{part}", dim)
+    qkv = prefix + "attn.qkv."
+    out[qkv + "weight"] = tensors.take(qkv + "weight", 3 * dim, dim)
+    out[qkv + "bias"] = tensors.take(qkv + "bias", 3 * dim)
+    out[prefix + "attn.proj.weight"] = tensors.take(prefix + "attn.proj.weight", dim, dim)
+    out[prefix + "attn.proj.bias"] = tensors.take(prefix + "attn.proj.bias", dim)
+    mlp = prefix + "mlp."
+    if not config.is_moe(index):
+        hidden = config.mlp_hidden
+        out[mlp + "fc1.weight"] = tensors.take(mlp + "fc1.weight", hidden, dim)
+        out[mlp + "fc1.bias"] = tensors.take(mlp + "fc1.bias", hidden)
+        out[mlp + "fc2.weight"] = tensors.take(mlp + "fc2.weight", dim, hidden)
+        out[mlp + "fc2.bias"] = tensors.take(mlp + "fc2.bias", dim)
+        return out
+    count, hidden = config.experts, config.expert_hidden
+    for ours, theirs, outputs, inputs in (
+        ("fc1", "htoh4", hidden, dim),
+        ("fc2", "h4toh", dim, hidden),
+    ):
+        weight = tensors.take(f"{mlp}experts.{theirs}.weight", count, outputs, inputs)
+        bias = tensors.take(f"{mlp}experts.{theirs}.bias", count, outputs)
+        for e in range(count):
+            out[f"{mlp}experts.{e}.{ours}.weight"] = weight[e]
+            out[f"{mlp}experts.{e}.{ours}.bias"] = bias[e]
+    return out | gates.router(index, len(config.tasks), count)
+
+
+class _Gates:
+    """The gates of all mixtures: their form, and each as our router's parameters.
+
+    ``tasks``: how many tasks the gates tell apart, 0 if one gate serves all.
+    """
+
+    def __init__(self, tensors: Tensors, mixtures: Sequence[int], dim: int) -> None:
+        self.tensors, self.dim = tensors, dim
+        self.conditioned = any(n.startswith("gate_task_represent.") for n in tensors.names)
+        self.extra: Tensor | None = None  # (T, C)
+        if not mixtures:
+            self.multi, self.tasks = False, 0
+            return
+        prefix = f"blocks.{mixtures[0]}.mlp.gate."
+        pattern = re.compile(re.escape(prefix) + r"(\d+)\.w_gate")
+        numbers = {int(m[1]) for n in tensors.names if (m := pattern.fullmatch(n))}
+        self.multi = bool(numbers)
+        self.tasks = max(numbers) + 1 if numbers else 0
+        if self.conditioned:
+            if self.multi:
+                raise ValueError(
+                    f"{tensors.source} has gate_task_represent and a gate for each task; "
+                    "expected one gate for all beside it"
+                )
+            self.extra = self._represent()
+            self.tasks = len(self.extra)
+
+    def _represent(self) -> Tensor:
+        """What the gate sees beside the token, for each task: ``(T, C)``.
+
+        The task's one-hot number through linear, GELU, linear, LayerNorm.
+        """
+        t, name = self.tensors, "gate_task_represent."
+        hidden, tasks = t.shape(name + "fc1.weight", 2)
+        width = t.shape(name + "fc2.weight", 2)[0]
+        fc1, bias1 = t.take(name + "fc1.weight", hidden, tasks), t.take(name + "fc1.bias", hidden)
+        fc2, bias2 = t.take(name + "fc2.weight", width, hidden), t.take(name + "fc2.bias", width)
+        gain, bias = t.take(name + "norm.weight", width), t.take(name + "norm.bias", width)
+        x = F.gelu(F.linear(torch.eye(tasks), fc1, bias1))
+        return F.layer_norm(F.linear(x, fc2, bias2), (width,), gain, bias, eps=_EPS)
+
+    def router(self, block: int, tasks: int, experts: int) -> dict[str, Tensor]:
+        """The router's parameters of a block."""
+        ours, theirs = f"blocks.{block}.mlp.router.", f"blocks.{block}.mlp.gate."
+        take, dim = self.tensors.take, self.dim
+        if self.multi:
+            gates = [take(f"{theirs}{task}.w_gate", dim, experts).T for task in range(tasks)]
+            return {ours + "weight": torch.stack(gates)}
+        if self.extra is None:
+            gate = take(theirs + "w_gate", dim, experts).T
+            return {ours + "weight": gate.expand(tasks, -1, -1).clone()}
+        gate = take(theirs + "w_gate", dim + self.extra.shape[1], experts)
+        return {
+            ours + "weight": gate[:dim].T.expand(tasks, -1, -1).clone(),
+            ours + "bias": self.extra @ gate[dim:],
+        }

@@ -1,0 +1,170 @@
+"""timm's plain vision transformers, ``vit_*`` and ``deit_*``, with their classification head.
+
+timm builds the network that the name stands for; it serves as the list of tensors to expect and is
+checked, part by part, for what the accelerator does not compute. Layer scales (deit3) are folded
+into the layers before them; a position embedding without a row for the class token gets a zero row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._timm import PatchEmbed  # first, so that timm can be imported
+from ..config import ModelConfig, TaskConfig
+from .common import Imported, build, mlp_ratio
+from .m3vit import IMAGENET_MEAN, IMAGENET_STD
+from .tensors import Tensors, read_weights
+
+# isort: split
+import timm
+from timm.models.vision_transformer import Block, LayerScale, VisionTransformer
+
+__all__ = ["TASK", "import_timm"]
+
+TASK = "classes"
+"""Name of the only task, of kind ``classification``."""
+
+_FAMILIES = ("vit_", "deit_", "deit3_")
+
+
+def import_timm(name: str, *, weights: Path | str | None = None, **sizes: Any) -> Imported:
+    """A model by timm's name, with weights from a file or, if None, those that timm downloads.
+
+    ``sizes`` override timm's arguments of the model (``img_size``, ``embed_dim``, ``depth``...).
+    Raises ``ValueError`` for a name that timm does not know, for a network with a part that is not
+    supported, naming it, and for weights that do not fit, listing each tensor.
+    """
+    if not name.startswith(_FAMILIES) or not timm.is_model(name):
+        raise ValueError(
+            f"{name!r} is no model vit_*, deit_* or deit3_* of timm {timm.__version__}"
+        )
+    values = read_weights(weights) if weights is not None else None
+    if values is not None and "head.weight" in values:
+        sizes.setdefault("num_classes", len(values["head.weight"]))
+    network = _create(name, pretrained=values is None, sizes=sizes)
+    _check(name, network)
+    expected = network.state_dict()
+    tensors = Tensors(
+        name if weights is None else str(weights), expected if values is None else values
+    )
+    taken = {key: tensors.take(key, *tensor.shape) for key, tensor in expected.items()}
+    tensors.finish()
+    config = _config(name, network)
+    return Imported(
+        model=build(config, _translate(config, taken)),
+        source={
+            "import": "timm",
+            "name": name,
+            "weights": Path(weights).name if weights is not None else "pretrained",
+        },
+    )
+
+
+def _create(name: str, *, pretrained: bool, sizes: Mapping[str, Any]) -> nn.Module:
+    try:
+        network: nn.Module = timm.create_model(name, pretrained=pretrained, **sizes)
+    except Exception as error:  # whatever a download raises
+        if not pretrained:
+            raise ValueError(f"timm cannot build {name!r}: {_line(error)}") from None
+        raise ValueError(
+            f"timm's weights of {name!r} cannot be had ({_line(error)}); name a file of weights"
+        ) from None
+    return network.eval()
+
+
+def _line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _check(name: str, network: nn.Module) -> None:
+    """Raise ``ValueError`` naming the first thing that we do not compute."""
+
+    def demand(fits: bool, found: str) -> None:
+        if not fits:
+            raise ValueError(f"{name} is not supported: {found}")
+
+    demand(not hasattr(network, "dist_token"), "it has a distillation token and two heads")
+    demand(type(network) is VisionTransformer, f"it is a {type(network).__name__}, not a plain ViT")
+    assert isinstance(network, VisionTransformer)
+    registers, pool = network.num_reg_tokens, network.global_pool
+    demand(not registers, f"it has {registers} register tokens, expected none")
+    demand(network.has_class_token, "it has no class token to classify")
+    demand(pool == "token", f"its head reads {pool!r} pooling, expected that of the class token")
+    demand(type(network.patch_embed) is PatchEmbed, "its patches are no plain convolution")
+    demand(network.patch_embed.proj.in_channels == 3, "its pictures have not 3 channels")
+    demand(isinstance(network.patch_embed.norm, nn.Identity), "it normalises embedded patches")
+    demand(network.patch_embed.proj.bias is not None, "its patch embedding has no bias")
+    demand(network.pos_embed is not None, "it has no learned position embedding")
+    demand(isinstance(network.norm_pre, nn.Identity), "it has a norm before the blocks")
+    demand(isinstance(network.norm, nn.LayerNorm), "it has no final norm before its head")
+    demand(isinstance(network.fc_norm, nn.Identity), "it has a norm behind its pooling")
+    demand(isinstance(network.head, nn.Linear), "it has no linear head")
+    for index, block in enumerate(network.blocks):
+        where = f"block {index}"
+        demand(type(block) is Block, f"{where} is a {type(block).__name__}")
+        attention, mlp = block.attn, block.mlp
+        extras = [attention.q_norm, attention.k_norm, attention.norm, mlp.norm]
+        demand(all(isinstance(e, nn.Identity) for e in extras), f"{where} has inner norms")
+        demand(getattr(attention, "gate", None) is None, f"{where} has gated attention")
+        plain = isinstance(mlp.act, nn.GELU) and mlp.act.approximate == "none"
+        demand(plain and type(mlp).__name__ == "Mlp", f"{where} is no MLP with exact GELU")
+        demand(isinstance(block.norm1, nn.LayerNorm), f"{where} has no LayerNorm")
+        for scale in (block.ls1, block.ls2):
+            demand(isinstance(scale, nn.Identity | LayerScale), f"{where} has a strange scale")
+
+
+def _config(name: str, network: nn.Module) -> ModelConfig:
+    assert isinstance(network, VisionTransformer)
+    first, embed, depth = network.blocks[0], network.patch_embed, len(network.blocks)
+    dim, patch = network.embed_dim, embed.patch_size[0]
+    about = network.pretrained_cfg or {}
+    return ModelConfig(
+        name=name,
+        image=(embed.img_size[0], embed.img_size[1]),
+        patch=patch,
+        dim=dim,
+        depth=depth,
+        heads=first.attn.num_heads,
+        mlp_ratio=mlp_ratio(first.mlp.fc1.out_features, dim),
+        experts=1,
+        top_k=1,
+        expert_hidden=1,
+        tasks=(
+            TaskConfig(
+                name=TASK, kind="classification", channels=network.num_classes, stride=patch
+            ),
+        ),
+        moe_every=depth + 1,
+        norm_eps=network.norm.eps,
+        pixel_mean=tuple(about.get("mean", IMAGENET_MEAN)),
+        pixel_std=tuple(about.get("std", IMAGENET_STD)),
+        attention_scale=float(first.attn.scale),
+    )
+
+
+def _translate(config: ModelConfig, found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """timm's tensors under our names."""
+    out = {}
+    for name, tensor in found.items():
+        if name.startswith("head."):
+            out[f"heads.{TASK}.linear.{name.removeprefix('head.')}"] = tensor
+        elif ".ls" not in name:
+            out[name] = tensor
+    if out["pos_embed"].shape[1] == config.tokens - 1:
+        row = torch.zeros(1, 1, config.dim)
+        out["pos_embed"] = torch.cat([row, out["pos_embed"]], dim=1)
+    for index in range(config.depth):
+        prefix = f"blocks.{index}."
+        for scale, layer in (("ls1", "attn.proj"), ("ls2", "mlp.fc2")):
+            gamma = found.get(f"{prefix}{scale}.gamma")
+            if gamma is not None:
+                out[f"{prefix}{layer}.weight"] = gamma[:, None] * out[f"{prefix}{layer}.weight"]
+                out[f"{prefix}{layer}.bias"] = gamma * out[f"{prefix}{layer}.bias"]
+        bias = f"{prefix}attn.qkv.bias"
+        out.setdefault(bias, torch.zeros(3 * config.dim))
+    return out

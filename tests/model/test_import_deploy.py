@@ -1,0 +1,86 @@
+"""Imported models all the way: integers, golden model, compiled program, the same bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.foreign import EdgeMoe, M3vit, edge_moe_folder, m3vit_weights
+from support.programs import run_program
+
+from moevit.compiler import compile_network
+from moevit.hw.config import preset
+from moevit.model.export import to_float_network
+from moevit.model.importers.edge_moe import import_edge_moe
+from moevit.model.importers.m3vit import import_m3vit
+from moevit.model.importers.timm import TASK, import_timm
+from moevit.model.m3vit import M3ViT
+from moevit.quant.calibrate import calibrate
+from moevit.quant.golden import Golden
+from moevit.quant.io import load_network, save_network
+from moevit.quant.ptq import quantise
+from moevit.quant.random_network import random_images
+
+# isort: split
+import timm
+
+
+def m3vit(folder: Path) -> M3ViT:
+    path = folder / "m3vit.pth"
+    torch.save(m3vit_weights("conditioned"), path)
+    return import_m3vit(path, image=M3vit.IMAGE, heads=M3vit.HEADS, top_k=M3vit.TOP_K).model
+
+
+def edge_moe(folder: Path) -> M3ViT:
+    edge_moe_folder(folder)
+    options = {"image": EdgeMoe.IMAGE, "heads": EdgeMoe.HEADS, "top_k": EdgeMoe.TOP_K}
+    return import_edge_moe(folder, **options).model
+
+
+def classifier(folder: Path) -> M3ViT:
+    torch.manual_seed(0)
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
+    name = "deit_tiny_patch16_224"
+    model = timm.create_model(name, pretrained=False, num_classes=11, **sizes)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    torch.save(model.state_dict(), folder / "w.pth")
+    return import_timm(name, weights=folder / "w.pth", **sizes).model
+
+
+@pytest.mark.parametrize("source", [m3vit, edge_moe, classifier])
+def test_from_float_to_the_program(source: object, tmp_path: Path) -> None:
+    assert callable(source)
+    model: M3ViT = source(tmp_path)
+    floats = to_float_network(model)
+    pictures = random_images(5, floats.geometry, 64)
+    save_network(quantise(floats, calibrate(floats, pictures)), tmp_path / "network.safetensors")
+    network = load_network(tmp_path / "network.safetensors")
+    golden, program = Golden(network), compile_network(network, preset("micro"))
+    held_out = random_images(77, floats.geometry, 4)
+    exact = floats.run(held_out)
+    for task in network.tasks:
+        with torch.no_grad():
+            expected = model(torch.from_numpy(held_out), task)
+        assert np.allclose(exact[task].reshape(expected.shape), expected.numpy(), atol=1e-4)
+        results = golden.run_batch(held_out, [task])[task]
+        output, outcome = run_program(program, held_out[0], task)
+        np.testing.assert_array_equal(output, results[0].output)
+        assert outcome.credits == (0,) * 16
+        scale = network.heads[task].linear.scale if network.heads else network.residual_scale
+        got = np.stack([r.output for r in results]) * scale
+        noise = np.mean((got - exact[task]) ** 2) / np.var(exact[task])
+        assert noise < 0.02, f"{task}: noise is {noise:.2%} of the signal"
+
+
+def test_classes_are_planes_of_one_pixel(tmp_path: Path) -> None:
+    floats = to_float_network(classifier(tmp_path))
+    pictures = random_images(5, floats.geometry, 8)
+    golden = Golden(quantise(floats, calibrate(floats, pictures)))
+    output = golden.run(pictures[0], TASK).output
+    planes = golden.dequantise(output, TASK)
+    assert output.shape == (1, 11) and planes.shape == (11, 1, 1)
+    np.testing.assert_allclose(planes.ravel(), output[0] * golden.network.heads[TASK].linear.scale)
