@@ -1,0 +1,71 @@
+"""`moevit compile`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moevit.cli.files import write_bytes
+from moevit.cli.options import (
+    ALL_TASKS,
+    DEFAULT_PRESET,
+    DEFAULT_SIZE,
+    Json,
+    Model,
+    Preset,
+    Size,
+    Task,
+    chosen_tasks,
+)
+from moevit.cli.progress import progress
+from moevit.cli.workload import Workload
+from moevit.compiler.schedule import DEFAULT_THRESHOLD
+
+__all__ = ["command"]
+
+Output = Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Program file.")]
+Threshold = Annotated[
+    float,
+    typer.Option(
+        metavar="X",
+        min=0,
+        help="An expert is streamed if calibration sent it more than X tokens a picture, and "
+        "fetched on demand otherwise.",
+    ),
+]
+
+
+def command(
+    size: Size = DEFAULT_SIZE,
+    model: Model = None,
+    preset: Preset = DEFAULT_PRESET,
+    task: Task = ALL_TASKS,
+    output: Output = Path("program.moevit"),
+    threshold: Threshold = DEFAULT_THRESHOLD,
+    as_json: Json = False,
+) -> None:
+    """Make a program for the accelerator from a quantised model.
+
+    --model takes a quantised network (`moevit quantize`) or a checkpoint, which is quantised first.
+    The program runs on the preset that it was compiled for, and on no other.
+    """
+    with progress("moevit compile", quiet=as_json) as report:
+        workload = Workload(size=size, model=model, preset=preset, report=report)
+        tasks = chosen_tasks(task, workload.network.tasks)
+        program = workload.compile(tasks, threshold=threshold)
+        write_bytes(output, program.to_bytes())
+    counts = {name: program.header(name).code_count for name in program.tasks}
+    found = {
+        "output": str(output),
+        "preset": preset,
+        "config_hash": f"{program.config.hash:016x}",
+        "memory_bytes": len(program.memory),
+        "instructions": counts,
+    }
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    typer.echo(f"{output}: {len(program.memory):,} bytes for preset {preset}")
+    for name, count in counts.items():
+        typer.echo(f"  {name}: {count} instructions")

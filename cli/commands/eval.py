@@ -1,0 +1,92 @@
+"""`moevit eval`."""
+
+import json
+import os
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from moevit.cli.errors import UserError
+from moevit.cli.options import (
+    ALL_TASKS,
+    DEFAULT_PRESET,
+    DEFAULT_SIZE,
+    Backend,
+    Json,
+    Model,
+    Preset,
+    Size,
+    Task,
+    check_backend,
+    chosen_tasks,
+)
+from moevit.cli.progress import progress
+from moevit.cli.workload import Workload
+from moevit.sim.backends import BACKENDS
+
+__all__ = ["command"]
+
+_IMAGES = {"torch": 500, "onnx": 500, "golden": 500, "interpreter": 20, "sim": 20}
+
+Images = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        min=0,
+        help="Validation pictures; 0: "
+        + ", ".join(f"{count} for {name}" for name, count in _IMAGES.items())
+        + ".",
+    ),
+]
+Jobs = Annotated[
+    int, typer.Option(metavar="N", min=0, help="Devices side by side; 0: one a processor.")
+]
+
+
+def command(
+    backend: Backend = "torch",
+    task: Task = ALL_TASKS,
+    images: Images = 0,
+    size: Size = DEFAULT_SIZE,
+    preset: Preset = DEFAULT_PRESET,
+    model: Model = None,
+    jobs: Jobs = 0,
+    as_json: Json = False,
+) -> None:
+    """Score a model on rendered validation pictures, with any backend.
+
+    mIoU (higher is better), depth RMSE in metres and delta1, mean angle of normals in degrees, F
+    of edges, largest F of saliency; and delta-m, the mean relative gain in percent over the float
+    model on the same pictures.
+    """
+    check_backend(backend, BACKENDS)
+    with progress("moevit eval", quiet=as_json) as report:
+        from moevit.cli.scoring import score  # torch, after the options are known to be right
+
+        workload = Workload(size=size, model=model, preset=preset, report=report)
+        if workload.quantised and backend == "torch":
+            raise UserError(f"{workload.path}: is quantised; backend torch needs a checkpoint")
+        count = images or _IMAGES[backend]
+        tasks = chosen_tasks(task, workload.model_config.task_names)
+        results, gain = score(
+            workload,
+            tasks,
+            backend,
+            count,
+            jobs=jobs or len(os.sched_getaffinity(0)),
+            report=report,
+        )
+    if as_json:
+        found = {"backend": backend, "images": count, "tasks": results, "delta_m": gain}
+        typer.echo(json.dumps(found, indent=2))
+        return
+    table = Table(title=f"{backend} on {count} validation pictures", title_justify="left")
+    table.add_column("task")
+    table.add_column("metrics")
+    for name, metrics in results.items():
+        table.add_row(name, "  ".join(f"{key} {value:.4f}" for key, value in metrics.items()))
+    Console().print(table)
+    if gain is not None:
+        typer.echo(f"delta-m against the float model: {gain:+.2f} %")

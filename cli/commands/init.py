@@ -1,0 +1,56 @@
+"""`moevit init`."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moevit.cli.errors import UserError
+from moevit.cli.options import DEFAULT_SIZE, Seed, Size
+from moevit.cli.progress import progress
+
+__all__ = ["command"]
+
+Output = Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Checkpoint.")]
+ImageSize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HxW",
+        help="Picture's height and width in pixels; the size's own if not given.",
+        show_default=False,
+    ),
+]
+
+
+def command(
+    size: Size = DEFAULT_SIZE,
+    image_size: ImageSize = None,
+    seed: Seed = 0,
+    output: Output = Path("model.safetensors"),
+) -> None:
+    """Write a model of a size with random weights.
+
+    Its pictures mean nothing, but its cycles, bytes and bits do: for sizes that are not shipped.
+    """
+    if output.is_dir():
+        raise UserError(f"{output}: is a folder; expected the name of a file")
+    from moevit.model.config import preset
+
+    config = preset(size)
+    if image_size is not None:
+        found = re.fullmatch(r"(\d+)x(\d+)", image_size)
+        if not found:
+            raise UserError(f"--image-size: expected HxW such as 128x256, not {image_size!r}")
+        config = dataclasses.replace(config, image=(int(found[1]), int(found[2])))
+    with progress("moevit init") as report:
+        report(f"making {size}", 0.0)
+        import torch
+
+        from moevit.model.checkpoint import store
+        from moevit.model.m3vit import M3ViT
+
+        torch.manual_seed(seed)
+        store(M3ViT(config), output)
+    typer.echo(f"{output}: {size}, {config.image[0]}x{config.image[1]} pixels, random weights")

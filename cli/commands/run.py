@@ -1,0 +1,153 @@
+"""`moevit run`."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from moevit.cli.comparison import Outcome, Picture, compare
+from moevit.cli.errors import CheckFailedError
+from moevit.cli.images import load_image
+from moevit.cli.options import (
+    ALL_TASKS,
+    DEFAULT_PRESET,
+    DEFAULT_SIZE,
+    Backend,
+    Json,
+    Model,
+    Preset,
+    Size,
+    Task,
+    check_backend,
+    chosen_tasks,
+)
+from moevit.cli.progress import progress
+from moevit.cli.report import tables, write_panel, write_values
+from moevit.cli.workload import Workload
+from moevit.model.config import TOKEN_KINDS, ModelConfig
+from moevit.model.scenes import scene as render
+from moevit.sim.backends import BACKENDS
+
+__all__ = ["command"]
+
+_WIDE = 150  # columns of a table that does not go to a terminal
+
+Images = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="[IMAGE]...",
+        help="PNG or JPEG pictures of any size; without one, a held-out rendered scene, whose "
+        "truth is known.",
+        show_default=False,
+    ),
+]
+Scene = Annotated[int, typer.Option(metavar="N", min=0, help="Number of the held-out scene.")]
+Folder = Annotated[
+    Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for the panels (PNG).")
+]
+Jobs = Annotated[
+    int, typer.Option(metavar="N", min=0, help="Devices side by side; 0: one a processor.")
+]
+
+
+def command(
+    images: Images = None,
+    task: Task = ALL_TASKS,
+    backend: Backend = "sim",
+    size: Size = DEFAULT_SIZE,
+    preset: Preset = DEFAULT_PRESET,
+    model: Model = None,
+    scene: Scene = 0,
+    output: Folder = Path("out"),
+    jobs: Jobs = 0,
+    as_json: Json = False,
+) -> None:
+    """Run tasks on pictures and compare the device with the golden model, bit for bit.
+
+    Writes a panel for each picture: input, the device's predictions, the float model's, and the
+    truth where it is known. Tokens and logits go to NumPy files. Times are cycles at the preset's
+    target clock. The exit status is 1 if an integer differs from the golden model's.
+    """
+    check_backend(backend, BACKENDS)
+    with progress("moevit run", quiet=as_json) as report:
+        workload = Workload(size=size, model=model, preset=preset, report=report)
+        tasks = chosen_tasks(task, workload.model_config.task_names)
+        pictures = _pictures(images or [], scene, workload.model_config)
+        outcomes = compare(
+            workload,
+            pictures,
+            tasks,
+            backend,
+            jobs=jobs or len(os.sched_getaffinity(0)),
+            report=report,
+        )
+        report("drawing the panels", 0.99)
+        panels, values = _targets(output, pictures, outcomes)
+        for target, picture, group in zip(panels, pictures, outcomes, strict=True):
+            if target is not None:
+                write_panel(target, picture, group, workload, backend)
+        for path, outcome in values.items():
+            write_values(path, outcome)
+    everything = [outcome for group in outcomes for outcome in group]
+    if as_json:
+        about = {"preset": preset, "size": workload.model_config.name, "backend": backend}
+        results = [outcome.to_dict() for outcome in everything]
+        typer.echo(json.dumps({**about, "results": results}, indent=2))
+    else:
+        console = Console()
+        if not console.is_terminal:
+            console = Console(width=_WIDE)
+        for table in tables(outcomes, workload, backend):
+            console.print(table)
+        if backend == "sim":
+            clock = workload.config.clock_mhz
+            typer.echo(f"ms and fps: simulated cycles at the target clock of {clock:g} MHz")
+        for target in panels:
+            if target is not None:
+                typer.echo(f"panel: {target}")
+        for path in values:
+            typer.echo(f"values: {path}")
+    wrong = [outcome for outcome in everything if outcome.difference]
+    if wrong:
+        first = wrong[0]
+        raise CheckFailedError(
+            f"{len(wrong)} of {len(everything)} results are not bit exact: "
+            f"{first.picture}, task {first.task}: {first.difference}"
+        )
+
+
+def _pictures(paths: Sequence[Path], scene: int, config: ModelConfig) -> list[Picture]:
+    height, width = config.image
+    if not paths:
+        sample = render("test", scene, height, width)
+        return [Picture(name=f"scene {scene}", pixels=sample.image, truth=sample)]
+    return [
+        Picture(name=str(path), pixels=load_image(path, height=height, width=width))
+        for path in paths
+    ]
+
+
+def _targets(
+    folder: Path, pictures: Sequence[Picture], outcomes: Sequence[Sequence[Outcome]]
+) -> tuple[list[Path | None], dict[Path, Outcome]]:
+    """Files by the pictures' names, numbered where two have the same.
+
+    A panel for each picture, or None if it has nothing to show, and what goes to NumPy files.
+    """
+    taken: dict[str, int] = {}
+    panels: list[Path | None] = []
+    values = {}
+    for picture, group in zip(pictures, outcomes, strict=True):
+        stem = Path(picture.name).stem.replace(" ", "-")
+        taken[stem] = taken.get(stem, 0) + 1
+        stem += f"-{taken[stem]}" if taken[stem] > 1 else ""
+        shown = any(outcome.kind not in TOKEN_KINDS for outcome in group)
+        panels.append(folder / f"{stem}-panel.png" if shown else None)
+        for outcome in group:
+            if outcome.kind in TOKEN_KINDS:
+                values[folder / f"{stem}-{outcome.task}.npy"] = outcome
+    return panels, values

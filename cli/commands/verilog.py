@@ -1,0 +1,34 @@
+"""`moevit verilog`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moevit.cli.errors import UserError
+from moevit.cli.options import DEFAULT_PRESET, Preset
+from moevit.cli.progress import progress
+from moevit.hw.config import preset as hardware_preset
+
+__all__ = ["command"]
+
+Folder = Annotated[
+    Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for the two files.")
+]
+
+
+def command(preset: Preset = DEFAULT_PRESET, output: Folder = Path("verilog")) -> None:
+    """Write the accelerator's Verilog, and its configuration as JSON.
+
+    The JSON holds every size of the build and the hash that programs must carry.
+    """
+    config = hardware_preset(preset)
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output}: is a file; expected a folder")
+    with progress("moevit verilog") as report:
+        from moevit.hw.verilog import write
+
+        report("generating", 0.0)
+        written = write(config, output)
+    for path in written:
+        typer.echo(f"{path}: {path.stat().st_size:,} bytes")

@@ -1,0 +1,219 @@
+"""Pictures through a device, and through the models that it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moevit.model.config import TOKEN_KINDS
+from moevit.quant.golden import Golden
+from moevit.sim.backends import open_device
+from moevit.sim.counters import Performance, performance
+from moevit.sim.device import Device, Result
+from moevit.sim.pool import DevicePool
+
+from .workload import Workload
+
+if TYPE_CHECKING:
+    from moevit.model.scenes import Sample
+
+__all__ = ["Outcome", "Picture", "compare", "device_maker", "expected_cycles"]
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Report = Callable[[str, float], None]
+
+_TYPICAL_UTILISATION = 0.7  # only to tell how far a simulation is
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Picture:
+    """A picture ``(H, W, 3)`` uint8 of the model's size, and its truth where that is known."""
+
+    name: str
+    pixels: Array
+    truth: Sample | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Outcome:
+    """One picture under one task.
+
+    ``difference`` is empty where all integers are the golden model's, otherwise it tells the first
+    that is not; None from a device that computes in floats. ``device`` and ``reference`` are the
+    decoded predictions (:mod:`moevit.model.tasks`) of the device and of the float model; of the
+    kinds that are no pictures, tokens ``(N, D)`` or logits ``(classes,)`` in floats.
+    """
+
+    picture: str
+    task: str
+    kind: str
+    difference: str | None
+    performance: Performance | None
+    device: Array
+    reference: Array | None
+    truth: Array | None
+    metrics: dict[str, dict[str, float] | None]
+
+    @property
+    def bit_exact(self) -> bool | None:
+        """Whether the device's integers are the golden model's."""
+        return None if self.difference is None else not self.difference
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `moevit run --json` says of it."""
+        figures = (
+            dict.fromkeys(Performance.__dataclass_fields__)
+            if self.performance is None
+            else asdict(self.performance)
+        )
+        about = {"image": self.picture, "task": self.task, "bit_exact": self.bit_exact}
+        return {**about, **figures, "metrics": self.metrics}
+
+
+def expected_cycles(workload: Workload, tasks: Sequence[str]) -> int:
+    """About how many cycles one picture takes, for progress bars."""
+    macs = sum(workload.program.task(task).useful_macs for task in tasks)
+    return max(1, round(macs / workload.config.array.macs / _TYPICAL_UTILISATION))
+
+
+def device_maker(workload: Workload, backend: str, report: Report) -> Callable[[], Device]:
+    """What makes devices of a backend; all that takes long is done before it returns."""
+    program = workload.program
+    if backend == "sim":
+        from moevit.sim.rtl import build_simulator
+
+        build_simulator(program.config, report)
+    elif backend == "torch":
+        _ = workload.forward
+    elif backend == "onnx":
+        _ = workload.onnx
+    return lambda: open_device(backend, workload)
+
+
+def _difference(found: Array | None, expected: Array) -> str | None:
+    if found is None:
+        return None
+    if found.shape != expected.shape:
+        return f"the shape is {found.shape}, not {expected.shape}"
+    wrong = np.argwhere(found != expected)
+    if not len(wrong):
+        return ""
+    at = tuple(int(i) for i in wrong[0])
+    return (
+        f"{len(wrong)} of {expected.size} values differ, "
+        f"first at {at}: {int(found[at])}, not {int(expected[at])}"
+    )
+
+
+def compare(
+    workload: Workload,
+    pictures: Sequence[Picture],
+    tasks: Sequence[str],
+    backend: str,
+    *,
+    jobs: int = 2,
+    report: Report = lambda _what, _share: None,
+) -> list[list[Outcome]]:
+    """Every picture under every task on ``backend``, against the golden and the float model.
+
+    A list for each picture, in the order of ``tasks``. The golden and the float model are computed
+    while the device works. ``DeviceError`` where it gave up.
+    """
+    make = device_maker(workload, backend, report)
+    total = expected_cycles(workload, tasks) * len(pictures)
+    frames = len(tasks) * len(pictures)
+    heading = f"{frames} frame{'s' if frames > 1 else ''} on {backend}"
+    golden = Golden(workload.network)
+
+    def on_cycles(cycles: int) -> None:
+        report(heading, min(cycles / total, 0.99))
+
+    pool = DevicePool(make, workload.program, min(jobs, frames), on_cycles=on_cycles)
+    outcomes = []
+    with pool:
+        running = [pool.submit(p.pixels, task) for p in pictures for task in tasks]
+        done = iter(running)
+        for n, picture in enumerate(pictures):
+            exact = golden.run_batch(picture.pixels[None], tasks)
+            floats = _float_planes(workload, picture, tasks)
+            outcomes.append(
+                [
+                    _outcome(
+                        workload,
+                        picture,
+                        next(done).result(),
+                        exact[task][0].output,
+                        floats.get(task),
+                    )
+                    for task in tasks
+                ]
+            )
+            report(heading, (n + 1) / len(pictures))
+    return outcomes
+
+
+def _float_planes(workload: Workload, picture: Picture, tasks: Sequence[str]) -> dict[str, Array]:
+    """The float model's outputs by task; none where only the quantised network is there."""
+    if workload.quantised:
+        return {}
+    import torch
+
+    torch.set_num_threads(1)  # the simulators have the other processors; waiting threads spin
+    return {task: workload.forward(picture.pixels[None], task)[0] for task in tasks}
+
+
+def _values(workload: Workload, result: Result) -> Array:
+    """Tokens or logits in floats, as the float model gives them."""
+    if result.output is None:
+        assert result.planes is not None
+        return result.planes
+    values: Array = result.output * np.float32(workload.program.task(result.task).output.scale)
+    return values[0] if workload.model_config.task(result.task).kind == "classification" else values
+
+
+def _outcome(
+    workload: Workload,
+    picture: Picture,
+    result: Result,
+    exact: Array,
+    floats: Array | None,
+) -> Outcome:
+    from moevit.model.metrics import scorer
+    from moevit.model.tasks import predict
+
+    model, task = workload.model_config, workload.model_config.task(result.task)
+    reference, truth = floats, None
+    if task.kind in TOKEN_KINDS:
+        device = _values(workload, result)
+    else:
+        if result.planes is None:
+            raise ValueError(f"Task {result.task} has no head to show")
+        device = predict(task.kind, result.planes[None], model.image)[0]
+        reference = None if floats is None else predict(task.kind, floats[None], model.image)[0]
+        truth = None if picture.truth is None else getattr(picture.truth, task.kind)
+
+    def score(prediction: Array | None) -> dict[str, float] | None:
+        if prediction is None or truth is None:
+            return None
+        tally = scorer(task.kind, task.channels)
+        tally.update(prediction[None], truth[None])
+        return tally.result()
+
+    cost = None
+    if result.counters is not None:
+        macs = workload.program.task(result.task).useful_macs
+        cost = performance(result.counters, workload.config, macs)
+    return Outcome(
+        picture=picture.name,
+        task=result.task,
+        kind=task.kind,
+        difference=_difference(result.output, exact),
+        performance=cost,
+        device=device,
+        reference=reference,
+        truth=truth,
+        metrics={"float": score(reference), "device": score(device)},
+    )

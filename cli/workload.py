@@ -1,0 +1,211 @@
+"""What a command works on: a model, its quantised network, a preset, and the program of the three.
+
+Each part is made when it is first asked for. Quantisation takes long, so its result is kept in the
+cache, by the checkpoint's content and the version of the sources.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moevit import model as model_package
+from moevit import quant as quant_package
+from moevit.compiler import Program, compile_network
+from moevit.hw.config import AcceleratorConfig
+from moevit.hw.config import preset as hardware_preset
+from moevit.model.config import ModelConfig
+from moevit.model.config import preset as model_preset
+from moevit.quant.io import NETWORK_KEY, load_network, save_network
+from moevit.quant.network import Network
+from moevit.sim import cache
+from moevit.sim.backends import Forward
+
+from .errors import UserError
+from .files import readable
+
+if TYPE_CHECKING:  # torch is imported by those who use it
+    from moevit.model.m3vit import M3ViT
+    from moevit.quant.ptq import Options
+
+__all__ = ["CALIBRATION_IMAGES", "Workload", "quantise_model"]
+
+CALIBRATION_IMAGES = 64
+"""Rendered scenes of the calibration split, by default."""
+
+Report = Callable[[str, float], None]
+
+
+def _silent(_what: str, _share: float) -> None:
+    pass
+
+
+def quantise_model(
+    model: M3ViT,
+    *,
+    images: int = CALIBRATION_IMAGES,
+    seed: int = 0,
+    options: Options | None = None,
+    report: Report = _silent,
+) -> Network:
+    """Calibrate a trained model on scenes and make it integer."""
+    from moevit.model.export import to_float_network
+    from moevit.model.scenes import scene
+    from moevit.quant.calibrate import calibrate
+    from moevit.quant.ptq import quantise
+
+    if images < 1:
+        raise UserError(f"Calibration needs at least one picture, not {images}")
+    height, width = model.config.image
+    pictures = []
+    for index in range(images):
+        report(f"rendering scenes ({index}/{images})", 0.2 * index / images)
+        pictures.append(scene("calibration", index, height, width).image)
+    network = to_float_network(model)
+
+    def done(count: int) -> None:
+        report(f"calibrating ({count}/{images})", 0.2 + 0.3 * count / images)
+
+    done(0)
+    calibration = calibrate(network, np.stack(pictures), seed=seed, progress=done)
+    report("searching scales", 0.5)
+    quantised = quantise(network, calibration, options)
+    report("", 1.0)
+    return quantised
+
+
+class Workload:
+    """Model, network, program and hardware of one command.
+
+    Parameters
+    ----------
+    size:
+        Of the shipped model.
+    model:
+        A checkpoint or a quantised network instead of the shipped model.
+    preset:
+        Of the hardware.
+    report:
+        Told of quantisation's progress.
+
+    Raises
+    ------
+    ValueError
+        For an unknown size or preset, and a size without a shipped model.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: str,
+        model: Path | None,
+        preset: str,
+        report: Report = _silent,
+    ) -> None:
+        self.config: AcceleratorConfig = hardware_preset(preset)
+        self.report = report
+        model_preset(size)
+        if model is None:
+            model = _shipped(size)
+        self.path = readable(model, "a checkpoint")
+        self.quantised = NETWORK_KEY in _metadata(self.path)
+
+    @functools.cached_property
+    def model_config(self) -> ModelConfig:
+        """The model's configuration; that of a quantised network is the one it was made from."""
+        if self.quantised:
+            if "model" not in self.network.meta:
+                raise UserError(f"{self.path}: does not say which model it was quantised from")
+            text = json.dumps(self.network.meta["model"])
+        elif "config" in (metadata := _metadata(self.path)):
+            text = metadata["config"]
+        else:
+            return self.model.config  # its reader says what is wrong with the file
+        try:
+            return ModelConfig.from_json(text)
+        except ValueError as error:
+            raise UserError(f"{self.path}: {error}") from None
+
+    @functools.cached_property
+    def model(self) -> M3ViT:
+        """The float model."""
+        from moevit.model.checkpoint import load
+
+        if self.quantised:
+            raise UserError(f"{self.path}: is quantised; the float model needs a checkpoint")
+        return load(self.path)
+
+    @functools.cached_property
+    def forward(self) -> Forward:
+        """The float model as a function."""
+        from moevit.model.evaluate import float_backend
+
+        return float_backend(self.model)
+
+    @functools.cached_property
+    def onnx(self) -> Forward:
+        """The float model's ONNX export, from the cache, as a function."""
+        from moevit.model.onnx_export import export_onnx, onnx_forward
+
+        sources = cache.source_digest(Path(str(model_package.__file__)).parent)
+        name = "model.onnx"
+
+        def make(folder: Path) -> None:
+            self.report("exporting to ONNX", 0.0)
+            export_onnx(self.model, folder / name)
+
+        key = cache.digest(self.path.read_bytes(), sources)
+        return onnx_forward(cache.entry("onnx", key, make) / name)
+
+    @functools.cached_property
+    def network(self) -> Network:
+        """The quantised network: what the file holds, or the checkpoint's, from the cache."""
+        if self.quantised:
+            return load_network(self.path)
+        folders = (Path(str(p.__file__)).parent for p in (model_package, quant_package))
+        key = cache.digest(
+            self.path.read_bytes(), cache.source_digest(*folders), str(CALIBRATION_IMAGES)
+        )
+        name = "network.safetensors"
+
+        def make(folder: Path) -> None:
+            self.report("loading the model", 0.0)
+            save_network(quantise_model(self.model, report=self.report), folder / name)
+
+        def waiting() -> None:
+            self.report("waiting for another process that quantises the same model", 0.0)
+
+        return load_network(cache.entry("networks", key, make, waiting) / name)
+
+    @functools.cached_property
+    def program(self) -> Program:
+        """All tasks of the network, compiled for the preset."""
+        return self.compile()
+
+    def compile(self, tasks: Sequence[str] | None = None, **options: Any) -> Program:
+        """The program of some tasks; ``options`` of :func:`~moevit.compiler.compile_network`."""
+        return compile_network(self.network, self.config, tasks, **options)
+
+
+def _shipped(size: str) -> Path:
+    """As `moevit.model.checkpoint.shipped_path`, which would import torch."""
+    path = Path(str(model_package.__file__)).parent / "checkpoints" / f"{size}.safetensors"
+    if not path.is_file():
+        raise UserError(f"--size: {size!r} has no shipped model; train one and name it by --model")
+    return path
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file; empty if it is none, and its reader will say why."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(size, 1 << 24)))
+        return dict(header.get("__metadata__", {}))
+    except (ValueError, AttributeError):
+        return {}

@@ -1,0 +1,72 @@
+"""A micro model, untrained, in a cache of its own: every command runs on it in a moment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="session")
+def micro_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that all tests of a session share."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of 16 x 32 pictures, five tasks, three experts."""
+    import torch
+
+    from moevit.model.checkpoint import store
+    from moevit.model.config import KINDS, PRESETS, ModelConfig, TaskConfig
+    from moevit.model.m3vit import M3ViT
+
+    channels = {task.kind: task.channels for task in PRESETS["nano"].tasks}
+    config = ModelConfig(
+        name="micro",
+        image=(16, 32),
+        patch=8,
+        dim=16,
+        depth=2,
+        heads=2,
+        mlp_ratio=2.0,
+        experts=3,
+        top_k=2,
+        expert_hidden=16,
+        tasks=tuple(
+            TaskConfig(name=kind, kind=kind, channels=channels[kind], stride=4) for kind in KINDS
+        ),
+    )
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model") / "micro.safetensors"
+    store(M3ViT(config), path)
+    return path
+
+
+@pytest.fixture
+def moevit(
+    micro_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Iterator[Run]:
+    """Runs the command in an empty folder; gives exit status, standard output and error."""
+    from moevit.cli.main import main
+
+    monkeypatch.setenv("MOEVIT_CACHE", str(micro_cache))
+    monkeypatch.delenv("MOEVIT_TRACEBACK", raising=False)
+    home = os.getcwd()
+    os.chdir(tmp_path)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        status = main([str(argument) for argument in arguments])
+        captured = capfd.readouterr()
+        return status, captured.out, captured.err
+
+    yield run
+    os.chdir(home)

@@ -1,0 +1,52 @@
+"""Output files are whole or not there."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from moevit.cli.errors import UserError
+from moevit.cli.files import atomic_path, readable, write_json, write_text
+
+
+def test_writes_and_replaces(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "a.txt"
+    write_text(target, "one")
+    write_text(target, "zwei \N{GREEK SMALL LETTER BETA}")
+    assert target.read_text(encoding="utf-8") == "zwei \N{GREEK SMALL LETTER BETA}"
+    write_json(target, {"a": [1]})
+    assert target.read_text() == '{\n  "a": [\n    1\n  ]\n}\n'
+    assert os.listdir(target.parent) == ["a.txt"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_failure_leaves_what_was_there(tmp_path: Path, error: type[BaseException]) -> None:
+    target = tmp_path / "a.png"
+    target.write_text("old")
+    with pytest.raises(error), atomic_path(target) as partial:
+        assert partial.suffix == ".png"
+        partial.write_text("half")
+        raise error
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.png"]
+
+
+def test_the_mode_is_that_of_any_new_file(tmp_path: Path) -> None:
+    write_text(tmp_path / "a", "x")
+    (tmp_path / "b").write_text("x")
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_a_folder_is_no_target(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a folder"):
+        write_text(tmp_path, "x")
+
+
+def test_readable(tmp_path: Path) -> None:
+    path = tmp_path / "p.bin"
+    with pytest.raises(UserError, match=r"p\.bin: no such file; expected a program"):
+        readable(path, "a program")
+    with pytest.raises(UserError, match="is a folder; expected a program"):
+        readable(tmp_path, "a program")
+    path.touch()
+    assert readable(path, "a program") == path

@@ -1,0 +1,169 @@
+"""`moevit run` and `moevit eval` on a micro model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from moevit.model.config import KINDS
+from moevit.quant.golden import Golden
+
+RESULT_KEYS = {
+    "image",
+    "task",
+    "bit_exact",
+    "cycles",
+    "ms",
+    "fps",
+    "mac_utilisation",
+    "bytes_read",
+    "simulated_cycles_per_s",
+    "metrics",
+}
+
+
+def options(checkpoint: Path, backend: str = "golden") -> list[object]:
+    return ["--model", checkpoint, "--preset", "micro", "--backend", backend]
+
+
+def is_png(path: Path) -> bool:
+    with Image.open(path) as picture:
+        picture.load()
+        return picture.format == "PNG" and picture.width > 600
+
+
+@pytest.mark.parametrize("backend", ["golden", "interpreter", "torch"])
+def test_a_scene_under_all_tasks(moevit, checkpoint, backend, tmp_path) -> None:
+    status, out, err = moevit("run", "--json", *options(checkpoint, backend))
+    assert (status, err) == (0, "")
+    found = json.loads(out)
+    assert {k: v for k, v in found.items() if k != "results"} == {
+        "preset": "micro",
+        "size": "micro",
+        "backend": backend,
+    }
+    assert [r["task"] for r in found["results"]] == list(KINDS)
+    for result in found["results"]:
+        assert set(result) == RESULT_KEYS
+        assert result["bit_exact"] is (None if backend == "torch" else True)
+        assert result["cycles"] is None
+        device, reference = result["metrics"]["device"], result["metrics"]["float"]
+        assert set(device) == set(reference)
+        assert all(np.isfinite(v) for v in [*device.values(), *reference.values()])
+        if backend == "torch":
+            assert device == reference
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["scene-0-panel.png"]
+    assert is_png(tmp_path / "out" / "scene-0-panel.png")
+
+
+def test_pictures_of_the_users(moevit, checkpoint, tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    paths = [tmp_path / "a" / "x.png", tmp_path / "b" / "x.png", tmp_path / "y.jpg"]
+    for n, path in enumerate(paths):
+        path.parent.mkdir(exist_ok=True)
+        pixels = rng.integers(0, 256, (40 + n, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+    status, out, _ = moevit(
+        "run", "--json", "--task", "edges,depth", "-o", "new", *options(checkpoint), *paths
+    )
+    assert status == 0
+    results = json.loads(out)["results"]
+    assert [(r["image"], r["task"]) for r in results] == [
+        (str(path), task) for path in paths for task in ("edges", "depth")
+    ]
+    assert all(r["metrics"] == {"float": None, "device": None} for r in results)
+    names = {"x-panel.png", "x-2-panel.png", "y-panel.png"}
+    assert {path.name for path in (tmp_path / "new").iterdir()} == names
+
+
+def test_table(moevit, checkpoint) -> None:
+    status, out, _ = moevit("run", "--task", "depth", *options(checkpoint))
+    assert status == 0
+    for word in ("task", "cycles", "MAC", "read", "scene 0: micro", "RMSE m", "yes"):
+        assert word in out
+    assert "panel: out/scene-0-panel.png" in out
+
+
+def test_another_integer_is_found(moevit, checkpoint, monkeypatch, tmp_path) -> None:
+    original = Golden.run_batch
+
+    def run_batch(self, images, tasks=None, **others):
+        results = original(self, images, tasks, **others)
+        results["depth"][0].output[1, 2] += 3
+        return results
+
+    monkeypatch.setattr(Golden, "run_batch", run_batch)
+    status, out, err = moevit("run", "--json", "--task", "depth,edges", *options(checkpoint))
+    assert status == 1
+    assert err.count("\n") == 1 and "Traceback" not in err
+    assert "1 of 2 results are not bit exact: scene 0, task depth: 1 of " in err
+    assert "first at (1, 2)" in err
+    assert [r["bit_exact"] for r in json.loads(out)["results"]] == [False, True]
+
+
+def test_a_quantised_network_instead_of_a_checkpoint(moevit, checkpoint, tmp_path) -> None:
+    status, _, _ = moevit("quantize", "--model", checkpoint, "--images", 2, "-o", "n.safetensors")
+    assert status == 0
+    status, out, _ = moevit("run", "--json", "--task", "depth", *options(Path("n.safetensors")))
+    assert status == 0
+    (result,) = json.loads(out)["results"]
+    assert result["bit_exact"] is True
+    assert result["metrics"]["float"] is None and result["metrics"]["device"] is not None
+
+
+@pytest.mark.parametrize("backend", ["torch", "golden", "interpreter"])
+def test_eval(moevit, checkpoint, backend) -> None:
+    status, out, err = moevit("eval", "--json", "--images", 3, *options(checkpoint, backend))
+    assert (status, err) == (0, "")
+    found = json.loads(out)
+    assert set(found) == {"backend", "images", "tasks", "delta_m"}
+    assert found["backend"] == backend and found["images"] == 3
+    assert list(found["tasks"]) == list(KINDS)
+    assert found["delta_m"] == 0 if backend == "torch" else abs(found["delta_m"]) < 20
+
+
+def test_eval_is_the_same_on_golden_and_interpreter(moevit, checkpoint) -> None:
+    scores = []
+    for backend in ("golden", "interpreter"):
+        _, out, _ = moevit("eval", "--json", "--images", 2, *options(checkpoint, backend))
+        scores.append(json.loads(out)["tasks"])
+    assert scores[0] == scores[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--task", "nope"], "--task: unknown task 'nope'; expected segmentation, depth"),
+        (["--backend", "fpga"], "--backend: unknown backend 'fpga'; expected torch, golden"),
+        (["--preset", "huge"], "Unknown preset 'huge'; expected one of micro"),
+        (["--size", "giant"], "Size must be one of nano"),
+        (["missing.png"], "missing.png: no such file; expected a PNG or JPEG"),
+        (["cut.png"], "cut.png: damaged or cut short"),
+        (["--model", "missing.safetensors"], "missing.safetensors: no such file"),
+        (["--model", "cut.safetensors"], "Checkpoint cut.safetensors is not a whole safetensors"),
+        (["--model", "short.safetensors"], "Checkpoint short.safetensors is not a whole"),
+    ],
+)
+def test_bad_input(moevit, checkpoint, tmp_path, arguments, message) -> None:
+    Image.new("RGB", (64, 64), "teal").save("whole.png")
+    Path("cut.png").write_bytes(Path("whole.png").read_bytes()[:90])
+    data = checkpoint.read_bytes()
+    Path("cut.safetensors").write_bytes(data[: len(data) // 2])
+    Path("short.safetensors").write_bytes(data[:50])
+    before = set(tmp_path.iterdir())
+    status, out, err = moevit("run", *options(checkpoint), *arguments)
+    assert status == 2 and out == ""
+    assert err.startswith("moevit: error: ") and message in err
+    assert err.count("\n") == 1
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_a_panel_that_cannot_be_written(moevit, checkpoint) -> None:
+    Path("out").write_text("a file")
+    status, _, err = moevit("run", "--task", "depth", *options(checkpoint))
+    assert status == 2 and err.count("\n") == 1 and "out" in err
+    assert Path("out").read_text() == "a file"
