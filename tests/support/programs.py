@@ -1,0 +1,118 @@
+"""Running compiled programs on the interpreter, and shapes to compile."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from moevit.compiler import Program, compile_network
+from moevit.hw.config import AcceleratorConfig
+from moevit.quant.network import Network
+from moevit.quant.random_network import Sizes
+from moevit.sim.interpreter import Interpreter, Outcome
+
+__all__ = ["AWKWARD", "Layout", "place", "refused", "run_program", "sizes"]
+
+PAGE = 4096
+
+
+class Layout:
+    """Where a program, an image and the outputs lie in one memory."""
+
+    def __init__(self, program: Program) -> None:
+        self.image = -(-len(program.memory) // PAGE) * PAGE
+        self.output = self.image + -(-program.image.size // PAGE) * PAGE
+        self.size = self.output + program.output_bytes
+
+
+def place(program: Program, image: np.ndarray) -> tuple[np.ndarray, Layout]:
+    """A memory with the program at 0 and the image behind it."""
+    at = Layout(program)
+    memory = np.full(at.size, 0xA5, np.uint8)
+    memory[: len(program.memory)] = program.memory
+    memory[at.image : at.image + program.image.size] = program.image.pack(image)
+    return memory, at
+
+
+def run_program(
+    program: Program, image: np.ndarray, task: str, **options: Any
+) -> tuple[np.ndarray, Outcome]:
+    """One frame on the interpreter: the task's output and what the frame left."""
+    memory, at = place(program, image)
+    outcome = Interpreter(program.config).run(
+        memory,
+        program_base=program.task(task).base,
+        image_base=at.image,
+        output_base=at.output,
+        **options,
+    )
+    output = program.task(task).output
+    start = at.output + output.address
+    return output.unpack(memory[start : start + output.size]), outcome
+
+
+def refused(network: Network, config: AcceleratorConfig) -> bool:
+    """Whether the device cannot load such patches; then the compiler must say so."""
+    g = network.geometry
+    if g.patch * g.channels % config.piece_bytes == 0:
+        return False
+    with pytest.raises(ValueError, match=r"pixel row of \d+ bytes is no multiple"):
+        compile_network(network, config)
+    return True
+
+
+AWKWARD = {
+    "plain": Sizes(),
+    "one expert": Sizes(experts=1, top_k=1, expert_hidden=20, moe=(0, 1)),
+    "all experts": Sizes(experts=3, top_k=3),
+    "one head": Sizes(heads=1, dim=24),
+    "narrow heads": Sizes(heads=5, dim=20),
+    "all to one": Sizes(experts=3, top_k=1, style="one", favourite=2),
+    "never chosen": Sizes(style="starved", favourite=1, moe=(0,)),
+    "odd tokens": Sizes(image_height=40, image_width=24, moe=(0,), depth=1),
+    "one patch": Sizes(image_height=8, image_width=8),
+    "no class token": Sizes(class_token=False, moe=()),
+    "dense last": Sizes(moe=(0,)),
+    "grey, small patches": Sizes(channels=1, patch=4, image_width=28),
+    "class head": Sizes(class_heads=True, head_channels=(37, 3), image_width=40),
+    "class head, dense last": Sizes(class_heads=True, head_channels=(5, 300), moe=(0,)),
+    "no head": Sizes(head_channels=(), dim=24),
+    "no norm": Sizes(head_channels=(), norm=False),
+    "no norm, dense": Sizes(head_channels=(), norm=False, moe=(0,)),
+}
+"""Shapes that found, or would find, a mistake each."""
+
+
+@st.composite
+def sizes(draw: st.DrawFn) -> Sizes:
+    """Small networks of every shape."""
+    patch = draw(st.sampled_from([4, 8]))
+    heads = draw(st.integers(1, 3))
+    depth = draw(st.integers(1, 2))
+    experts = draw(st.integers(1, 5))
+    top_k = draw(st.integers(1, min(experts, 3)))
+    styles = ["varied", "one"] + ["starved"] * (top_k < experts)
+    norm = draw(st.booleans())
+    tasks = draw(st.integers(1, 2))
+    base = Sizes(
+        patch=patch,
+        image_height=patch * draw(st.integers(1, 5)),
+        image_width=patch * draw(st.integers(1, 5)),
+        channels=draw(st.sampled_from([1, 3])),
+        heads=heads,
+        dim=heads * 4 * draw(st.integers(1, 6)),
+        depth=depth,
+        hidden=draw(st.integers(1, 70)),
+        experts=experts,
+        top_k=top_k,
+        expert_hidden=draw(st.integers(1, 50)),
+        moe=tuple(n for n in range(depth) if draw(st.booleans())),
+        tasks=tasks,
+        head_channels=tuple(draw(st.integers(1, 3)) for _ in range(tasks * norm)),
+        upscale=draw(st.integers(1, 3)),
+        class_token=draw(st.booleans()),
+        norm=norm,
+    )
+    return replace(base, style=draw(st.sampled_from(styles)), favourite=experts - 1)

@@ -1,0 +1,199 @@
+"""The verilated accelerator for tests: builds, a board that is never reset, memories that annoy."""
+
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+
+from moevit.compiler import Program
+from moevit.hw.config import (
+    AcceleratorConfig,
+    ArrayConfig,
+    LimitConfig,
+    MemoryConfig,
+    preset,
+)
+from moevit.hw.regs import COUNTER_BASE, EXPERT_BASE, Control, Counter, Error, Register, Status
+from moevit.quant.random_network import Sizes
+from moevit.sim.native import MemoryTiming, NativeSim
+from moevit.sim.rtl import build_simulator
+
+__all__ = ["CONFIGS", "SMALL", "TIMINGS", "Board", "Frame", "mismatch", "random_sizes"]
+
+SMALL = AcceleratorConfig(
+    name="small",
+    array=ArrayConfig(tokens=4, inputs=16, outputs=4),
+    memory=MemoryConfig(
+        activation_words=1500,
+        residual_words=1100,
+        kv_rows=300,
+        ring_rows=64,
+        demand_rows=32,
+        param_rows=32,
+        demand_param_rows=32,
+        norm_rows=150,
+        ports=2,
+        landing_beats=32,
+    ),
+    limits=LimitConfig(tokens=60, depth=192, experts=6, top_k=3),
+    clock_mhz=100.0,
+    watchdog_cycles=4000,
+)
+"""Two ports, four output tiles in an activation word, memories and limits that are no powers of
+two, rings that hold a few output tiles, and a short watchdog."""
+
+CONFIGS = {"micro": preset("micro"), "small": SMALL}
+
+TIMINGS = {
+    "ideal": MemoryTiming(bytes_per_cycle=64.0, read_latency=1, write_latency=1),
+    "stalls": MemoryTiming(
+        bytes_per_cycle=24.0, read_latency=5, write_latency=3, stall_probability=0.5, reorder=True
+    ),
+    "narrow": MemoryTiming(
+        bytes_per_cycle=5.0,
+        read_latency=40,
+        refresh_period=300,
+        refresh_cycles=60,
+        outstanding=1,
+        stall_probability=0.1,
+    ),
+    "far": MemoryTiming(
+        bytes_per_cycle=40.0, read_latency=1500, write_latency=900, reorder=True, outstanding=64
+    ),
+}
+"""A memory that always answers at once, one that stalls every channel, one with little bandwidth,
+and one that is far away."""
+
+_BASE = 0x4000_0000
+_IMAGE = _BASE + (1 << 20)
+_OUTPUT = _IMAGE + (1 << 18)
+_SIZE = (1 << 20) + (1 << 19)
+
+
+@dataclass
+class Frame:
+    """How a frame ended."""
+
+    error: Error
+    cycles: int
+    output: Any = None
+    counters: dict[Counter, int] = field(default_factory=dict)
+    expert_tokens: list[int] = field(default_factory=list)
+
+
+class Board:
+    """One verilated accelerator and its memory. It is reset once, before the first frame.
+
+    Like a driver, except that it takes any program, and memory whose content a test has changed.
+    """
+
+    image_base, output_base, program_base = _IMAGE, _OUTPUT, _BASE
+
+    def __init__(self, config: AcceleratorConfig, timing: MemoryTiming | None = None) -> None:
+        self.config = config
+        self.sim = NativeSim(build_simulator(config), base=_BASE, memory_bytes=_SIZE, timing=timing)
+        self.sim.reset()
+        self.sim.reg_write(Register.IRQ_ENABLE, 1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sim.close()
+
+    def place(self, program: Program, image: Any) -> None:
+        """Program and image to memory; poison where the output will be."""
+        self.sim.write(_BASE, program.memory.tobytes())
+        self.sim.write(_IMAGE, program.image.pack(image).tobytes())
+        self.sim.write(_OUTPUT, b"\xa5" * program.output_bytes)
+
+    def start(self, program: int, *, image: int = _IMAGE, output: int = _OUTPUT) -> None:
+        """Base registers, and START."""
+        sim = self.sim
+        sim.reg_write(Register.PROGRAM_BASE, program)
+        sim.reg_write(Register.IMAGE_BASE, image)
+        sim.reg_write(Register.OUTPUT_BASE, output)
+        sim.reg_write(Register.CONTROL, 1 << Control.START)
+
+    def wait(self, limit: int = 3_000_000) -> Frame:
+        """Until the interrupt; the device must be idle then. Breaches of the protocol fail."""
+        sim = self.sim
+        run = sim.run(limit)
+        status = sim.reg_read(Register.STATUS)
+        error = Error(sim.reg_read(Register.ERROR))
+        assert run.interrupt, f"no interrupt in {limit} cycles, status {status:#x}, {error.name}"
+        assert not status >> Status.BUSY & 1, f"busy after the interrupt: status {status:#x}"
+        assert bool(status >> Status.FAILED & 1) == (error != Error.NONE), (status, error)
+        assert bool(status >> Status.DONE & 1) == (error == Error.NONE), (status, error)
+        assert sim.stats.violations == 0, sim.stats
+        frame = Frame(error, run.cycles)
+        frame.counters = {c: sim.reg_read(COUNTER_BASE + 4 * c) for c in Counter}
+        frame.expert_tokens = [
+            sim.reg_read(EXPERT_BASE + 4 * e) for e in range(self.config.limits.experts)
+        ]
+        sim.reg_write(Register.CONTROL, 1 << Control.CLEAR_IRQ)
+        return frame
+
+    def run(self, program: Program, image: Any, task: str, limit: int = 3_000_000) -> Frame:
+        """A whole frame; the output is there if it succeeded."""
+        self.place(program, image)
+        about = program.task(task)
+        self.start(_BASE + about.base)
+        frame = self.wait(limit)
+        if frame.error == Error.NONE:
+            where = about.output
+            frame.output = where.unpack(self.sim.read(_OUTPUT + where.address, where.size))
+        return frame
+
+
+def random_sizes(rng: np.random.Generator, config: AcceleratorConfig) -> Sizes:
+    """A small network; one in three has something extreme about it. It may not fit ``config``."""
+
+    def between(low: int, high: int) -> int:
+        return int(rng.integers(low, high + 1))
+
+    patch = int(rng.choice([4, 8]))
+    heads = between(1, 3)
+    depth = between(1, 2)
+    experts = int(rng.choice([1, between(2, config.limits.experts)], p=[0.15, 0.85]))
+    top_k = between(1, min(experts, config.limits.top_k))
+    if rng.random() < 0.2:
+        top_k = min(experts, config.limits.top_k)
+    styles = ["varied", "varied", "one"] + ["starved"] * (top_k < experts)
+    norm = rng.random() < 0.85
+    tasks = between(1, 3)
+    return Sizes(
+        patch=patch,
+        image_height=patch * between(1, 6),
+        image_width=patch * between(1, 6),
+        channels=int(rng.choice([1, 3])),
+        heads=heads,
+        dim=heads * 4 * between(1, 8),
+        depth=depth,
+        hidden=between(1, 120),
+        experts=experts,
+        top_k=top_k,
+        expert_hidden=between(1, 70),
+        moe=tuple(n for n in range(depth) if rng.random() < 0.7),
+        tasks=tasks,
+        head_channels=tuple(between(1, 3) for _ in range(between(0, tasks) * norm)),
+        upscale=between(1, 3),
+        class_token=rng.random() < 0.5,
+        norm=norm,
+        style=str(rng.choice(styles)),
+        favourite=between(0, experts - 1),
+    )
+
+
+def mismatch(got: Any, want: Any) -> str:
+    """Empty if the arrays are equal, else the first index that differs and how many do."""
+    got, want = np.asarray(got), np.asarray(want)
+    if got.shape != want.shape:
+        return f"shape {got.shape}, expected {want.shape}"
+    wrong = np.argwhere(got != want)
+    if not len(wrong):
+        return ""
+    first = tuple(int(n) for n in wrong[0])
+    return (
+        f"{len(wrong)} of {want.size} differ, first {first}: {got[first]}, expected {want[first]}"
+    )
