@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .formats import ACTIVATION, MULTIPLIER_BITS, RESIDUAL, SHIFT_BITS, WEIGHT, QFormat
+from .formats import ACTIVATION, MULTIPLIER_BITS, RESIDUAL, SHIFT_BITS, WEIGHT, QFormat, weight_max
 from .layernorm import BIAS, EPS, GAIN, LayerNorm
 from .linear import Linear
 from .network import Block, Geometry, Mlp, Moe, Network
@@ -100,8 +100,9 @@ def _moe(path: str, moe: Moe, dim: int, tasks: Sequence[str]) -> None:
 
 def _linear(path: str, linear: Linear, outputs: int, depth: int) -> None:
     _array(f"{path}.weight", linear.weight, (outputs, depth), WEIGHT, np.int8)
-    if linear.weight.size and int(linear.weight.min()) < -WEIGHT.max:
-        raise ValueError(f"{path}.weight must lie within +-{WEIGHT.max}")
+    limit = weight_max(linear.weight_bits)
+    if linear.weight.size and int(np.abs(linear.weight.astype(np.int64)).max()) > limit:
+        raise ValueError(f"{path}.weight must lie within +-{limit}")
     _array(f"{path}.bias", linear.bias, (outputs,), BIAS, np.int32)
     _array(f"{path}.mult", linear.mult, (outputs,), _MULT, np.uint16)
     _array(f"{path}.shift", linear.shift, (outputs,), _SHIFT, np.uint8)

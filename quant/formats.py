@@ -22,10 +22,12 @@ __all__ = [
     "SHIFT_BITS",
     "VALUE",
     "WEIGHT",
+    "WEIGHT_BITS",
     "Multiplier",
     "QFormat",
     "floor_log2",
     "round_shift",
+    "weight_max",
 ]
 
 Ints = Any  # an int or an integer numpy array
@@ -66,6 +68,8 @@ ACTIVATION = QFormat(width=8)
 """What the array multiplies: activations, -128..127."""
 WEIGHT = QFormat(width=8)
 """Weights, keys and values; the quantiser keeps them in -127..127."""
+WEIGHT_BITS = (8, 4)
+"""Widths of weights in memory; on the chip all have those of ``WEIGHT``."""
 ACCUMULATOR = QFormat(width=27)
 """Sum of products plus bias. The quantiser proves that no channel can leave it."""
 RESIDUAL = QFormat(width=16)
@@ -76,6 +80,12 @@ LOGIT = QFormat(width=16, frac=8)
 """Attention scores and router logits, in units of log2: ``2**(x / 256)`` is the exponential."""
 SCORE = QFormat(width=15, frac=15, signed=False)
 """An expert's score, 0..32767 for 0..1."""
+
+
+def weight_max(bits: int) -> int:
+    """Largest magnitude of a weight of ``bits`` bits: ranges are symmetric, 127 or 7."""
+    return (1 << (bits - 1)) - 1
+
 
 MULTIPLIER_BITS = 16
 SHIFT_BITS = 6

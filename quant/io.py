@@ -28,7 +28,10 @@ __all__ = ["NETWORK_KEY", "load_network", "save_network"]
 NETWORK_KEY = "moevit.network"
 _VERSION = 1
 _FIXED = {"exp"}  # tables of the accelerator, not of a network
-_LATER = {("Head", "class_token")}  # fields that files of this version may lack
+_LATER = {
+    ("Head", "class_token"),
+    ("Linear", "weight_bits"),
+}  # fields that files of this version may lack
 _KIND = "kind"  # tells the members of a union apart
 
 

@@ -7,7 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from .formats import ACCUMULATOR, ACTIVATION, RESIDUAL, SCORE, VALUE, Multiplier, round_shift
+from .formats import (
+    ACCUMULATOR,
+    ACTIVATION,
+    RESIDUAL,
+    SCORE,
+    VALUE,
+    WEIGHT_BITS,
+    Multiplier,
+    round_shift,
+    weight_max,
+)
 from .gelu import GELU
 
 __all__ = ["GeluOutput", "Linear", "matmul", "to_activation"]
@@ -55,7 +65,8 @@ class Linear:
     ``weight`` int8 ``(O, K)`` within +-127, ``bias`` int32 ``(O,)`` in units of the accumulator
     (zero points and a preceding affine are already folded in), ``mult`` uint16 ``(O,)``, ``shift``
     ``(O,)`` 0..63. ``scale`` is the float value of one output step (for reports and for the heads'
-    read-out).
+    read-out). With ``weight_bits`` 4 weights lie within +-7 and two share a byte in memory; the
+    arithmetic is the same.
     """
 
     weight: np.ndarray
@@ -63,8 +74,17 @@ class Linear:
     mult: np.ndarray
     shift: np.ndarray
     scale: float = 1.0
+    weight_bits: int = 8
 
     def __post_init__(self) -> None:
+        if self.weight_bits not in WEIGHT_BITS:
+            raise ValueError(f"weight_bits must be 8 or 4, not {self.weight_bits!r}")
+        limit = weight_max(self.weight_bits)
+        peak = int(np.abs(self.weight.astype(np.int64)).max(initial=0))
+        if self.weight_bits != 8 and peak > limit:
+            raise ValueError(
+                f"weight must lie within +-{limit} for {self.weight_bits} bits, found {peak}"
+            )
         worst = np.abs(self.weight.astype(np.int64)).sum(axis=1) * 128 + np.abs(
             self.bias.astype(np.int64)
         )

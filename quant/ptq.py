@@ -1,5 +1,6 @@
-"""W8A8 post-training quantisation: a float network and its calibration to integers.
+"""Post-training quantisation: a float network and its calibration to integers.
 
+W8A8, the experts' weights W4 if asked for.
 Weights are symmetric per output channel, activations static. What reaches a LayerNorm's consumers,
 and values inside attention, get a scale and a centre for each channel: the norm's own affine (or
 the rows of ``v``) produces them, and the next weights and bias absorb them, so they cost nothing in
@@ -29,7 +30,16 @@ from .float_network import (
     FloatNorm,
     gelu,
 )
-from .formats import ACCUMULATOR, ACTIVATION, LOGIT, RESIDUAL, VALUE, Multiplier
+from .formats import (
+    ACCUMULATOR,
+    ACTIVATION,
+    LOGIT,
+    RESIDUAL,
+    VALUE,
+    WEIGHT_BITS,
+    Multiplier,
+    weight_max,
+)
 from .gate import Gate
 from .gelu import GELU
 from .golden import PIXEL_OFFSET
@@ -66,13 +76,14 @@ class Options:
     ``clip``: range of activations and weight rows. ``percentile``: for the method of that name.
     ``migrate``: exponents to try for per-channel activation scales, 0 one scale for all channels, 1
     each channel its own range. ``headroom``: of the residual stream and the heads' outputs, over
-    the calibrated maximum.
+    the calibrated maximum. ``expert_bits``: of the experts' weights, 8 or 4; all others have 8.
     """
 
     clip: Clip = "mse"
     percentile: float = 99.99
     migrate: tuple[float, ...] = (0.0, 0.5, 0.75, 1.0)
     headroom: float = 1.5
+    expert_bits: int = 8
 
     def __post_init__(self) -> None:
         check_clip(self.clip)
@@ -82,6 +93,8 @@ class Options:
             raise ValueError(f"Migrate must be exponents from 0 to 1, not {self.migrate!r}")
         if not self.headroom >= 1:
             raise ValueError(f"Headroom must be at least 1, not {self.headroom!r}")
+        if self.expert_bits not in WEIGHT_BITS:
+            raise ValueError(f"Expert bits must be 8 or 4, not {self.expert_bits!r}")
 
 
 def quantise(
@@ -139,14 +152,16 @@ class _Quantiser:
         encoding: Encoding,
         out_scale: float | Floats,
         out_offset: float | Floats = 0.0,
+        *,
+        bits: int = 8,
     ) -> Linear:
         """Integers of ``layer`` on encoded inputs; one output step is ``out_scale``, 0 is
         ``out_offset``. The accumulator's bound holds by construction."""
         outputs, depth = layer.weight.shape
         weight = layer.weight.astype(np.float64) * encoding.scale
         bias = layer.bias + layer.weight.astype(np.float64) @ encoding.offset - out_offset
-        codes, step = quantise_rows(weight, clip=self.options.clip)
-        room = ACCUMULATOR.max - CODES * -ACTIVATION.min * depth - 1
+        codes, step = quantise_rows(weight, clip=self.options.clip, bits=bits)
+        room = ACCUMULATOR.max - weight_max(bits) * -ACTIVATION.min * depth - 1
         if room <= 0:
             raise ValueError(f"A layer with {depth} inputs does not fit the accumulator")
         tight = np.abs(bias) > room * step  # next to no weights beside a bias
@@ -160,6 +175,7 @@ class _Quantiser:
             mult=np.array([m.mult for m in multipliers], np.uint16),
             shift=np.array([m.shift for m in multipliers], np.uint8),
             scale=float(out_scale) if np.ndim(out_scale) == 0 else 1.0,
+            weight_bits=bits,
         )
 
     def patch_embed(self) -> Linear:
@@ -173,19 +189,25 @@ class _Quantiser:
         return self.linear(net.patch_embed, encoding, self.residual)
 
     def norm(
-        self, norm: FloatNorm, name: str, consumers: Sequence[FloatLinear]
+        self,
+        norm: FloatNorm,
+        name: str,
+        consumers: Sequence[FloatLinear],
+        narrow: Sequence[FloatLinear] = (),
     ) -> tuple[LayerNorm, Encoding]:
         """LayerNorm to int8, and what its codes mean to the consumers.
 
-        The codes stand for ``x_hat``; the norm's own gain and bias pass on to the consumers.
+        The codes stand for ``x_hat``; the norm's own gain and bias pass on to the consumers,
+        of which ``narrow`` are those whose weights have ``expert_bits``.
         """
         site = self.stats.site(name)
         own = Encoding(scale=norm.gain.astype(np.float64), offset=norm.bias.astype(np.float64))
         folded = [
             FloatLinear(weight=c.weight * own.scale, bias=c.bias + c.weight @ own.offset)
-            for c in consumers
+            for c in (*consumers, *narrow)
         ]
-        inner = self.channels(site, folded)
+        widths = [8] * len(consumers) + [self.options.expert_bits] * len(narrow)
+        inner = self.channels(site, folded, widths)
         dim = self.net.geometry.dim
         eps = round(norm.eps * (dim / self.residual) ** 2)
         layer = LayerNorm.from_affine(
@@ -196,27 +218,42 @@ class _Quantiser:
         )
         return layer, outer
 
-    def channels(self, site: Site, consumers: Sequence[FloatLinear]) -> Encoding:
-        """Per-channel scale and centre for ``site`` with the least error at the consumers."""
+    def channels(
+        self, site: Site, consumers: Sequence[FloatLinear], widths: Sequence[int] = ()
+    ) -> Encoding:
+        """Per-channel scale and centre for ``site`` with the least error at the consumers.
+
+        ``widths``: bits of each consumer's weights (default: 8).
+        """
         options = self.options
+        widths = widths or [8] * len(consumers)
         centre, half = channel_range(site, options.clip, options.percentile)
         rows = site.sample(_TRIAL_ROWS).astype(np.float64)
         trials = []
         for exponent in options.migrate:
             scale = half**exponent * half.max() ** (1 - exponent) / CODES
             encoding = Encoding(scale=scale, offset=centre)
-            error = self.trial(rows, encoding, consumers) if len(options.migrate) > 1 else 0.0
+            error = 0.0
+            if len(options.migrate) > 1:
+                error = self.trial(rows, encoding, consumers, widths)
             trials.append((error, encoding))
         return min(trials, key=lambda trial: trial[0])[1]
 
-    @staticmethod
-    def trial(rows: Floats, encoding: Encoding, consumers: Sequence[FloatLinear]) -> float:
+    def trial(
+        self,
+        rows: Floats,
+        encoding: Encoding,
+        consumers: Sequence[FloatLinear],
+        widths: Sequence[int],
+    ) -> float:
         """Mean over consumers of the squared error over the variance of their outputs."""
         codes = encoding.encode(rows)
         total = 0.0
-        for consumer in consumers:
+        for consumer, bits in zip(consumers, widths, strict=True):
+            # At 8 bits a row's clipping hardly matters to the choice; at 4 it is half of it.
+            clip = self.options.clip if bits < 8 else "minmax"
             exact = rows @ consumer.weight.T
-            weight, step = quantise_rows(consumer.weight * encoding.scale)
+            weight, step = quantise_rows(consumer.weight * encoding.scale, clip=clip, bits=bits)
             got = codes @ (weight * step[:, None]).T + consumer.weight @ encoding.offset
             total += float(np.mean((got - exact) ** 2) / max(float(np.var(exact)), 1e-12))
         return total
@@ -228,8 +265,12 @@ class _Quantiser:
         norm1, enc1 = self.norm(block.norm1, prefix + "norm1", [a.q, a.k, a.v])
         attention = self.attention(a, enc1, prefix)
         if isinstance(mlp, FloatMoe):
-            consumers = [*mlp.routers.values(), *(expert.fc1 for expert in mlp.experts)]
-            norm2, enc2 = self.norm(block.norm2, prefix + "norm2", consumers)
+            norm2, enc2 = self.norm(
+                block.norm2,
+                prefix + "norm2",
+                list(mlp.routers.values()),
+                [expert.fc1 for expert in mlp.experts],
+            )
             moe = self.moe(mlp, block.norm2, enc2, index)
             return Block(norm1=norm1, attention=attention, norm2=norm2, mlp=moe)
         norm2, enc2 = self.norm(block.norm2, prefix + "norm2", [mlp.fc1])
@@ -272,7 +313,7 @@ class _Quantiser:
             proj=self.linear(a.proj, out, self.residual),
         )
 
-    def mlp(self, mlp: FloatMlp, encoding: Encoding, site: Site) -> Mlp:
+    def mlp(self, mlp: FloatMlp, encoding: Encoding, site: Site, *, bits: int = 8) -> Mlp:
         """``site``: of the hidden activations, whose codes start at GELU's minimum."""
         low, high = float(site.low.min()), float(site.high.max())
         if self.options.clip == "percentile":
@@ -287,8 +328,9 @@ class _Quantiser:
         )
         hidden = mlp.fc2.weight.shape[1]
         out = Encoding(scale=np.full(hidden, step), offset=np.full(hidden, -step * zero_point))
-        fc1 = self.linear(mlp.fc1, encoding, 1 / (1 << GELU.frac))
-        return Mlp(fc1=fc1, gelu=gelu_out, fc2=self.linear(mlp.fc2, out, self.residual))
+        fc1 = self.linear(mlp.fc1, encoding, 1 / (1 << GELU.frac), bits=bits)
+        fc2 = self.linear(mlp.fc2, out, self.residual, bits=bits)
+        return Mlp(fc1=fc1, gelu=gelu_out, fc2=fc2)
 
     @staticmethod
     def hidden_high(rows: Floats, low: float, high: float, fc2: FloatLinear) -> float:
@@ -309,11 +351,12 @@ class _Quantiser:
         prefix = f"blocks.{index}."
         logit = 1 / (log2(np.e) * (1 << LOGIT.frac))
         usage = self.stats.usage[index]
+        bits = self.options.expert_bits
         return Moe(
             gate=Gate(experts=len(moe.experts), k=moe.k),
             routers={t: self.linear(r, encoding, logit) for t, r in moe.routers.items()},
             experts=tuple(
-                self.mlp(expert, encoding, self.expert_site(expert, norm, prefix, e))
+                self.mlp(expert, encoding, self.expert_site(expert, norm, prefix, e), bits=bits)
                 for e, expert in enumerate(moe.experts)
             ),
             order={task: expert_order(counts) for task, counts in usage.items()},

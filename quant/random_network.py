@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .formats import LOGIT, Multiplier
+from .formats import LOGIT, WEIGHT_BITS, Multiplier, weight_max
 from .gate import Gate
 from .gelu import GELU
 from .golden import PIXEL_OFFSET, attend, patchify, run_experts
@@ -38,7 +38,7 @@ class Sizes:
     turn (fewer than ``tasks``: the rest have none). ``class_heads``: they read the class token
     alone and have no sub-pixels. ``style``: ``"varied"``; ``"one"``: expert
     ``favourite`` comes first for every token (with ``top_k`` 1 it gets all of them and the others
-    none); ``"starved"``: expert ``favourite`` is never chosen.
+    none); ``"starved"``: expert ``favourite`` is never chosen. ``expert_bits``: of their weights.
     """
 
     image_height: int = 16
@@ -61,6 +61,7 @@ class Sizes:
     norm: bool = True
     style: Style = "varied"
     favourite: int = 0
+    expert_bits: int = 8
 
     def __post_init__(self) -> None:
         if self.image_height % self.patch or self.image_width % self.patch:
@@ -70,6 +71,8 @@ class Sizes:
             raise ValueError(f"Width {self.dim} is not a multiple of {self.heads} heads")
         if self.style not in ("varied", "one", "starved"):
             raise ValueError(f"Style must be varied, one or starved, not {self.style!r}")
+        if self.expert_bits not in WEIGHT_BITS:
+            raise ValueError(f"Expert bits must be 8 or 4, not {self.expert_bits!r}")
         if self.style == "starved" and self.top_k >= self.experts:
             raise ValueError(f"With top_k {self.top_k} of {self.experts} no expert can be starved")
         if not 0 <= self.favourite < self.experts:
@@ -155,10 +158,13 @@ class _Builder:
             meta={"source": "random"},
         )
 
-    def linear(self, outputs: int, x: Ints, spread: float, scale: float = 1.0) -> Linear:
+    def linear(
+        self, outputs: int, x: Ints, spread: float, scale: float = 1.0, *, bits: int = 8
+    ) -> Linear:
         """Random weights and bias whose values on ``x (..., K)`` have about the given spread."""
         width = x.shape[-1]
-        weight = np.clip(np.round(self.rng.normal(0, 45, (outputs, width))), -127, 127)
+        top = weight_max(bits)
+        weight = np.clip(np.round(self.rng.normal(0, 45 * top / 127, (outputs, width))), -top, top)
         weight = weight.astype(np.int8)
         acc = matmul(x, weight).reshape(-1, outputs)
         typical = np.sqrt(np.mean(acc.astype(np.float64) ** 2, axis=0)) + 1.0  # (O,)
@@ -171,6 +177,7 @@ class _Builder:
             mult=np.array([m.mult for m in scales], np.uint16),
             shift=np.array([m.shift for m in scales], np.uint8),
             scale=scale,
+            weight_bits=bits,
         )
 
     def norm(self) -> LayerNorm:
@@ -211,20 +218,19 @@ class _Builder:
         proj = self.linear(sizes.dim, out, 1000.0)
         return Attention(q=q, k=k, v=v, softmax=softmax, proj=proj), out
 
-    def mlp(self, y: Ints, hidden: int) -> Mlp:
-        fc1 = self.linear(hidden, y, 1.2 * (1 << GELU.frac))
+    def mlp(self, y: Ints, hidden: int, *, bits: int = 8) -> Mlp:
+        fc1 = self.linear(hidden, y, 1.2 * (1 << GELU.frac), bits=bits)
         pre = GELU.compute(fc1.values(y))
         out = Multiplier.from_scale(180 / max(float(np.quantile(pre, 0.999)), 1.0))
         gelu = GeluOutput(out=out, zero_point=-108)
-        return Mlp(
-            fc1=fc1, gelu=gelu, fc2=self.linear(self.sizes.dim, gelu.compute(fc1.values(y)), 1000.0)
-        )
+        fc2 = self.linear(self.sizes.dim, gelu.compute(fc1.values(y)), 1000.0, bits=bits)
+        return Mlp(fc1=fc1, gelu=gelu, fc2=fc2)
 
     def moe(self, x: Ints, y: Ints) -> tuple[Moe, Ints]:
         sizes = self.sizes
         routers = {task: self.router(y) for task in self.tasks}
         experts: tuple[Expert, ...] = tuple(
-            self.mlp(y, sizes.expert_hidden) for _ in range(sizes.experts)
+            self.mlp(y, sizes.expert_hidden, bits=sizes.expert_bits) for _ in range(sizes.experts)
         )
         gate = Gate(experts=sizes.experts, k=sizes.top_k)
         usage = {}

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from .calibrate import Site
-from .formats import ACTIVATION, WEIGHT
+from .formats import ACTIVATION, WEIGHT, weight_max
 
 __all__ = [
     "CODES",
@@ -92,21 +92,24 @@ def search(rows: Floats, half: Floats) -> Floats:
 
 
 def quantise_rows(
-    weight: Floats, importance: Floats | None = None, *, clip: Clip = "minmax"
+    weight: Floats, importance: Floats | None = None, *, clip: Clip = "minmax", bits: int = 8
 ) -> tuple[Floats, Floats]:
-    """Weights ``(O, K)`` to codes within +-127 (as floats) and the step of each row ``(O,)``.
+    """Weights ``(O, K)`` to codes of ``bits`` bits (as floats) and the step of each row ``(O,)``.
 
-    With ``mse``, a row's step minimises the squared error weighted by ``importance (K,)``, the mean
-    square of each input.
+    Codes are symmetric, within +-127 or +-7. With ``mse``, a row's step minimises the squared error
+    weighted by ``importance (K,)``, the mean square of each input.
     """
     peak = np.maximum(np.abs(weight).max(axis=1), _TINY)
-    factors = _SHRINK[_SHRINK >= 0.7] if clip == "mse" else np.ones(1)
+    factors = np.ones(1)
+    if clip == "mse":  # the fewer the codes, the more an outlier costs the others
+        factors = _SHRINK if bits < 8 else _SHRINK[_SHRINK >= 0.7]
+    top = weight_max(bits)
     weights = np.ones(weight.shape[1]) if importance is None else importance
-    best, least = peak / CODES, np.full(len(weight), np.inf)
+    best, least = peak / top, np.full(len(weight), np.inf)
     for factor in factors:
-        step = peak * factor / CODES
-        codes = np.clip(np.round(weight / step[:, None]), -CODES, CODES)
+        step = peak * factor / top
+        codes = np.clip(np.round(weight / step[:, None]), -top, top)
         error = ((codes * step[:, None] - weight) ** 2) @ weights
         better = error < least
         best, least = np.where(better, step, best), np.where(better, error, least)
-    return np.clip(np.round(weight / best[:, None]), -CODES, CODES), best
+    return np.clip(np.round(weight / best[:, None]), -top, top), best

@@ -42,6 +42,7 @@ def same(a: Any, b: Any) -> bool:
         Sizes(depth=3, moe=(0, 2), tasks=3, head_channels=(2,), class_token=False),
         Sizes(moe=(), norm=False, head_channels=(), tasks=1),
         Sizes(experts=1, top_k=1),
+        Sizes(expert_bits=4),
     ],
 )
 def test_round_trip(tmp_path: Path, sizes: Sizes) -> None:

@@ -1,5 +1,7 @@
 """Linear layers: exactness, the accumulator's proof, rounding and saturation."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -36,6 +38,17 @@ def test_matmul_refuses_what_floats_cannot_hold() -> None:
     big = np.full((1, 2), 1 << 30)
     with pytest.raises(ValueError, match="more than floats hold exactly"):
         matmul(big, big)
+
+
+def test_four_bit_weights_are_checked() -> None:
+    linear = make(np.array([[-7, 7]]), np.zeros(1), 0.5)
+    assert linear.weight_bits == 8
+    assert dataclasses.replace(linear, weight_bits=4).weight_bits == 4
+    with pytest.raises(ValueError, match="weight_bits must be 8 or 4, not 5"):
+        dataclasses.replace(linear, weight_bits=5)
+    wide = make(np.array([[-8, 7]]), np.zeros(1), 0.5)
+    with pytest.raises(ValueError, match=r"weight must lie within \+-7 for 4 bits, found 8"):
+        dataclasses.replace(wide, weight_bits=4)
 
 
 @settings(max_examples=60, deadline=None)

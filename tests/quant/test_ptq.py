@@ -50,6 +50,26 @@ def test_mixtures_are_close_to_float() -> None:
     assert min(decibels(net, quantised)) > 20  # some tokens are routed differently
 
 
+def test_experts_of_four_bits() -> None:
+    """Only experts are narrow, and the searched step beats the one that covers every weight."""
+    net = float_network(4, moe=(1,))
+    stats = prepare(net)
+    quality = {}
+    for clip in ("minmax", "mse"):
+        quantised = quantise(net, stats, Options(clip=clip, expert_bits=4))  # type: ignore[arg-type]
+        check_network(quantised)
+        quality[clip] = np.mean(decibels(net, quantised))
+    block = quantised.blocks[1]
+    assert isinstance(block.mlp, Moe)
+    for expert in block.mlp.experts:
+        for linear in (expert.fc1, expert.fc2):
+            assert linear.weight_bits == 4
+            assert int(np.abs(linear.weight).max()) == 7
+    wide = (*block.mlp.routers.values(), block.attention.q, quantised.patch_embed)
+    assert all(linear.weight_bits == 8 for linear in wide)
+    assert quality["mse"] > max(quality["minmax"], 12.0)
+
+
 def test_equalising_channels_pays() -> None:
     """With a residual channel that is far larger than the others, as trained networks have."""
     net = float_network(5, moe=())
@@ -160,6 +180,7 @@ def test_dead_weights_beside_a_bias() -> None:
         ({"migrate": ()}, "Migrate must be exponents from 0 to 1"),
         ({"migrate": (1.5,)}, "Migrate must be exponents from 0 to 1"),
         ({"headroom": 0.5}, "Headroom must be at least 1, not 0.5"),
+        ({"expert_bits": 5}, "Expert bits must be 8 or 4, not 5"),
     ],
 )
 def test_bad_options(options: dict[str, Any], message: str) -> None:

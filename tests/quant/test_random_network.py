@@ -5,7 +5,7 @@ import pytest
 
 from moevit.quant.formats import ACTIVATION, LOGIT, RESIDUAL
 from moevit.quant.golden import Golden
-from moevit.quant.network import Moe, expert_order
+from moevit.quant.network import Mlp, Moe, expert_order
 from moevit.quant.random_network import Sizes, random_images, random_network
 
 LARGE = Sizes(image_height=64, image_width=64, depth=4, moe=(1, 3), experts=8, dim=48, heads=3)
@@ -72,6 +72,16 @@ def test_every_expert_for_all(experts: int, k: int) -> None:
     assert routing.counts == (net.geometry.tokens,) * experts
 
 
+def test_narrow_experts() -> None:
+    net = random_network(0, Sizes(expert_bits=4))
+    moe, dense = net.blocks[1].mlp, net.blocks[0].mlp
+    assert isinstance(moe, Moe) and isinstance(dense, Mlp)
+    for expert in moe.experts:
+        assert expert.fc1.weight_bits == expert.fc2.weight_bits == 4
+        assert int(expert.fc1.weight.min()) == -7
+    assert dense.fc1.weight_bits == moe.routers["task0"].weight_bits == 8
+
+
 def test_expert_order() -> None:
     assert expert_order([0.0, 3.0, 1.5, 3.0, 0.0]) == (1, 3, 2, 0, 4)
 
@@ -83,6 +93,7 @@ def test_expert_order() -> None:
         ({"dim": 31}, "not a multiple of 2 heads"),
         ({"style": "odd"}, "Style must be varied, one or starved, not 'odd'"),
         ({"style": "starved", "top_k": 4}, "no expert can be starved"),
+        ({"expert_bits": 2}, "Expert bits must be 8 or 4, not 2"),
         ({"favourite": 4}, "Favourite must be below 4"),
         ({"moe": (2,)}, "must lie in 0..1"),
         ({"head_channels": (1, 1, 1)}, "3 heads for 2 tasks"),
