@@ -11,7 +11,6 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import stream
 from amaranth.lib.data import ArrayLayout, StructLayout
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
 from amaranth.utils import ceil_log2
 
@@ -25,6 +24,7 @@ from .isa import ADDRESS_BITS
 from .memories import banks
 from .queue import Queue
 from .regs import Error
+from .storage import Memory
 
 __all__ = ["ComputeArray", "accumulators", "score_tile"]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Shape, Signal, Value, signed, unsigned
 from amaranth.lib import stream
 from amaranth.lib.data import ArrayLayout, StructLayout
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
 from amaranth.utils import ceil_log2
 
@@ -30,6 +29,7 @@ from .interfaces import (
 from .isa import ADDRESS_BITS, Destination
 from .queue import Queue
 from .regs import Error
+from .storage import Memory, Style
 
 __all__ = ["Epilogue", "gate_row", "row_scales"]
 
@@ -335,7 +335,12 @@ class Epilogue(Component):
             size = Signal(VALUE.width, name=f"size_{o}")
             table_out = Signal(GELU.entry_bits, name=f"table_{o}")
             index = size >> GELU.step_bits
-            rom = Memory(shape=unsigned(GELU.entry_bits), depth=len(GELU.table), init=GELU.table)
+            rom = Memory(
+                shape=unsigned(GELU.entry_bits),
+                depth=len(GELU.table),
+                init=GELU.table,
+                ram_style=Style.DISTRIBUTED,
+            )
             m.submodules[f"gelu_{o}"] = rom
             entry = rom.read_port(domain="comb")
             m.d.comb += [size.eq(Mux(v < 0, -v, v)), entry.addr.eq(index)]

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from amaranth.hdl import Cat, Const, Module, Mux, Value, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.data import ArrayLayout
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
@@ -15,13 +14,19 @@ from moevit.quant.exp2 import Exp2
 from moevit.quant.formats import LOGIT
 
 from .pipeline import Pipeline
+from .storage import Bank, Memory
 
-__all__ = ["LATENCY", "Unit", "lanes"]
+__all__ = ["LATENCY", "Unit", "lanes", "tables"]
 
 _SHARE = 2
 """Lanes that read one table: a block RAM has two ports."""
 LATENCY = 3
 """Stages that :func:`lanes` adds to a pipeline."""
+
+
+def tables(exp: Exp2, count: int) -> list[Bank]:
+    """The tables of ``count`` lanes."""
+    return [Bank(exp.table_bits, 1 << exp.frac, -(-count // _SHARE), initialised=True)]
 
 
 def lanes(

@@ -6,14 +6,11 @@ from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Shape, Signal, Value
 from amaranth.lib import stream, wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["BANK_BITS", "Queue"]
+from .storage import BANK_BITS, Memory
 
-BANK_BITS = 64
-"""Memories are built of banks no wider than this: one machine word of a simulator, and a natural
-width of block and ultra RAM."""
+__all__ = ["Queue"]
 
 
 class Queue(wiring.Component):

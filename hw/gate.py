@@ -12,7 +12,6 @@ from operator import or_
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.lib import stream, wiring
 from amaranth.lib.data import ArrayLayout, StructLayout
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, ceil_log2
 
@@ -28,6 +27,7 @@ from .isa import TOKEN_BITS
 from .memories import banks
 from .pipeline import Pipeline
 from .pwl import Inverse, inverse_latency
+from .storage import Memory
 
 __all__ = ["Unit", "queue_address", "queue_entry"]
 

@@ -10,20 +10,18 @@ from typing import Any
 from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import stream
 from amaranth.lib.data import ArrayLayout, StructLayout
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
 from amaranth.utils import ceil_log2
 
 from .config import AcceleratorConfig
 from .interfaces import ActivationWrite, ReadPort, activation_write, residual_word
 from .isa import ADDRESS_BITS
+from .storage import BANK_BITS, Memory
 
 __all__ = ["Activations", "KeyValues", "Residual", "banks"]
 
-_BANK_BITS = 64
 
-
-def banks(m: Module, name: str, *, width: int, depth: int, bank: int = _BANK_BITS) -> list[Any]:
+def banks(m: Module, name: str, *, width: int, depth: int, bank: int = BANK_BITS) -> list[Any]:
     """Memories that together make words of ``width`` bits; adds them to ``m``."""
     memories = []
     for i in range(-(-width // bank)):
@@ -145,7 +143,7 @@ class Residual(Component):
                 m.d.comb += [
                     write.en.eq(en),
                     write.addr.eq(addr),
-                    write.data.eq(data[i * _BANK_BITS : (i + 1) * _BANK_BITS]),
+                    write.data.eq(data[i * BANK_BITS : (i + 1) * BANK_BITS]),
                 ]
                 if copy == "own":
                     m.d.comb += [read.en.eq(epilogue.en), read.addr.eq(epilogue.addr)]
@@ -196,7 +194,7 @@ class KeyValues(Component):
                 m.d.comb += [
                     write.en.eq(self.en & (self.group == group)),
                     write.addr.eq(self.addr),
-                    write.data.eq(flat[i * _BANK_BITS : (i + 1) * _BANK_BITS]),
+                    write.data.eq(flat[i * BANK_BITS : (i + 1) * BANK_BITS]),
                     read.en.eq(self.read.en),
                     read.addr.eq(self.read.addr),
                 ]

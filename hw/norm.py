@@ -11,7 +11,6 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Module, Mux, Shape, Signal, Value, signed, unsigned
 from amaranth.lib import stream, wiring
 from amaranth.lib.data import StructLayout
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, ceil_log2
 
@@ -34,6 +33,7 @@ from .memories import banks
 from .pipeline import Pipeline, double_shift, round_saturate
 from .pwl import Inverse, inverse_latency
 from .regs import Error
+from .storage import Memory
 
 __all__ = ["DIM_BITS", "Engine", "load_beat"]
 
@@ -45,12 +45,12 @@ _NUMBER_BITS = 27
 _VARIANCE_BITS = 2 * DIM_BITS + 2 * (VALUE.width - 1)
 _UNDER_WAY = 8
 """Tokens between their first read and the start of their second pass."""
-_HIDDEN = 40
+HIDDEN = 40
 """Words read while a token waits for its root; the ring holds so many beside the longest token."""
 _RESULTS = 32
 """Places for finished words: more than a round trip through the second pass takes."""
 _FAULT = Shape.cast(range(max(Error) + 1))
-_CHANNEL_BITS = 54
+CHANNEL_BITS = 54
 """Of a channel's parameters: bias 32, gain 16, shift 6."""
 
 
@@ -134,7 +134,7 @@ class Engine(wiring.Component):
         issue, started = Signal(), Signal()  # a read; a token's second pass
         read_fault = self._accept(m, order, begin, running, finished, longest)
 
-        ring_depth = 1 << ceil_log2(longest + _HIDDEN)
+        ring_depth = 1 << ceil_log2(longest + HIDDEN)
         ring = banks(m, "ring", width=VALUE.width * outputs, depth=ring_depth)
         ring_level, ring_room = Signal(range(ring_depth + 1)), Signal()
         ring_free = Signal()
@@ -407,7 +407,7 @@ class Engine(wiring.Component):
         data = []
         for n in range(config.array.outputs):
             m.submodules[f"channel_{n}"] = memory = Memory(
-                shape=unsigned(_CHANNEL_BITS), depth=config.memory.norm_rows, init=[]
+                shape=unsigned(CHANNEL_BITS), depth=config.memory.norm_rows, init=[]
             )
             write, read = memory.write_port(), memory.read_port()
             position = n % per_beat * 8 * CHANNEL_BYTES

@@ -5,15 +5,15 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Const, Module, Signal, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.data import StructLayout
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, ceil_log2
 
 from moevit.quant.pwl import Pwl
 
 from .pipeline import Pipeline
+from .storage import Memory
 
-__all__ = ["RESULT_BITS", "Inverse", "Unit", "inverse_latency", "mantissa_bits"]
+__all__ = ["RESULT_BITS", "Inverse", "Unit", "entry", "inverse_latency", "mantissa_bits"]
 
 RESULT_BITS = 16
 """A table's value (``Pwl``: at most 16 bits)."""
@@ -22,6 +22,13 @@ RESULT_BITS = 16
 def mantissa_bits(pwl: Pwl) -> int:
     """Width of the table's argument."""
     return pwl.frac_bits + bits_for(pwl.first + pwl.segments - 1)
+
+
+def entry(pwl: Pwl) -> StructLayout:
+    """A table's word."""
+    return StructLayout(
+        {"base": unsigned(RESULT_BITS), "slope": unsigned(bits_for(max(pwl.slope)))}
+    )
 
 
 class Unit(wiring.Component):
@@ -59,11 +66,8 @@ class Unit(wiring.Component):
 
     def elaborate(self, platform):
         m, pwl = Module(), self._pwl
-        entry = StructLayout(
-            {"base": unsigned(RESULT_BITS), "slope": unsigned(bits_for(max(pwl.slope)))}
-        )
         rows = [{"base": b, "slope": s} for b, s in zip(pwl.base, pwl.slope, strict=True)]
-        m.submodules.table = table = Memory(shape=entry, depth=pwl.segments, init=rows)
+        m.submodules.table = table = Memory(shape=entry(pwl), depth=pwl.segments, init=rows)
         read = table.read_port()
 
         p = Pipeline(m, valid=self.valid)

@@ -6,8 +6,9 @@ from typing import Any
 
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
+
+from .storage import Memory
 
 __all__ = ["Queue"]
 

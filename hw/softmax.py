@@ -9,7 +9,6 @@ from __future__ import annotations
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import stream, wiring
 from amaranth.lib.data import StructLayout
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, ceil_log2
 
@@ -21,11 +20,12 @@ from . import exp2
 from .array import accumulators, score_tile
 from .config import AcceleratorConfig
 from .epilogue import row_scales
-from .fifo import BANK_BITS, Queue
+from .fifo import Queue
 from .interfaces import ReadPort
 from .memories import banks
 from .pipeline import Pipeline, double_shift, round_saturate
 from .pwl import Inverse
+from .storage import BANK_BITS, Memory
 
 __all__ = ["Unit", "weights_address"]
 

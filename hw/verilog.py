@@ -12,7 +12,7 @@ from typing import Any
 
 from .config import AcceleratorConfig
 
-__all__ = ["LINT_WAIVERS", "TOP_NAME", "generate", "write"]
+__all__ = ["LINT_WAIVERS", "TOP_NAME", "generate", "rtlil", "write"]
 
 TOP_NAME = "moevit"
 
@@ -33,6 +33,20 @@ def generate(config: AcceleratorConfig) -> str:
     """The accelerator for ``config`` as one Verilog text, top module :data:`TOP_NAME`."""
     os.environ.setdefault("AMARANTH_USE_YOSYS", "builtin")
     from amaranth.back import verilog
+
+    with _plain_memories():
+        return verilog.convert(**_design(config), emit_src=False, strip_internal_attrs=True)
+
+
+def rtlil(config: AcceleratorConfig) -> str:
+    """The same as Yosys's intermediate language, a module for each component; for synthesis."""
+    from amaranth.back import rtlil
+
+    with _plain_memories():
+        return rtlil.convert(**_design(config), emit_src=False)
+
+
+def _design(config: AcceleratorConfig) -> dict[str, Any]:
     from amaranth.hdl._ir import PortDirection
 
     from .top import Top
@@ -42,10 +56,7 @@ def generate(config: AcceleratorConfig) -> str:
         name: (signal, PortDirection.Input if is_input else PortDirection.Output)
         for name, (signal, is_input) in top.ports.items()
     }
-    with _plain_memories():
-        return verilog.convert(
-            top, name=TOP_NAME, ports=ports, emit_src=False, strip_internal_attrs=True
-        )
+    return {"elaboratable": top, "name": TOP_NAME, "ports": ports}
 
 
 @contextmanager

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Value, unsigned
 from amaranth.lib import wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, Signature
 from amaranth.utils import ceil_log2
 
 from .config import BEAT_BYTES
-from .fifo import BANK_BITS
 from .interfaces import ReadPort
+from .storage import BANK_BITS, Memory
 
 __all__ = ["Ring", "RowWrite"]
 
