@@ -9,7 +9,7 @@ Vandenhende et al. 2021, "Multi-Task Learning for Dense Prediction Tasks", secti
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,13 @@ LOWER_IS_BETTER = frozenset({"rmse", "mean_angle"})
 
 
 class Scorer(Protocol):
-    """What all scorers do."""
+    """What all scorers do.
+
+    ``COUNTS`` names the attributes that gather over pictures. They are sums: those of two sets of
+    pictures are added (:mod:`.tallies` does, for confidence intervals).
+    """
+
+    COUNTS: ClassVar[tuple[str, ...]]
 
     def update(self, prediction: NDArray[Any], truth: NDArray[Any]) -> None:
         """Add a batch of decoded predictions and their truths."""
@@ -53,6 +59,8 @@ class Segmentation:
 
     Classes that occur neither in truth nor in predictions are left out of the mean.
     """
+
+    COUNTS: ClassVar[tuple[str, ...]] = ("confusion",)
 
     def __init__(self, classes: int) -> None:
         self.confusion = np.zeros((classes, classes), np.int64)  # [truth, prediction]
@@ -79,6 +87,8 @@ class Segmentation:
 class Depth:
     """``rmse`` in metres; ``delta1``: share of pixels within a factor of 1.25 of the truth."""
 
+    COUNTS: ClassVar[tuple[str, ...]] = ("pixels", "squares", "close")
+
     def __init__(self) -> None:
         self.pixels, self.squares, self.close = 0, 0.0, 0
 
@@ -95,6 +105,8 @@ class Depth:
 
 class Normals:
     """``mean_angle`` between unit vectors, in degrees; ``within_11``: share under 11.25 degrees."""
+
+    COUNTS: ClassVar[tuple[str, ...]] = ("pixels", "degrees", "close")
 
     def __init__(self) -> None:
         self.pixels, self.degrees, self.close = 0, 0.0, 0
@@ -118,6 +130,8 @@ class FMeasure:
     thresholds are the multiples of 1/256. Edges use ``beta2`` = 1 (the "optimal dataset scale" F),
     saliency 0.3 (Achanta et al. 2009), reported as ``name``.
     """
+
+    COUNTS: ClassVar[tuple[str, ...]] = ("counts",)
 
     def __init__(self, name: str, beta2: float) -> None:
         self.name, self.beta2 = name, beta2

@@ -1,0 +1,59 @@
+"""Confidence intervals by the bootstrap over pictures (Efron 1979; percentile intervals).
+
+A score of a whole validation set is a function of counts that add up over pictures. Drawing
+pictures with replacement and computing the score again shows how far chance in the choice of
+pictures moves it. A difference of two networks is computed on the same draws (paired): what is hard
+in a picture is hard for both, so differences are known far better than scores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+__all__ = ["LEVEL", "RESAMPLES", "Estimate", "draws", "estimate", "share"]
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+
+RESAMPLES = 1000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """``value`` on all pictures, and the interval ``low .. high`` at :data:`LEVEL`."""
+
+    value: float
+    low: float
+    high: float
+
+    def to_dict(self, digits: int = 6) -> dict[str, float]:
+        """Plain JSON types."""
+        return {name: round(getattr(self, name), digits) for name in ("value", "low", "high")}
+
+
+def draws(pictures: int, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
+    """How often each picture is in each draw, ``(resamples, pictures)``; each row sums to
+    ``pictures``. Raises ``ValueError`` without pictures or draws."""
+    if pictures < 1 or resamples < 1:
+        raise ValueError(f"Draws need pictures and resamples, not {pictures!r} and {resamples!r}")
+    rng = np.random.default_rng(seed)
+    even = np.full(pictures, 1 / pictures)
+    return rng.multinomial(pictures, even, size=resamples).astype(np.float64)
+
+
+def estimate(value: float, samples: Any) -> Estimate:
+    """A value with the central interval of its bootstrap ``samples``; NaN among them is dropped."""
+    tail = 50 * (1 - LEVEL)
+    low, high = np.nanpercentile(np.asarray(samples, np.float64), [tail, 100 - tail])
+    return Estimate(value=float(value), low=float(low), high=float(high))
+
+
+def share(hits: Any, totals: Any, seed: int = 0) -> Estimate:
+    """A share ``sum(hits) / sum(totals)`` of counts by picture, ``(pictures,)`` each."""
+    hits, totals = np.asarray(hits, np.float64), np.asarray(totals, np.float64)
+    drawn = draws(len(hits), seed=seed)
+    samples = (drawn @ hits) / np.maximum(drawn @ totals, 1)
+    return estimate(hits.sum() / max(totals.sum(), 1), samples)
