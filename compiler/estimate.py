@@ -237,6 +237,7 @@ class _Model:
             now = start + rows * row
             self.busy["store"] += now - start
         self.store_free = now + self.l.store + self.speed.write_latency
+        self.give(i, self.store_free)
 
     def norm(self, i: Norm) -> None:
         """A residual word a cycle; a token's output follows when its root is there."""

@@ -88,7 +88,7 @@ class Core(Component):
         m.submodules.activations = activations = Activations(config)
         m.submodules.residual = residual = Residual(config)
         m.submodules.kv = kv = KeyValues(config)
-        m.submodules.semaphores = semaphores = Semaphores(givers=4, takers=5)
+        m.submodules.semaphores = semaphores = Semaphores(givers=5, takers=5)
 
         # Instruction queues ------------------------------------------------------------------
         waiting = []
@@ -112,13 +112,15 @@ class Core(Component):
 
         # Semaphores --------------------------------------------------------------------------
         for port, giver in zip(
-            semaphores.give, (epilogue.give, layernorm.give, mover.load_give), strict=False
+            semaphores.give,
+            (epilogue.give, layernorm.give, mover.load_give, mover.store_give),
+            strict=False,
         ):
             connect(m, giver, port)
         m.d.comb += [
-            semaphores.give[3].valid.eq(router.done & (epilogue.gate_signal != 0)),
-            semaphores.give[3].id.eq(epilogue.gate_signal),
-            semaphores.give[3].count.eq(1),
+            semaphores.give[4].valid.eq(router.done & (epilogue.gate_signal != 0)),
+            semaphores.give[4].id.eq(epilogue.gate_signal),
+            semaphores.give[4].count.eq(1),
         ]
         for port, taker in zip(
             semaphores.take,

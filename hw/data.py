@@ -42,8 +42,9 @@ class Engine(wiring.Component):
         See :class:`data_code.Prefetcher`. The header is the one at ``program``.
     program, image, output:
         In(32). Bases, multiples of 16.
-    load_take, load_give, store_take:
-        Out. Semaphores. A LOAD gives its credit when its last write was accepted.
+    load_take, load_give, store_take, store_give:
+        Out. Semaphores. A LOAD gives its credit when its last write was accepted, a STORE when its
+        last burst was answered.
     a_write, x_write, norm:
         Out(ActivationWrite), Out(stream of ``data_load.residual_write``), Out(stream of
         ``norm.load_beat``). May stall.
@@ -85,6 +86,7 @@ class Engine(wiring.Component):
                 "load_take": Out(TakeSignature),
                 "load_give": Out(GiveSignature),
                 "store_take": Out(TakeSignature),
+                "store_give": Out(GiveSignature),
                 "a_write": Out(ActivationWrite(config)),
                 "x_write": Out(stream.Signature(data_load.residual_write(config))),
                 "norm": Out(stream.Signature(load_beat(config))),
@@ -130,6 +132,7 @@ class Engine(wiring.Component):
             (self.norm, load.norm),
             (self.store, store.i),
             (self.store_take, store.take),
+            (self.store_give, store.give),
             (self.a_read, store.a_read),
             (self.x_read, store.x_read),
             (self.axi_w, store.axi),
@@ -151,6 +154,7 @@ class Engine(wiring.Component):
             self.header_data.eq(code.header_data),
             load.program.eq(self.program),
             load.image.eq(self.image),
+            load.output.eq(self.output),
             store.output.eq(self.output),
             store.a_grant.eq(self.a_grant),
             store.x_grant.eq(self.x_grant),

@@ -40,7 +40,7 @@ class Unit(wiring.Component):
     -------
     i:
         In(stream of ``isa.Load.layout()``).
-    program, image:
+    program, image, output:
         In(32). Bases.
     take, give:
         Out. One credit is taken for ``wait_count`` 0.
@@ -63,6 +63,7 @@ class Unit(wiring.Component):
                 "i": In(stream.Signature(isa.Load.layout())),
                 "program": In(32),
                 "image": In(32),
+                "output": In(32),
                 "take": Out(TakeSignature),
                 "give": Out(GiveSignature),
                 "a_write": Out(ActivationWrite(config)),
@@ -186,6 +187,7 @@ class Unit(wiring.Component):
         """Jobs: one a pixel row, else one in all. 1 when the last has been accepted."""
         load, job = self.i.payload, self.job
         pixels = load.kind == LoadKind.PIXELS
+        base = Mux(pixels, self.image, Mux(load.stored, self.output, self.program))
         row_bytes = Signal(len(load.patches) + len(load.patch_bytes))
         row_count = Signal(len(load.strips) + len(load.patch_rows))
         address, left, beats = Signal(32), Signal.like(row_count), Signal(len(load.beats) + 1)
@@ -201,7 +203,7 @@ class Unit(wiring.Component):
         ]
         with m.If(start):
             m.d.sync += [
-                address.eq(load.address + Mux(pixels, self.image, self.program)),
+                address.eq(load.address + base),
                 left.eq(Mux(pixels, row_count, 1)),
             ]
         with m.Elif(job.valid & job.ready):

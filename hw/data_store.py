@@ -9,7 +9,7 @@ from amaranth.utils import ceil_log2
 
 from . import bursts, fifo, isa
 from .config import BEAT_BYTES, AcceleratorConfig
-from .interfaces import AxiWrite, ReadPort, TakeSignature, residual_word
+from .interfaces import AxiWrite, GiveSignature, ReadPort, TakeSignature, residual_word
 from .regs import Error
 
 __all__ = ["Unit", "Writer"]
@@ -142,8 +142,8 @@ class Unit(wiring.Component):
         In(stream of ``isa.Store.layout()``).
     output:
         In(32). Base.
-    take:
-        Out(TakeSignature).
+    take, give:
+        Out. One credit is given when the last answer has come.
     a_read, a_grant, x_read, x_grant:
         Out(ReadPort), In(1): the word is read in a cycle in which both ``en`` and the grant are 1.
     axi:
@@ -162,6 +162,7 @@ class Unit(wiring.Component):
                 "i": In(stream.Signature(isa.Store.layout())),
                 "output": In(32),
                 "take": Out(TakeSignature),
+                "give": Out(GiveSignature),
                 "a_read": Out(ReadPort(isa.ADDRESS_BITS, unsigned(8 * config.array.inputs))),
                 "a_grant": In(1),
                 "x_read": Out(ReadPort(isa.ADDRESS_BITS, residual_word(config))),
@@ -229,6 +230,8 @@ class Unit(wiring.Component):
         m.d.comb += [
             take.id.eq(store.wait),
             take.count.eq(Mux(store.wait_count == 0, 1, store.wait_count)),
+            self.give.id.eq(store.signal),
+            self.give.count.eq(1),
             rows.i.payload.address.eq(row_address),
             rows.i.payload.beats.eq(row_beats),
         ]
@@ -291,7 +294,7 @@ class Unit(wiring.Component):
                             m.next = "DRAIN"
             with m.State("DRAIN"):
                 with m.If(rows.empty & writer.idle & (reserved == 0)):
-                    m.d.comb += self.i.ready.eq(1)
+                    m.d.comb += [self.i.ready.eq(1), self.give.valid.eq(store.signal != 0)]
                     m.next = "IDLE"
             with m.State("BAD"):
                 pass

@@ -103,7 +103,8 @@ class Instruction:
     ``wait`` with ``wait_count == 0``: one credit is taken before each tile of T tokens is read.
     ``wait_count > 0``: that many credits are taken once, before the first. ``signal``: one credit
     is
-    given when a tile has been written (LOAD, SYNC and a GATE GEMM: once, as described there).
+    given when a tile has been written (LOAD, STORE, SYNC and a GATE GEMM: once, as described
+    there).
     """
 
     OPCODE: ClassVar[Opcode]
@@ -178,7 +179,8 @@ class Load(Instruction):
 
     RESIDUAL: ``beats`` beats at ``program_base + address`` to X from word ``target`` on.
     NORM: ``beats`` beats at ``program_base + address`` to the norm parameters from row ``target``
-    on.
+    on. With ``stored`` both count from ``output_base`` instead: what a STORE whose credit was taken
+    has put there.
     """
 
     OPCODE: ClassVar[Opcode] = Opcode.LOAD
@@ -193,6 +195,7 @@ class Load(Instruction):
     patch_rows: int = bits(6, "PIXELS: pixel rows of a patch")
     patch_bytes: int = bits(10, "PIXELS: bytes of a patch's pixel row, whole pieces (config)")
     pitch: int = bits(16, "PIXELS: bytes from one pixel row to the next, a multiple of 16")
+    stored: int = bits(1, "RESIDUAL, NORM: address counts from the output base")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -327,7 +330,8 @@ class Store(Instruction):
         for r in range(rows):                            # wait for each tile of T rows
             mem[output_base + address + r*pitch : ] = A[source + r*stride : +words]  (or X)
 
-    ``residual`` takes words of X. A row's bytes are a multiple of 16.
+    ``residual`` takes words of X. A row's bytes are a multiple of 16. Gives one credit when the
+    memory has acknowledged all of them, so that a LOAD can read them.
     """
 
     OPCODE: ClassVar[Opcode] = Opcode.STORE

@@ -65,7 +65,8 @@ class Engines:
         require(i.kind in (LoadKind.RESIDUAL, LoadKind.NORM), f"LOAD kind {i.kind}")
         require(i.beats > 0, "LOAD of no beats")
         require(i.address % BEAT_BYTES == 0, f"LOAD from {i.address:#x}")
-        data = self.memory.read(self.bases.program + i.address, i.beats * BEAT_BYTES)
+        base = self.bases.output if i.stored else self.bases.program
+        data = self.memory.read(base + i.address, i.beats * BEAT_BYTES)
         if i.kind == LoadKind.RESIDUAL:
             whole = i.beats * BEAT_BYTES % (2 * array.outputs) == 0
             require(whole, f"LOAD of {i.beats} beats, no whole words")

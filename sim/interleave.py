@@ -167,6 +167,7 @@ class _Machine:
                 yield from self._take(i, 0 if i.wait_count else 1)
                 yield lambda: True
                 self.engines.store(i, rows)
+            self._give(i, 1)
 
     def norm(self) -> Process:
         while True:

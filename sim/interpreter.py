@@ -183,7 +183,7 @@ class _Run:
             self.engines.load(i)
         elif isinstance(i, Store):
             self.engines.store(i, np.arange(i.rows))
-            return  # no signal
+            tiles = 1
         elif isinstance(i, Norm):
             self.engines.norm(i, np.arange(i.tokens))
         elif isinstance(i, Attention):

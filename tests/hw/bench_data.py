@@ -52,6 +52,7 @@ def instructions(rng: np.random.Generator) -> tuple[list[Load], list[Store]]:
             Load(
                 kind=kind, address=BEAT_BYTES * int(rng.integers(0, 500)), wait=n % 2,
                 target=int(rng.integers(0, 30)), signal=1 + n,
+                stored=int(kind != LoadKind.PIXELS and n >= 6),
                 **(pixels if kind == LoadKind.PIXELS else {"beats": int(rng.integers(1, 60))}),
             )
         )  # fmt: skip
@@ -59,7 +60,8 @@ def instructions(rng: np.random.Generator) -> tuple[list[Load], list[Store]]:
         stores.append(
             Store(
                 residual=n % 2, source=int(rng.integers(0, 900)), stride=words + n % 3,
-                words=words, rows=int(rng.integers(1, 8)), address=0x800 * n, wait=2,
+                words=words, rows=int(rng.integers(1, 8)), address=0x4000 + 0x800 * n, wait=2,
+                signal=n,
                 pitch=16 * int(rng.integers(words, words + 4)) // 2 * 2,
             )
         )  # fmt: skip
@@ -99,7 +101,7 @@ async def everything_at_once(dut: Any) -> None:
     load, store = Source(dut, "load", words(loads)), Source(dut, "store", words(stores))
     fetched = Sink(dut, "code_o", pause=0.8)
     a_write, x_write, norm = Sink(dut, "a_write"), Sink(dut, "x_write"), Sink(dut, "norm")
-    give = Giver(dut, "load_give")
+    give, stored = Giver(dut, "load_give"), Giver(dut, "store_give")
 
     def activation(n: int) -> int:
         return int.from_bytes(before.activations[n].tobytes(), "little")
@@ -112,7 +114,7 @@ async def everything_at_once(dut: Any) -> None:
         [
             Reads(dut, "axi_r__", contents),
             Writes(dut, "axi_w__", contents),
-            load, store, fetched, a_write, x_write, norm, give,
+            load, store, fetched, a_write, x_write, norm, give, stored,
             Lender(dut, "load_take"), Lender(dut, "store_take"),
             ReadMemory(dut, "a_read", activation, grant="a_grant"),
             ReadMemory(dut, "x_read", residuals, grant="x_grant"),
@@ -130,6 +132,7 @@ async def everything_at_once(dut: Any) -> None:
     await bench.run(lambda: bench.cycles % 16 == 0)
     assert dut.fault.value == 0
     assert give.given == [(order.signal, 1) for order in loads]
+    assert stored.given == [(order.signal, 1) for order in stores if order.signal]
     for n, got in enumerate(fetched.got):
         word = got & (1 << 8 * INSTRUCTION_BYTES) - 1
         assert (word, got >> 8 * INSTRUCTION_BYTES) == (words(code)[n], n == count - 1)

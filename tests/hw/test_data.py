@@ -76,9 +76,11 @@ class Bench:
                 dut.a_write.valid, dut.a_write.payload, dut.x_write.valid, dut.x_write.payload,
                 dut.norm.valid, dut.norm.payload, dut.a_read.en, dut.a_read.addr, dut.x_read.en,
                 dut.x_read.addr, dut.load_give.valid, dut.load_give.id, dut.load_give.count,
+                dut.store_give.valid, dut.store_give.id, dut.store_give.count,
                 *(s for take in takes for s in (take.valid, take.id, take.count)),
             )  # fmt: skip
-            _, _, aw, a, xw, x, nw, n, ar, a_at, xr, x_at, give, give_id, give_n, *take = sample
+            _, _, aw, a, xw, x, nw, n, ar, a_at, xr, x_at, *rest = sample
+            gives, take = (rest[:3], rest[3:6]), rest[6:]
             self.cycles += 1
             if self.cycles > LIMIT:
                 raise AssertionError("The test does not end")
@@ -95,8 +97,7 @@ class Bench:
             if xr and grant["x"]:
                 words = self.x[x_at].view("<i2")
                 ctx.set(dut.x_read.data, [int(word) for word in words])
-            if give:
-                self.gives.append((give_id, give_n))
+            self.gives += [(at, count) for valid, at, count in gives if valid]
             for i, port in enumerate(takes):
                 valid, id_, count = take[3 * i : 3 * i + 3]
                 if valid and answer[i]:
@@ -238,7 +239,9 @@ def test_residual_and_norm_loads(shape):
     loads = [
         isa.Load(kind=LoadKind.RESIDUAL, address=0xFC0, target=7, beats=beats, wait=3, signal=2),
         isa.Load(kind=LoadKind.NORM, address=0x40, target=5, beats=21, wait=4, wait_count=9),
+        isa.Load(kind=LoadKind.RESIDUAL, address=0x80, target=300, beats=beats, stored=1),
     ]
+    x.reshape(-1)[300 * word : 300 * word + 16 * beats] = memory[OUTPUT + 0x80 :][: 16 * beats]
 
     async def test(ctx):
         for load in loads:
@@ -289,7 +292,7 @@ def test_stores(shape, draws):
 
 def test_a_store_waits_for_its_tiles_and_for_the_answers():
     bench = Bench(stall=0.0, deny=0.0, latency=(20, 20))
-    store = isa.Store(wait=1, words=2, rows=3, stride=2, pitch=16)
+    store = isa.Store(wait=1, words=2, rows=3, stride=2, pitch=16, signal=6)
 
     async def test(ctx):
         bench.credit = False
@@ -304,6 +307,25 @@ def test_a_store_waits_for_its_tiles_and_for_the_answers():
         assert bench.memory.open_writes == 0  # complete when it is taken
 
     bench.run(test)
+    assert bench.gives == [(6, 1)]
+
+
+def test_a_load_reads_what_a_store_has_given_its_credit_for():
+    bench = Bench(seed=5)
+    rows, words = 7, 4
+    beats = rows * words * bench.x.shape[1] // 16
+    store = isa.Store(residual=1, source=40, stride=words, words=words, rows=rows, signal=3,
+                      pitch=words * bench.x.shape[1], address=0x100)  # fmt: skip
+    load = isa.Load(kind=LoadKind.RESIDUAL, stored=1, address=0x100, target=500, beats=beats)
+
+    async def test(ctx):
+        await put(ctx, bench.dut.store, fields(store))
+        assert bench.memory.open_writes == 0
+        await put(ctx, bench.dut.load, fields(load))
+        await bench.until_idle(ctx)
+
+    bench.run(test)
+    np.testing.assert_array_equal(bench.x[500 : 500 + rows * words], bench.x[40:][: rows * words])
 
 
 async def run_code(ctx, bench, address, words, *, pause=0.3, stop=None):
