@@ -12,7 +12,7 @@ from amaranth.lib.data import ArrayLayout, StructLayout
 from amaranth.lib.wiring import Component, In, Out
 from amaranth.utils import ceil_log2
 
-from moevit.quant.formats import ACCUMULATOR, ACTIVATION, RESIDUAL, SCORE, VALUE, QFormat
+from moevit.quant.formats import ACCUMULATOR, ACTIVATION, RESIDUAL, SCORE, VALUE, WEIGHT, QFormat
 from moevit.quant.gelu import GELU
 
 from .array import accumulators
@@ -431,7 +431,8 @@ class Epilogue(Component):
             self.kv_en.eq(valid[end] & to_kv),
             self.kv_addr.eq(addresses[end]),
             self.kv_group.eq(kv_group[end]),
-            self.kv_data.eq(bytes8),
+            # Keys and values are within +-127, as the array demands: -128 becomes -127.
+            self.kv_data.eq(Cat(Mux(v == ACTIVATION.min, -WEIGHT.max, v)[:8] for v in out8)),
             self.give.valid.eq(gives[end].valid),
             self.give.id.eq(gives[end].id),
             self.give.count.eq(gives[end].count),

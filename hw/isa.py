@@ -73,9 +73,9 @@ class Destination(IntEnum):
     EXPERT = 4
     """``X`` = sat16(X + round(v * score / 2**15))"""
     KEY = 5
-    """``KV`` in the key layout, sat8(v)"""
+    """``KV`` in the key layout, v saturated at +-127"""
     VALUE = 6
-    """``KV`` in the value layout, sat8(v)"""
+    """``KV`` in the value layout, v saturated at +-127"""
     GATE = 7
     """router logits to the gate unit"""
 
@@ -251,6 +251,8 @@ class Gemm(Instruction):
     GATE: ``experts`` logits a token (otiles = ceil(experts/O)) to the gate unit, which clears all
     queues, fills them in token order, and then gives one credit to ``signal``. For KEY and VALUE
     ``otile_base`` is 0.
+    Weights, keys and values are within +-127, the array's bound (hw/dot.py): weights by the
+    compiler, keys and values because -128 becomes -127.
     """
 
     OPCODE: ClassVar[Opcode] = Opcode.GEMM

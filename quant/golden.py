@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .linear import matmul, to_activation
+from .linear import matmul, to_activation, to_key_value
 from .network import Attention, Block, Head, Mlp, Moe, Network
 
 __all__ = [
@@ -282,8 +282,8 @@ class Golden:
         a = block.attention
         y = keep(prefix + "norm1", block.norm1.compute(x))
         q = keep(prefix + "q", to_activation(a.q.values(y)))
-        k = keep(prefix + "k", to_activation(a.k.values(y)))
-        v = keep(prefix + "v", to_activation(a.v.values(y)))
+        k = keep(prefix + "k", to_key_value(a.k.values(y)))
+        v = keep(prefix + "v", to_key_value(a.v.values(y)))
         out = keep(prefix + "attention", attend(a, self.network.geometry.heads, q, k, v))
         return keep(prefix + "proj", a.proj.add(x, out))
 

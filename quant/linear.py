@@ -13,6 +13,7 @@ from .formats import (
     RESIDUAL,
     SCORE,
     VALUE,
+    WEIGHT,
     WEIGHT_BITS,
     Multiplier,
     round_shift,
@@ -20,7 +21,7 @@ from .formats import (
 )
 from .gelu import GELU
 
-__all__ = ["GeluOutput", "Linear", "matmul", "to_activation"]
+__all__ = ["GeluOutput", "Linear", "matmul", "to_activation", "to_key_value"]
 
 
 def matmul(x: Any, weight: Any) -> Any:
@@ -44,6 +45,11 @@ def _magnitude(values: Any) -> int:
 def to_activation(value: Any, zero_point: int = 0) -> Any:
     """16-bit values to int8: add the zero point, saturate."""
     return ACTIVATION.saturate(np.asarray(value, np.int64) + zero_point)
+
+
+def to_key_value(value: Any) -> Any:
+    """16-bit values to keys and values: saturate at +-127, like weights, whose place they take."""
+    return np.clip(np.asarray(value, np.int64), -WEIGHT.max, WEIGHT.max)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from .gate import Gate
 from .gelu import GELU
 from .golden import PIXEL_OFFSET, attend, patchify, run_experts
 from .layernorm import LayerNorm
-from .linear import GeluOutput, Linear, matmul, to_activation
+from .linear import GeluOutput, Linear, matmul, to_activation, to_key_value
 from .network import Attention, Block, Expert, Geometry, Head, Mlp, Moe, Network, expert_order
 from .softmax import Softmax
 
@@ -205,7 +205,8 @@ class _Builder:
     def attention(self, y: Ints) -> tuple[Attention, Ints]:
         sizes = self.sizes
         q, k, v = (self.linear(sizes.dim, y, 40.0) for _ in range(3))
-        qa, ka, va = (to_activation(t.values(y)) for t in (q, k, v))
+        qa = to_activation(q.values(y))
+        ka, va = (to_key_value(t.values(y)) for t in (k, v))
         spread = 2.0 * (1 << LOGIT.frac)  # of scores: the larger, the sharper the attention
         typical = sizes.dim / sizes.heads * float(np.std(qa) * np.std(ka)) + 1.0
         scores = Multiplier.from_scale(spread / typical * (sizes.dim / sizes.heads) ** 0.5)

@@ -18,7 +18,7 @@ from moevit.hw.regs import Error
 from moevit.quant.formats import RESIDUAL, SCORE, VALUE, Multiplier, round_shift
 from moevit.quant.gate import Gate
 from moevit.quant.layernorm import LayerNorm
-from moevit.quant.linear import GeluOutput, matmul, to_activation
+from moevit.quant.linear import GeluOutput, matmul, to_activation, to_key_value
 from moevit.quant.softmax import Softmax
 
 from .errors import DeviceError
@@ -182,7 +182,7 @@ class Engines:
             words = chip.span(chip.residual, start, i.otiles)
             chip.residual[words] = RESIDUAL.saturate(chip.residual[words] + tiles)
         elif i.mode in (Destination.KEY, Destination.VALUE):
-            self._keep_kv(i, row, ct, to_activation(tiles))
+            self._keep_kv(i, row, ct, to_key_value(tiles))
         else:
             word = (i.target + row * i.target_stride)[:, None] * array.inputs
             if i.mode == Destination.ACT16:

@@ -151,7 +151,8 @@ async def a_block(dut: Any) -> None:
         params = pack_channels(
             rng.integers(-3000, 3000, n), [f.mult for f in factors], [f.shift for f in factors]
         )
-        weights = rng.integers(0, 256, (i.otiles * i.depth, CONFIG.row_bytes), np.uint8)
+        weights = rng.integers(-127, 128, (i.otiles * i.depth, CONFIG.row_bytes), np.int8)
+        weights = weights.view(np.uint8)
         chip.ring.put(params.reshape(i.otiles, -1), weights)
     rows = [int.from_bytes(r.tobytes(), "little") for r in chip.ring.weights]
     params = [int.from_bytes(r.tobytes(), "little") for r in chip.ring.params]

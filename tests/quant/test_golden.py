@@ -39,7 +39,8 @@ def walk(net: Network, image: np.ndarray, task: str) -> np.ndarray:
     for block in net.blocks:
         a = block.attention
         y = [block.norm1.compute(t[None])[0] for t in x]
-        q, k, v = ([sat8(row(linear, t)) for t in y] for linear in (a.q, a.k, a.v))
+        q = [sat8(row(a.q, t)) for t in y]
+        k, v = ([np.clip(row(linear, t), -127, 127) for t in y] for linear in (a.k, a.v))
         for t in range(g.tokens):
             out = []
             for h in range(g.heads):

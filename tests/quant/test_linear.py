@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moevit.quant.formats import ACCUMULATOR, RESIDUAL, SCORE, VALUE, Multiplier, round_shift
-from moevit.quant.linear import Linear, matmul, to_activation
+from moevit.quant.linear import Linear, matmul, to_activation, to_key_value
 
 
 def make(weight: np.ndarray, bias: np.ndarray, scale: float) -> Linear:
@@ -96,3 +96,8 @@ def test_accumulator_proof_is_tight() -> None:
 def test_to_activation_saturates_after_the_zero_point() -> None:
     assert to_activation(np.array([-200, 100, 250]), -100).tolist() == [-128, 0, 127]
     assert to_activation(np.array([-200, 100, 250])).tolist() == [-128, 100, 127]
+
+
+def test_keys_and_values_saturate_symmetrically() -> None:
+    values = np.array([-32768, -129, -128, -127, 0, 127, 128, 32767])
+    assert to_key_value(values).tolist() == [-127, -127, -127, -127, 0, 127, 127, 127]
