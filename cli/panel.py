@@ -19,6 +19,8 @@ from matplotlib.colors import Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from moevit.model.config import LABELLED
+
 from .files import atomic_path
 
 __all__ = ["PALETTE", "Row", "draw", "save"]
@@ -61,7 +63,8 @@ class Row:
     """One task: decoded predictions (:mod:`moevit.model.tasks`) of the picture's size.
 
     ``columns`` pairs a heading with pixels, or None where there are none. ``classes`` names the
-    labels of a segmentation. ``note`` is a short line below the task's name.
+    labels of a segmentation; one without a name is not in the legend. ``note`` is a short line
+    below the task's name.
     """
 
     task: str
@@ -89,7 +92,7 @@ def _depth_range(row: Row) -> tuple[float, float]:
 
 
 def _show(axes: Axes, row: Row, pixels: Pixels, limits: tuple[float, float]) -> None:
-    if row.kind == "segmentation":
+    if row.kind in LABELLED:
         axes.imshow(_colour(pixels), interpolation="nearest")
     elif row.kind == "normals":
         axes.imshow(_normals(pixels), interpolation="nearest")
@@ -146,12 +149,13 @@ def _legend(axes: Axes, classes: Sequence[str]) -> None:
     patches = [
         Patch(facecolor=PALETTE[i % len(PALETTE)], edgecolor="#888888", linewidth=0.4, label=name)
         for i, name in enumerate(classes)
+        if name
     ]
     axes.legend(
         handles=patches,
         loc="center left",
         bbox_to_anchor=(-0.04, 0.5),
-        ncols=1 if len(classes) <= 6 else 2,
+        ncols=1 if len(patches) <= 6 else 2,
         fontsize=7.5,
         frameon=False,
         handlelength=1.0,
@@ -165,7 +169,7 @@ def _legend(axes: Axes, classes: Sequence[str]) -> None:
 
 def _key(figure: Figure, axes: Axes, row: Row, limits: tuple[float, float]) -> None:
     axes.set_axis_off()
-    if row.kind == "segmentation":
+    if row.kind in LABELLED:
         _legend(axes, row.classes)
     elif row.kind == "depth":
         _bar(figure, axes, _DEPTH_MAP, limits, "metres")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich import box
 from rich.table import Table
 
-from moevit.model.config import TOKEN_KINDS
+from moevit.model.config import LABELLED, TOKEN_KINDS, TaskConfig
 from moevit.model.layout import CLASSES
 from moevit.model.metrics import PRIMARY
 
@@ -34,6 +35,7 @@ _METRICS = {
     "f": ("F", "", "{:.3f}"),
     "max_f": ("max F", "", "{:.3f}"),
 }
+_ROOM = 12  # classes in a panel's legend
 _FIGURES = ("float", "device", "cycles", "ms", "fps", "MAC\nutil.", "MB\nread", "bit\nexact")
 
 
@@ -132,10 +134,8 @@ def write_panel(
         if o.truth is not None:
             columns.append(("truth", o.truth))
         classes: Sequence[str] = ()
-        if o.kind == "segmentation":
-            count = workload.model_config.task(o.task).channels
-            scenes = count == len(CLASSES)
-            classes = CLASSES if scenes else [f"class {i}" for i in range(count)]
+        if o.kind in LABELLED:
+            classes = _classes(workload.model_config.task(o.task), columns)
         rows.append(Row(task=o.task, kind=o.kind, columns=columns, classes=classes, note=_note(o)))
     config = workload.config
     where = f"{workload.model_config.name} on {_HEADINGS[backend]}"
@@ -143,6 +143,18 @@ def write_panel(
         where += f", preset {config.name}; times are cycles at a target of {config.clock_mhz:g} MHz"
     figure = draw(picture.pixels, rows, title=picture.name, subtitle=where)
     save(figure, target)
+
+
+def _classes(task: TaskConfig, columns: Sequence[tuple[str, Any]]) -> list[str]:
+    """Names for the legend; of many classes those that occur, as far as there is room."""
+    if task.kind == "segmentation" and task.channels == len(CLASSES):
+        return list(CLASSES)
+    names = [f"class {i}" for i in range(task.channels)]
+    if task.channels <= _ROOM:
+        return names
+    found, counts = np.unique(np.concatenate([p.ravel() for _, p in columns]), return_counts=True)
+    shown = set(found[np.argsort(-counts)][:_ROOM].tolist())
+    return [name if i in shown else "" for i, name in enumerate(names)]
 
 
 def write_values(target: Path, outcome: Outcome) -> None:

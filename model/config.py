@@ -12,7 +12,9 @@ from .layout import CLASSES
 
 __all__ = [
     "KINDS",
+    "LABELLED",
     "PRESETS",
+    "SCENE_KINDS",
     "SCENE_TASKS",
     "TOKEN_KINDS",
     "ModelConfig",
@@ -20,8 +22,14 @@ __all__ = [
     "preset",
 ]
 
-KINDS = ("segmentation", "depth", "normals", "edges", "saliency")
+KINDS = ("segmentation", "depth", "normals", "edges", "saliency", "human_parts")
 """Kinds of task: how a head's raw output is decoded, trained and scored (:mod:`.tasks`)."""
+
+SCENE_KINDS = KINDS[:5]
+"""Those that the procedural scenes know the truth of."""
+
+LABELLED = frozenset({"segmentation", "human_parts"})
+"""Kinds whose pixels have one label of several."""
 
 TOKEN_KINDS = ("classification", "tokens")
 """Kinds whose result is no picture: logits from the class token; the backbone's tokens, no head."""
@@ -249,7 +257,8 @@ def _checked(owner: str, values: object, kind: type[Any]) -> dict[str, Any]:
 def _scene_tasks(stride: int) -> tuple[TaskConfig, ...]:
     channels = {"segmentation": len(CLASSES), **_FIXED_CHANNELS}
     return tuple(
-        TaskConfig(name=kind, kind=kind, channels=channels[kind], stride=stride) for kind in KINDS
+        TaskConfig(name=kind, kind=kind, channels=channels[kind], stride=stride)
+        for kind in SCENE_KINDS
     )
 
 

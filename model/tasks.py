@@ -11,7 +11,13 @@ depth           1  ``exp`` of the raw value: metres, float32 ``(B, H, W)``
 normals         3  the raw vector over its length, float32 ``(B, H, W, 3)``
 edges           1  logistic of the logit: probability, float32 ``(B, H, W)``
 saliency        1  the same
+human_parts     K  as segmentation: 0 is no person
 =============  ==  ==================================================================
+
+A truth has the shape of what is decoded, and may not know some pixels: their label, edge or
+saliency is :data:`UNKNOWN` (255), their depth is 0, their normal is the zero vector. :func:`known`
+tells; such pixels count neither in a loss nor in a score. Edges and saliency may also be ``bool``,
+all known.
 """
 
 from __future__ import annotations
@@ -24,9 +30,30 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .config import KINDS
+from .config import KINDS, LABELLED
 
-__all__ = ["decode", "enlarge", "predict"]
+__all__ = ["UNKNOWN", "decode", "enlarge", "known", "predict"]
+
+UNKNOWN = 255
+"""Label of a pixel whose truth is not known, as in PASCAL VOC and Cityscapes."""
+
+_BINARY = frozenset({"edges", "saliency"})
+
+
+def known(kind: str, truth: Any) -> Any:
+    """Which pixels of a truth are known, bool ``(B, H, W)``; a tensor's are a tensor.
+
+    Raises ``ValueError`` for another kind.
+    """
+    if kind in LABELLED | _BINARY:
+        if truth.dtype in (np.bool_, torch.bool):
+            return truth == truth
+        return truth != UNKNOWN
+    if kind == "depth":
+        return truth > 0
+    if kind == "normals":
+        return (truth != 0).any(-1)
+    raise ValueError(f"Task kind must be one of {', '.join(KINDS)}, not {kind!r}")
 
 
 def enlarge(raw: Tensor, size: tuple[int, int]) -> Tensor:
@@ -38,7 +65,7 @@ def enlarge(raw: Tensor, size: tuple[int, int]) -> Tensor:
 
 def decode(kind: str, raw: NDArray[np.float32]) -> NDArray[Any]:
     """Decode an output ``(B, C, H, W)``; see the table above. ``ValueError`` for another kind."""
-    if kind == "segmentation":
+    if kind in LABELLED:
         return np.asarray(raw.argmax(axis=1), np.uint8)
     if kind == "depth":
         return np.asarray(np.exp(np.clip(raw[:, 0], -10, 10)))
@@ -46,7 +73,7 @@ def decode(kind: str, raw: NDArray[np.float32]) -> NDArray[Any]:
         vectors = raw.transpose(0, 2, 3, 1)
         length = np.linalg.norm(vectors, axis=-1, keepdims=True)
         return np.asarray(vectors / np.maximum(length, 1e-6))
-    if kind in ("edges", "saliency"):
+    if kind in _BINARY:
         return np.asarray(0.5 * (1 + np.tanh(0.5 * raw[:, 0])))
     raise ValueError(f"Task kind must be one of {', '.join(KINDS)}, not {kind!r}")
 

@@ -17,7 +17,7 @@ from .batches import Batch
 from .checkpoint import store, write_atomically
 from .config import PRESETS, ModelConfig
 from .evaluate import Results, evaluate, float_backend
-from .losses import WEIGHTS, task_loss
+from .losses import RECIPES, task_loss
 from .m3vit import M3ViT
 
 __all__ = ["TrainConfig", "Trainer", "learning_rate"]
@@ -215,7 +215,7 @@ class Trainer:
         for task in config.model.tasks:
             truth = batch.truths[task.name].to(self.device)
             losses[task.name] = task_loss(task.kind, outputs[task.name], truth)
-            total = total + WEIGHTS[task.kind] * losses[task.name]
+            total = total + RECIPES["scenes"].weight(task.kind) * losses[task.name]
         balance = self.model.balance()
         total = total + config.balance * (balance.importance + balance.load)
         self.optimiser.zero_grad(set_to_none=True)

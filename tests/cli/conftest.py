@@ -23,7 +23,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from moevit.model.checkpoint import store
-    from moevit.model.config import KINDS, PRESETS, ModelConfig, TaskConfig
+    from moevit.model.config import PRESETS, SCENE_KINDS, ModelConfig, TaskConfig
     from moevit.model.m3vit import M3ViT
 
     channels = {task.kind: task.channels for task in PRESETS["nano"].tasks}
@@ -39,7 +39,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         top_k=2,
         expert_hidden=16,
         tasks=tuple(
-            TaskConfig(name=kind, kind=kind, channels=channels[kind], stride=4) for kind in KINDS
+            TaskConfig(name=kind, kind=kind, channels=channels[kind], stride=4)
+            for kind in SCENE_KINDS
         ),
     )
     torch.manual_seed(0)

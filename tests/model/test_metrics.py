@@ -8,8 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from moevit.model.metrics import Depth, FMeasure, Normals, Segmentation, delta_m, scorer
-from moevit.model.tasks import decode, predict
+from moevit.model.config import KINDS
+from moevit.model.metrics import (
+    PRIMARY,
+    Depth,
+    Edges,
+    FMeasure,
+    Normals,
+    Saliency,
+    Segmentation,
+    delta_m,
+    scorer,
+)
+from moevit.model.tasks import decode, known, predict
 
 
 def test_miou_by_hand() -> None:
@@ -25,6 +36,8 @@ def test_depth_by_hand() -> None:
     tally.update(np.array([1.0, 2.0, 4.0, 1.0]), np.array([1.0, 2.4, 5.0, 3.0]))
     result = tally.result()
     assert result["rmse"] == pytest.approx(np.sqrt((0.16 + 1 + 4) / 4))
+    logs = np.log([1, 1.2, 1.25, 3])
+    assert result["log_rmse"] == pytest.approx(np.sqrt(np.mean(logs**2)))
     assert result["delta1"] == 0.5  # a factor of exactly 1.25 is not within it
 
 
@@ -37,7 +50,11 @@ def test_normals_by_hand() -> None:
     )
     result = tally.result()
     assert result["mean_angle"] == pytest.approx((0 + 90 + 45) / 3, abs=1e-4)
-    assert result["within_11"] == pytest.approx(1 / 3)
+    assert result["rms_angle"] == pytest.approx(np.sqrt((90**2 + 45**2) / 3), abs=1e-4)
+    assert [result[f"within_{n}"] for n in (11, 22, 30)] == pytest.approx([1 / 3] * 3)
+    tally.update(np.array([[0.0, np.sin(0.45), -np.cos(0.45)]]), np.array([[0.0, 0, -1]]))
+    result = tally.result()  # 25.8 degrees
+    assert [result[f"within_{n}"] for n in (11, 22, 30)] == pytest.approx([1 / 4, 1 / 4, 2 / 4])
 
 
 def test_f_takes_the_best_threshold() -> None:
@@ -55,6 +72,64 @@ def test_saliency_f_prefers_precision() -> None:
     assert tally.result()["max_f"] == pytest.approx(1.3 * 1 * 0.5 / (0.3 * 1 + 0.5))
 
 
+def test_edges_one_pixel_off_are_right_with_tolerance() -> None:
+    truth = np.zeros((1, 120, 160), np.bool_)  # diagonal 200: 1.5 pixels of tolerance
+    truth[0, :, 80] = True
+    near, far = np.zeros(truth.shape), np.zeros(truth.shape)
+    near[0, :, 81], far[0, :, 82] = 0.9, 0.9
+    found = []
+    for prediction in (near, far):
+        tally = Edges()
+        tally.update(prediction, truth)
+        found.append(tally.result())
+    # exact: only "everything is an edge" finds the true ones
+    everything = pytest.approx(2 / (1 + 160))
+    assert [result["f"] for result in found] == [everything] * 2
+    assert found[0]["ods_f"] == pytest.approx(1)
+    # within 1.5 pixels lie three columns of 160, at the threshold 0
+    assert found[1]["ods_f"] == pytest.approx(2 * (3 / 160) / (3 / 160 + 1))
+
+
+def test_saliency_as_m3vit_scores_it() -> None:
+    tally = Saliency()
+    tally.update(
+        np.array([[[0.95, 0.3, 0.0, 0.0]], [[0.0, 0.0, 0.6, 0.0]]]),
+        np.array([[[True, True, False, False]], [[False, False, False, False]]]),
+    )
+    result = tally.result()
+    # from 0.6 to 0.9 the pictures' overlaps are 1/2 and 1 (both empty); P 1 and 0, R 1/2 and 0
+    assert result["miou"] == pytest.approx(3 / 4)
+    # at 0.2 and 0.25: P 1 and 0, R 1 and 0
+    assert result["max_f1"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_unknown_pixels_do_not_count(kind: str) -> None:
+    rng = np.random.default_rng(3)
+    channels = {"segmentation": 3, "normals": 3, "human_parts": 3}.get(kind, 1)
+    truth, prediction, other = (
+        decode(kind, rng.normal(size=(2, channels, 8, 6))) for _ in range(3)
+    )
+    if kind in ("edges", "saliency"):
+        truth = (truth > 0.5).astype(np.uint8)
+    hidden = rng.random((2, 8, 6)) < 0.4
+    truth[hidden] = {"depth": 0, "normals": 0}.get(kind, 255)
+    assert np.array_equal(known(kind, truth), ~hidden)
+    changed = prediction.copy()
+    changed[hidden] = other[hidden]
+    results = []
+    for guess in (prediction, changed):
+        tally = scorer(kind, 3)
+        tally.update(guess, truth)
+        results.append(tally.result())
+    assert results[0] == results[1]
+    nothing = scorer(kind, 3)
+    truth[:] = {"depth": 0, "normals": 0}.get(kind, 255)
+    nothing.update(prediction, truth)
+    assert np.isfinite(list(nothing.result().values())).all()
+    assert PRIMARY[kind] in nothing.result()
+
+
 def test_f_of_nothing_is_zero() -> None:
     tally = FMeasure("f", 1.0)
     tally.update(np.array([0.2, 0.7]), np.array([False, False]))
@@ -62,10 +137,10 @@ def test_f_of_nothing_is_zero() -> None:
 
 
 @given(seed=st.integers(0, 2**32 - 1), cut=st.integers(1, 9))
-@pytest.mark.parametrize("kind", ["segmentation", "depth", "normals", "edges", "saliency"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_scores_do_not_depend_on_the_batches(kind: str, seed: int, cut: int) -> None:
     rng = np.random.default_rng(seed)
-    channels = {"segmentation": 3, "normals": 3}.get(kind, 1)
+    channels = {"segmentation": 3, "normals": 3, "human_parts": 3}.get(kind, 1)
     truth, prediction = (decode(kind, rng.normal(size=(10, channels, 2, 3))) for _ in range(2))
     if kind in ("edges", "saliency"):
         truth = truth > 0.5
