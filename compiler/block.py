@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from moevit.hw.isa import Attention, Destination, Sync
+from dataclasses import dataclass
+
+from moevit.hw import isa
+from moevit.hw.isa import Destination, Sync
 from moevit.quant.linear import GeluOutput
-from moevit.quant.network import Block, Mlp
+from moevit.quant.network import Attention, Block, Mlp
 
 from .context import Context
-from .emit import Semaphore, split
+from .emit import Semaphore
+from .norms import needed, used
+from .tiling import Span, cut
 
-__all__ = ["gelu_fields", "lower_attention", "lower_dense"]
+__all__ = ["Rows", "attend", "gelu_fields", "lower_attention", "lower_dense", "lower_heads"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Norm outputs of tokens ``first`` and following: ``count`` rows from word ``base`` on."""
+
+    base: int
+    stride: int
+    count: int
+    first: int = 0
 
 
 def gelu_fields(gelu: GeluOutput) -> dict[str, int]:
@@ -25,78 +40,46 @@ def gelu_fields(gelu: GeluOutput) -> dict[str, int]:
 def lower_attention(c: Context, index: int, block: Block) -> None:
     """Keys, values, queries, attention, projection; ``tokens`` holds the first norm's output.
 
-    Only the first of the three GEMMs waits for the norm, tile by tile: the loader reads in order,
-    so the others find all tiles complete. Only queries signal: the epilogue writes in order, so
-    keys and values are complete before the first query tile. Keys and values come first because
-    they leave the activation memory to the norm, which is still writing.
+    Heads whose keys and values fit the chip together are done together. Attention output replaces
+    the norm's output, which has been read by then, or the queries, each by its own, where other
+    heads still need it.
     """
-    code, s, plan, a = c.code, c.shapes, c.plan, block.attention
-    name = f"block {index}"
-    rows = {"source": plan.tokens.base, "stride": s.chunks, "tokens": s.tokens}
-    keys = {"mode": Destination.KEY, "tile_pitch": s.head_chunks}
-    keys["head_pitch"] = s.key_tiles * s.head_chunks
-    values = {"mode": Destination.VALUE, "tile_pitch": s.value_pitch}
-    values["head_pitch"] = s.head_otiles * s.value_pitch
-    wait = int(Semaphore.TOKENS)
-    for what, linear, base, fields in (
-        ("keys", a.k, plan.keys.base, keys),
-        ("values", a.v, plan.values.base, values),
-    ):
-        matrix = c.head_outputs(f"{name} {what}", linear)
-        groups = split(matrix, c.config, demand=False, unit=s.head_otiles)
-        for first, count in groups:  # whole heads, so that the target can move by heads
-            code.gemm(
-                matrix,
-                f"{name} {what}",
-                group=(first, count) if len(groups) > 1 else None,
-                otile_base=0,
-                target=base + first // s.head_otiles * fields["head_pitch"],
-                head_otiles=s.head_otiles,
-                wait=wait,
-                **rows,
-                **fields,
-            )
-            wait = 0
-    code.gemms(
-        c.head_outputs(f"{name} queries", a.q),
-        f"{name} queries",
-        mode=Destination.ACT8,
-        target=plan.work.base,
-        target_stride=s.attention_chunks,
-        signal=Semaphore.QUERIES,
-        **rows,
-    )
-    code.add(
-        Attention(
-            source=plan.work.base,
+    s, plan, a = c.shapes, c.plan, block.attention
+    source = Rows(base=plan.tokens.base, stride=s.chunks, count=s.tokens)
+    groups = cut(s.geometry.heads, plan.tiling.heads)
+    target = plan.tokens if len(groups) == 1 else plan.work
+    for heads in groups:
+        rest = heads != groups[0]
+        queries = plan.work.base + heads[0] * s.head_chunks
+        lower_heads(
+            c,
+            index,
+            a,
+            heads,
+            source,
+            queries=queries,
             stride=s.attention_chunks,
-            chunks=s.head_chunks,
-            heads=s.geometry.heads,
-            queries=s.tokens,
-            keys=s.tokens,
-            k_base=plan.keys.base,
-            k_pitch=keys["head_pitch"],
-            v_base=plan.values.base,
-            v_pitch=values["head_pitch"],
-            v_otiles=s.head_otiles,
-            v_tile_pitch=s.value_pitch,
-            target=plan.tokens.base,
-            target_stride=s.attention_chunks,
-            score_mult=a.softmax.score.mult,
-            score_shift=a.softmax.score.shift,
-            out_mult=a.softmax.out.mult,
-            out_shift=a.softmax.out.shift,
-            wait=Semaphore.QUERIES,
-            signal=Semaphore.ATTENDED,
-        ),
-        f"{name} attention",
-    )
+            wait=0 if rest else Semaphore.TOKENS,
+        )
+        if heads == groups[-1]:
+            used(c, 2 * index)
+        attend(
+            c,
+            index,
+            a,
+            heads,
+            queries=queries,
+            target=target.base + heads[0] * s.head_chunks,
+            stride=s.attention_chunks,
+            signal=Semaphore.ATTENDED if heads == groups[-1] else Semaphore.NONE,
+        )
     if index == 0:  # the norms from here on read parameters that were loaded meanwhile
-        code.add(Sync(wait=Semaphore.PARAMETERS, wait_count=1), "norm parameters complete")
-    code.gemms(
-        c.head_inputs(f"{name} projection", a.proj),
-        f"{name} projection",
-        source=plan.tokens.base,
+        c.code.add(Sync(wait=Semaphore.PARAMETERS, wait_count=1), "norm parameters complete")
+    needed(c, 2 * index + 1)
+    c.code.gemms(
+        c.head_inputs(f"block {index} projection", a.proj),
+        f"block {index} projection",
+        source=target.base,
         stride=s.attention_chunks,
         tokens=s.tokens,
         mode=Destination.RESIDUAL,
@@ -107,16 +90,119 @@ def lower_attention(c: Context, index: int, block: Block) -> None:
     )
 
 
-def lower_dense(c: Context, index: int, mlp: Mlp, *, signal: int) -> None:
+def lower_heads(
+    c: Context,
+    index: int,
+    a: Attention,
+    heads: tuple[int, int],
+    source: Rows,
+    *,
+    queries: int,
+    stride: int,
+    wait: int,
+    wait_count: int = 0,
+) -> None:
+    """Keys, values and queries of ``heads`` (first, count) from the rows of ``source``.
+
+    Only the first of the GEMMs waits: the loader reads in order, so the others find all tiles
+    complete. Only queries signal: the epilogue writes in order, so keys and values are complete
+    before the first query tile. Keys and values come first because they leave the activation memory
+    to the norm, which is still writing. ``queries`` is where the first row goes, rows ``stride``
+    words apart.
+    """
+    code, s, plan, name = c.code, c.shapes, c.plan, f"block {index}"
+    rows = {"source": source.base, "stride": source.stride, "tokens": source.count}
+    once = {"wait": wait, "wait_count": wait_count}
+    for what, linear, base, fields in (
+        ("keys", a.k, plan.keys.base + source.first // s.config.array.outputs * s.head_chunks, {
+            "mode": Destination.KEY, "tile_pitch": s.head_chunks, "head_pitch": s.key_pitch,
+        }),
+        ("values", a.v, plan.values.base + source.first // s.config.array.inputs, {
+            "mode": Destination.VALUE, "tile_pitch": s.value_pitch, "head_pitch": s.value_rows,
+        }),
+    ):  # fmt: skip
+        matrix = c.head_outputs(f"{name} {what}", linear)
+        groups = c.head_groups(matrix, heads)
+        for first, count in groups:  # whole heads, so that the target can move by heads
+            code.gemm(
+                matrix,
+                f"{name} {what}",
+                group=(first, count) if count < matrix.otiles else None,
+                otile_base=0,
+                target=base + (first // s.head_otiles - heads[0]) * fields["head_pitch"],
+                head_otiles=s.head_otiles,
+                **once,
+                **rows,
+                **fields,
+            )
+            once = {}
+    matrix = c.head_outputs(f"{name} queries", a.q)
+    groups = c.head_groups(matrix, heads)
+    for group in groups:
+        code.gemm(
+            matrix,
+            f"{name} queries",
+            group=group if group[1] < matrix.otiles else None,
+            otile_base=group[0] - heads[0] * s.head_otiles,
+            mode=Destination.ACT8,
+            target=queries,
+            target_stride=stride,
+            signal=Semaphore.QUERIES if group == groups[-1] else Semaphore.NONE,
+            **rows,
+        )
+
+
+def attend(
+    c: Context,
+    index: int,
+    a: Attention,
+    heads: tuple[int, int],
+    *,
+    queries: int,
+    target: int,
+    stride: int,
+    signal: int,
+) -> None:
+    """ATTENTION of ``heads`` for all tokens; queries and outputs lie ``stride`` words apart."""
+    s, plan = c.shapes, c.plan
+    which = "" if heads[1] == s.geometry.heads else f" of heads {heads[0]}..{sum(heads) - 1}"
+    c.code.add(
+        isa.Attention(
+            source=queries,
+            stride=stride,
+            chunks=s.head_chunks,
+            heads=heads[1],
+            queries=s.tokens,
+            keys=s.tokens,
+            k_base=plan.keys.base,
+            k_pitch=s.key_pitch,
+            v_base=plan.values.base,
+            v_pitch=s.value_rows,
+            v_otiles=s.head_otiles,
+            v_tile_pitch=s.value_pitch,
+            target=target,
+            target_stride=stride,
+            score_mult=a.softmax.score.mult,
+            score_shift=a.softmax.score.shift,
+            out_mult=a.softmax.out.mult,
+            out_shift=a.softmax.out.shift,
+            wait=Semaphore.QUERIES,
+            signal=signal,
+        ),
+        f"block {index} attention{which}",
+    )
+
+
+def lower_dense(c: Context, index: int, mlp: Mlp, span: Span, *, signal: int) -> None:
     """Two GEMMs through the hidden activations in ``work``; the second signals residual tiles."""
     s, name = c.shapes, f"block {index}"
     pitch = s.hidden_chunks(mlp.fc1.shape[0])
     c.code.gemms(
         c.matrix(f"{name} fc1", mlp.fc1),
         f"{name} fc1",
-        source=c.plan.tokens.base,
-        stride=s.chunks,
-        tokens=s.tokens,
+        source=span.tokens,
+        stride=span.stride,
+        tokens=span.count,
         target=c.plan.work.base,
         target_stride=pitch,
         wait=Semaphore.TOKENS,
@@ -128,9 +214,9 @@ def lower_dense(c: Context, index: int, mlp: Mlp, *, signal: int) -> None:
         f"{name} fc2",
         source=c.plan.work.base,
         stride=pitch,
-        tokens=s.tokens,
+        tokens=span.count,
         mode=Destination.RESIDUAL,
-        target=c.plan.residual.base,
+        target=span.residual,
         target_stride=s.words,
         wait=Semaphore.HIDDEN,
         signal=signal,

@@ -11,10 +11,11 @@ from moevit.quant.layernorm import LayerNorm
 from moevit.quant.linear import Linear
 from moevit.quant.network import Network
 
-from .emit import Code
+from .emit import Code, split
 from .layout import Ints, Matrix, Shapes, head_index, pack_linear
 from .plan import MemoryPlan
 from .schedule import ExpertSchedule
+from .tiling import Span, cut
 
 __all__ = ["Context"]
 
@@ -59,6 +60,14 @@ class Context:
             ),
         )
 
+    def head_groups(self, matrix: Matrix, heads: tuple[int, int]) -> list[tuple[int, int]]:
+        """Output tiles of ``heads`` (first, count) in groups of whole heads that fit the ring."""
+        unit = self.shapes.head_otiles
+        groups = split(
+            matrix, self.config, demand=False, unit=unit, otiles=heads[1] * unit
+        )
+        return [(heads[0] * unit + first, count) for first, count in groups]
+
     def head_inputs(self, name: str, linear: Linear) -> Matrix:
         """The projection: its inputs in padded heads."""
         return self._once(
@@ -69,6 +78,19 @@ class Context:
         if name not in self.packed:
             self.packed[name] = pack()
         return self.packed[name]
+
+    def spans(self, size: int) -> list[Span]:
+        """All tokens, ``size`` at a time, where the resident plan has them."""
+        s, plan = self.shapes, self.plan
+        return [
+            Span(
+                count=count,
+                tokens=plan.tokens.base + first * s.chunks,
+                stride=s.chunks,
+                residual=plan.residual.base + first * s.words,
+            )
+            for first, count in cut(s.tokens, size)
+        ]
 
     def norm(
         self,
@@ -93,7 +115,7 @@ class Context:
                 tokens=tokens,
                 target=self.plan.tokens.base + (first - skip) * stride,
                 stride=stride,
-                params=self.plan.norms.base + index * s.words,
+                params=self.plan.norm_row(index, s.words),
                 dim=s.geometry.dim,
                 eps=norm.eps,
                 wait=wait,

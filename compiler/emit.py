@@ -47,7 +47,9 @@ class Semaphore(IntEnum):
     OUTPUT = 10
     """head (or last layer) -> store"""
     PARAMETERS = 11
-    """load of the other norms' parameters -> first projection, behind which they are used"""
+    """load of norms' parameters -> SYNC in front of what makes the residual that they normalise"""
+    FREED = 12
+    """SYNC -> load: what it will overwrite has been used"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +62,11 @@ class Item:
 
 
 def split(
-    matrix: Matrix, config: AcceleratorConfig, *, demand: bool, unit: int = 1
+    matrix: Matrix, config: AcceleratorConfig, *, demand: bool, unit: int = 1, otiles: int = 0
 ) -> list[tuple[int, int]]:
     """Output tiles in groups ``(first, count)`` of multiples of ``unit``, as equal as possible.
 
+    ``otiles``: the first so many of the matrix (default: all).
     A group is what a GEMM holds of a ring until it is done. It gets at most half of the ring, so
     that the next group arrives meanwhile, unless a single unit needs more. Raises ``ValueError``
     where that does not fit the ring at all.
@@ -76,10 +79,11 @@ def split(
             f"A GEMM needs at least {unit * matrix.depth} weight rows and {unit} parameter rows, "
             f"the {'demand' if demand else 'weight'} ring has {rows} and {params}"
         )
-    units = ceil_div(matrix.otiles, unit)
+    otiles = otiles or matrix.otiles
+    units = ceil_div(otiles, unit)
     most = max(min(rows // 2 // (unit * matrix.depth), params // 2 // unit), 1)
     groups = ceil_div(units, most)
-    edges = [round(units * g / groups) * unit for g in range(groups)] + [matrix.otiles]
+    edges = [round(units * g / groups) * unit for g in range(groups)] + [otiles]
     return [(a, b - a) for a, b in pairwise(edges)]
 
 

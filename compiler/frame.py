@@ -6,15 +6,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import gcd
 
-import numpy as np
-
 from moevit.hw.config import BEAT_BYTES
 from moevit.hw.isa import Destination, Gemm, Load, LoadKind, Store
-from moevit.quant.layernorm import LayerNorm
 
 from .context import Context
 from .emit import Semaphore, split
-from .layout import Shapes, ceil_div, pack_norm, pack_residual
+from .layout import Shapes, ceil_div, pack_residual
+from .norms import load_norms
 
 __all__ = ["OutputRows", "lower_input", "lower_output", "output_credits", "strip_groups"]
 
@@ -59,9 +57,7 @@ def lower_input(c: Context) -> None:
     matrix = c.matrix("patch embedding", c.network.patch_embed)
     parts = split(matrix, c.config, demand=False)
     _load_group(c, *groups[0])
-    norms = [n for b in c.network.blocks for n in (b.norm1, b.norm2)]
-    norms += [c.network.norm] if c.network.norm else []
-    _load_norms(c, norms, 0, 1, Semaphore.RESIDUAL)
+    load_norms(c, 0, 1, signal=Semaphore.RESIDUAL)
     norm = _FirstNorm(c)
     for part in parts:
         first, last = part == parts[0], part == parts[-1]
@@ -74,7 +70,7 @@ def lower_input(c: Context) -> None:
             if last:
                 tiles = ceil_div(strips * columns, c.config.array.tokens)
                 norm.piece((strip + strips) * columns, tiles, final=final)
-    _load_norms(c, norms, 1, len(norms), Semaphore.PARAMETERS)
+    load_norms(c, 1, c.plan.tiling.norms, signal=Semaphore.PARAMETERS)
 
 
 def _load_group(c: Context, strip: int, strips: int) -> None:
@@ -109,25 +105,6 @@ def _load_group(c: Context, strip: int, strips: int) -> None:
             signal=Semaphore.LOADED,
         ),
         f"pixels of strips {strip}..{strip + strips - 1}",
-    )
-
-
-def _load_norms(
-    c: Context, norms: list[LayerNorm], first: int, end: int, signal: Semaphore
-) -> None:
-    name = f"norm parameters {first}:{end}"
-    length = c.code.table(
-        name, lambda: np.concatenate([pack_norm(n, c.shapes) for n in norms[first:end]])
-    )
-    c.code.add(
-        Load(
-            kind=LoadKind.NORM,
-            target=c.plan.norms.base + first * c.shapes.words,
-            beats=length // BEAT_BYTES,
-            signal=signal,
-        ),
-        f"norms {first}..{end - 1}",
-        pool=name,
     )
 
 

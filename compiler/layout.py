@@ -102,6 +102,16 @@ class Shapes:
         return ceil_div(self.tokens, self.config.array.inputs)
 
     @property
+    def key_pitch(self) -> int:
+        """Key rows of a head."""
+        return self.key_tiles * self.head_chunks
+
+    @property
+    def value_rows(self) -> int:
+        """Value rows of a head."""
+        return self.head_otiles * self.value_pitch
+
+    @property
     def patch_bytes(self) -> int:
         """Bytes of one pixel row of a patch."""
         return self.geometry.patch * self.geometry.channels

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from moevit.hw.isa import Halt, Sync
-from moevit.quant.network import Mlp
+from moevit.quant.network import Mlp, Moe
 
 from .block import lower_attention, lower_dense
 from .context import Context
 from .emit import Semaphore
 from .frame import OutputRows, lower_input, lower_output, output_credits
+from .layout import ceil_div
 from .moe import lower_moe
+from .norms import needed, used
 
 __all__ = ["lower"]
 
@@ -39,17 +41,27 @@ def lower(c: Context) -> OutputRows:
             signal=Semaphore.TOKENS,
             note=f"block {index} norm2",
         )
+        needed(c, 2 * index + 2)
         last = index + 1 == len(net.blocks)
         reader, credits, aligned = (
             output_credits(c) if last else (Semaphore.RESIDUAL, s.tiles, True)
         )
-        if not isinstance(block.mlp, Mlp):
-            lower_moe(c, index, block.mlp, signal=reader, credits=credits)
-        elif aligned:
-            lower_dense(c, index, block.mlp, signal=reader)
-        else:  # the final norm's tiles begin behind the class token
-            lower_dense(c, index, block.mlp, signal=Semaphore.NONE)
+        lower_mlp(c, index, block.mlp, reader if aligned else Semaphore.NONE)
+        if not aligned:  # the final norm's tiles begin behind the class token
             c.code.add(Sync(signal=reader, count=credits), "all tokens complete")
+        used(c, 2 * index + 1)
     rows = lower_output(c)
     c.code.add(Halt(), "end of the frame")
     return rows
+
+
+def lower_mlp(c: Context, index: int, mlp: Mlp | Moe, signal: int) -> None:
+    """The feed-forward part of a block; every tile of its residuals is signalled."""
+    tiling = c.plan.tiling
+    if isinstance(mlp, Mlp):
+        for span in c.spans(tiling.dense):
+            lower_dense(c, index, mlp, span, signal=signal)
+        return
+    for span in c.spans(tiling.routed):
+        tiles = ceil_div(span.count, c.config.array.tokens)
+        lower_moe(c, index, mlp, span, signal=signal, credits=tiles if signal else 0)

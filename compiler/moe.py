@@ -15,6 +15,7 @@ from .block import gelu_fields
 from .context import Context
 from .emit import Semaphore, split
 from .layout import Block
+from .tiling import Span
 
 __all__ = ["FETCH_AHEAD", "lower_moe"]
 
@@ -35,11 +36,14 @@ class _Lot:
     run: Callable[[], None]
 
 
-def lower_moe(c: Context, index: int, moe: Moe, *, signal: int, credits: int) -> None:
+def lower_moe(
+    c: Context, index: int, moe: Moe, span: Span, *, signal: int, credits: int
+) -> None:
     """Router, experts in the schedule's order, and ``credits`` for whoever reads the residual next.
 
     Streamed experts are interleaved so that an expert's second layer never has to wait for the
-    pipeline to finish its first: fc1(0) fc1(1) fc2(0) fc1(2) fc2(1) ...
+    pipeline to finish its first: fc1(0) fc1(1) fc2(0) fc1(2) fc2(1) ... Where hidden activations
+    have no room for two experts, they follow one another.
     """
     code, s, name = c.code, c.shapes, f"block {index}"
     schedule = c.schedules[index]
@@ -47,9 +51,9 @@ def lower_moe(c: Context, index: int, moe: Moe, *, signal: int, credits: int) ->
     code.gemm(
         router,
         f"{name} router",
-        source=c.plan.tokens.base,
-        stride=s.chunks,
-        tokens=s.tokens,
+        source=span.tokens,
+        stride=span.stride,
+        tokens=span.count,
         mode=Destination.GATE,
         experts=moe.gate.experts,
         top_k=moe.gate.k,
@@ -59,20 +63,22 @@ def lower_moe(c: Context, index: int, moe: Moe, *, signal: int, credits: int) ->
     fetchable = {"signal": Semaphore.FETCHABLE, "count": 1} if schedule.on_demand else {}
     code.add(Sync(wait=Semaphore.ROUTED, wait_count=1, **fetchable), f"{name} queues complete")
 
-    lots = [lot for e in schedule.on_demand for lot in _lots(c, index, moe, e)]
+    lots = [lot for e in schedule.on_demand for lot in _lots(c, index, moe, e, span)]
     fetches = _Fetches(c, lots)
     fetches.issue(0)
-    layers = [_Expert(c, index, moe, e) for e in schedule.streamed]
+    layers = [_Expert(c, index, moe, e, span) for e in schedule.streamed]
+    ahead = c.plan.tiling.halves - 1
     for n, expert in enumerate(layers):
-        if n == 0:
+        if n == 0 or not ahead:
             expert.first()
-        if n + 1 < len(layers):
+        if ahead and n + 1 < len(layers):
             layers[n + 1].first()
         expert.second()
     for n, lot in enumerate(lots):
         lot.run()
         fetches.issue(n + 1)
-    code.add(Sync(signal=signal, count=credits), f"{name} experts complete")
+    if credits:
+        code.add(Sync(signal=signal, count=credits), f"{name} experts complete")
 
 
 class _Fetches:
@@ -102,14 +108,14 @@ class _Fetches:
 
 
 class _Expert:
-    """The GEMMs of one expert; even and odd experts have a half of ``work`` each."""
+    """The GEMMs of one expert; even and odd experts have a half of ``work`` each, or share it."""
 
     def __init__(
-        self, c: Context, index: int, moe: Moe, expert: int, *, demand: bool = False
+        self, c: Context, index: int, moe: Moe, expert: int, span: Span, *, demand: bool = False
     ) -> None:
         self.c, self.expert = c, expert
         mlp = moe.experts[expert]
-        half = c.schedules[index].order.index(expert) % 2
+        half = c.schedules[index].order.index(expert) % c.plan.tiling.halves
         name = f"block {index} expert {expert}"
         self.names = (f"{name} fc1", f"{name} fc2")
         self.matrices = (c.matrix(self.names[0], mlp.fc1), c.matrix(self.names[1], mlp.fc2))
@@ -120,8 +126,8 @@ class _Expert:
             {
                 **queue,
                 **gelu_fields(mlp.gelu),
-                "source": c.plan.tokens.base,
-                "stride": c.shapes.chunks,
+                "source": span.tokens,
+                "stride": span.stride,
                 "gather": 1,
                 "target": hidden,
                 "target_stride": pitch,
@@ -132,7 +138,7 @@ class _Expert:
                 "source": hidden,
                 "stride": pitch,
                 "scatter": 1,
-                "target": c.plan.residual.base,
+                "target": span.residual,
                 "target_stride": c.shapes.words,
             },
         )
@@ -161,9 +167,9 @@ class _Expert:
         )
 
 
-def _lots(c: Context, index: int, moe: Moe, expert: int) -> list[_Lot]:
+def _lots(c: Context, index: int, moe: Moe, expert: int, span: Span) -> list[_Lot]:
     """How an expert is fetched: in one piece if the demand rings hold it, else GEMM by GEMM."""
-    layers = _Expert(c, index, moe, expert, demand=True)
+    layers = _Expert(c, index, moe, expert, span, demand=True)
     memory, name = c.config.memory, f"block {index} expert {expert}"
 
     def run_all() -> None:

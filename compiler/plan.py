@@ -17,19 +17,25 @@ order, its epilogue writes in the same order, and a write belongs to a tile that
 ``work``: pixels are read by the patch embedding, queries by attention, hidden activations by the
   second layer, and each user's first write comes out of an instruction behind the last reader.
   Two halves of hidden activations let expert e+1 fill one while expert e is read from the other.
-``keys``, ``values``: written by GEMMs behind the attention of the block before.
+``keys``, ``values``: written by GEMMs behind the attention that read them last.
 Head outputs are written once a frame and stored; the frame ends when the store has ended.
+
+Tiles (:class:`~.tiling.Tiling`) change none of it. Where keys and values are there for some heads at
+a time, attention output of a head replaces its queries, word by word as they have been read, and the
+norm output stays until the last head's queries are made. Where the feed-forward part takes some
+tokens at a time, the next norm overwrites only rows of tokens whose second layer is done.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from moevit.hw.config import AcceleratorConfig
-from moevit.hw.norm import DIM_BITS
-from moevit.quant.network import Mlp, Moe, Network
+from moevit.quant.network import Network
 
-from .layout import Shapes, ceil_div
+from .buffers import Buffers
+from .layout import Shapes
+from .limits import check_limits
+from .tiling import Tiling, even
 
 __all__ = ["MemoryPlan", "Region", "plan_memory"]
 
@@ -53,6 +59,7 @@ class Region:
 class MemoryPlan:
     """All regions, and the pitches that follow from them."""
 
+    tiling: Tiling
     tokens: Region
     work: Region
     residual: Region
@@ -67,138 +74,62 @@ class MemoryPlan:
         """Every region."""
         return (self.tokens, self.work, self.residual, self.keys, self.values, self.norms)
 
-
-def _next_power(value: int) -> int:
-    return 1 << max(value - 1, 0).bit_length()
-
-
-class _Limits:
-    """Collects what does not fit, so that one error names every change a preset needs."""
-
-    def __init__(self, config: AcceleratorConfig) -> None:
-        self.config = config
-        self.problems: list[str] = []
-
-    def buffer(self, name: str, needed: int, field: str, unit: int, *, power: bool = False) -> None:
-        there = getattr(self.config.memory, field)
-        if needed > there:
-            change = _next_power(needed) if power else needed
-            self.problems.append(
-                f"{name} needs {needed * unit} bytes, there are {there * unit}: "
-                f"memory.{field}={change} would hold it"
-            )
-
-    def count(self, name: str, needed: int, field: str, change: int | None = None) -> None:
-        there = getattr(self.config.limits, field)
-        if needed > there:
-            self.problems.append(
-                f"{name} is {needed}, at most {there} can be counted: "
-                f"limits.{field}={change or needed} would hold it"
-            )
-
-    def require(self, condition: bool, problem: str) -> None:
-        if not condition:
-            self.problems.append(problem)
-
-    def check(self) -> None:
-        if self.problems:
-            raise ValueError(
-                f"The network does not fit preset {self.config.name!r}: " + "; ".join(self.problems)
-            )
+    def norm_row(self, number: int, words: int) -> int:
+        """Parameter row of norm ``number``, ``words`` rows each."""
+        return self.norms.base + number % self.tiling.norms * words
 
 
 def plan_memory(network: Network, shapes: Shapes) -> MemoryPlan:
     """Place every buffer; raises ``ValueError`` naming what does not fit and what would hold it."""
-    config, n = shapes.config, shapes.tokens
-    array, limits = config.array, _Limits(config)
-    dense = [b.mlp for b in network.blocks if isinstance(b.mlp, Mlp)]
-    moes = [b.mlp for b in network.blocks if isinstance(b.mlp, Moe)]
-    hidden = max((shapes.hidden_chunks(m.fc1.shape[0]) for m in dense), default=0)
-    expert = max((shapes.hidden_chunks(e.fc1.shape[0]) for m in moes for e in m.experts), default=0)
-    head = max(
-        (
-            shapes.stored_words(2 * h.linear.shape[0])
-            * (1 if h.class_token else shapes.geometry.patches)
-            for h in network.heads.values()
-        ),
-        default=0,
-    )
-    users = {
-        "pixel patches": shapes.geometry.patches * shapes.patch_chunks,
-        "queries": n * shapes.attention_chunks,
-        "hidden activations": n * hidden,
-        "experts' hidden activations": 2 * n * expert,
-        "head outputs": head,
-    }
-    largest = max(users, key=users.__getitem__)
-    row = max(shapes.attention_chunks, shapes.stored_words(shapes.chunks * array.inputs))
-    tokens = Region(name="tokens", memory="A", base=0, size=n * row)
-    work = Region(name="work", memory="A", base=tokens.end, size=users[largest])
-    residual = Region(name="residual", memory="X", base=0, size=n * shapes.words)
-    keys = Region(
-        name="keys",
-        memory="KV",
-        base=0,
-        size=shapes.geometry.heads * shapes.key_tiles * shapes.head_chunks,
-    )
-    values = Region(
-        name="values",
-        memory="KV",
-        base=keys.end,
-        size=shapes.geometry.heads * shapes.head_otiles * shapes.value_pitch,
-    )
-    count = 2 * len(network.blocks) + (network.norm is not None)
-    norms = Region(name="norm parameters", memory="N", base=0, size=count * shapes.words)
+    b = Buffers.of(network, shapes)
+    check_limits(b)
+    plan = _resident(b)
+    if plan is None:
+        raise AssertionError(f"no tiling of a network that fits: {b}")
+    return plan
 
-    limits.buffer(
-        f"Activation memory (tokens and {largest})", work.end, "activation_words", array.inputs
+
+def _resident(b: Buffers) -> MemoryPlan | None:
+    """Every token's residual and norm output on the chip, or None where they have no room."""
+    s, n, memory = b.shapes, b.shapes.tokens, b.config.memory
+    unit = b.config.array.tokens
+    room = memory.activation_words - n * b.row
+    fixed = max(b.pixels, n * s.attention_chunks, b.head)
+    dense = even(n, room // b.hidden, unit) if b.hidden else n
+    routed, halves = n, 2
+    if b.expert:
+        most = {h: min(room // (h * b.expert), b.config.limits.routed) for h in (2, 1)}
+        pieces = {h: even(n, m, unit) for h, m in most.items()}
+        halves = 2 if pieces[2] == pieces[1] else 1
+        routed = pieces[halves]
+    if room < fixed or n * s.words > memory.residual_words or not dense or not routed:
+        return None
+    tiling = Tiling(
+        heads=b.heads_at_a_time,
+        dense=dense,
+        routed=routed,
+        halves=halves,
+        norms=min(b.norms, memory.norm_rows // s.words),
     )
-    limits.buffer("Residual memory", residual.end, "residual_words", 2 * array.outputs)
-    limits.buffer("Key and value memory", values.end, "kv_rows", config.row_bytes)
-    limits.buffer("Norm parameter memory", norms.end, "norm_rows", config.param_row_bytes)
-    limits.count("The number of tokens", n, "tokens")
-    limits.count("The number of experts", max((len(m.experts) for m in moes), default=0), "experts")
-    limits.count("The number of experts a token", max((m.gate.k for m in moes), default=0), "top_k")
-    depth = max(
-        shapes.patch_chunks, shapes.chunks, shapes.attention_chunks, hidden, expert
-    )  # words of the longest contraction
-    limits.count("The longest contraction", depth * array.inputs, "depth")
-    # An output tile is the least that a ring must hold; keys and values are split between heads,
-    # a router not at all.
-    head_rows = shapes.head_otiles * shapes.chunks
-    limits.buffer(
-        "Weight ring (an output tile, a head's keys)",
-        max(depth, head_rows),
-        "ring_rows",
-        config.row_bytes,
-        power=True,
-    )
-    if moes:
-        deepest = max(shapes.chunks, expert)
-        limits.buffer(
-            "Demand ring (an output tile)", deepest, "demand_rows", config.row_bytes, power=True
-        )
-        logits = max(ceil_div(len(m.experts), array.outputs) for m in moes)
-        router = logits * shapes.chunks
-        limits.buffer("Weight ring (a router)", router, "ring_rows", config.row_bytes, power=True)
-    row, piece = shapes.patch_bytes, config.piece_bytes
-    limits.require(
-        row % piece == 0,
-        f"a patch's pixel row of {row} bytes is no multiple of the {piece} bytes that are written "
-        "at a time (patch x channels must be, or array.outputs smaller)",
-    )
-    limits.require(
-        shapes.geometry.dim < 1 << DIM_BITS,
-        f"the width of {shapes.geometry.dim} channels is more than the norm engine counts, "
-        f"{(1 << DIM_BITS) - 1}",
-    )
-    limits.check()
+    work = max(fixed, dense * b.hidden, halves * routed * b.expert)
+    return place(b, tiling, tokens=n * b.row, work=work, residual=n * s.words)
+
+
+def place(b: Buffers, tiling: Tiling, *, tokens: int, work: int, residual: int) -> MemoryPlan:
+    """Regions of these sizes, one behind the other."""
+    s = b.shapes
+
+    def region(name: str, memory: str, size: int, base: int = 0) -> Region:
+        return Region(name=name, memory=memory, base=base, size=size)
+
+    keys = tiling.heads * s.key_pitch
     return MemoryPlan(
-        tokens=tokens,
-        work=work,
-        residual=residual,
-        keys=keys,
-        values=values,
-        norms=norms,
-        hidden_pitch=n * expert,
+        tiling=tiling,
+        tokens=region("tokens", "A", tokens),
+        work=region("work", "A", work, tokens),
+        residual=region("residual", "X", residual),
+        keys=region("keys", "KV", keys),
+        values=region("values", "KV", tiling.heads * s.value_rows, keys),
+        norms=region("norm parameters", "N", tiling.norms * s.words),
+        hidden_pitch=tiling.routed * b.expert if tiling.halves == 2 else 0,
     )

@@ -109,15 +109,16 @@ class MemoryConfig:
 @dataclass(frozen=True, kw_only=True)
 class LimitConfig:
     """Largest network that the control logic can count: tokens, contraction length, experts,
-    top-k."""
+    top-k. ``routed``: tokens that a router can send at a time, the length of an expert's queue."""
 
     tokens: int
     depth: int
     experts: int
     top_k: int
+    routed: int = 256
 
     def __post_init__(self) -> None:
-        _positive(self, "tokens", "depth", "experts", "top_k")
+        _positive(self, "tokens", "depth", "experts", "top_k", "routed")
         if self.top_k > self.experts:
             raise ValueError(f"LimitConfig.top_k must be at most experts, not {self.top_k}")
 

@@ -16,7 +16,7 @@ from moevit.quant.random_network import Sizes, random_network
 SMALL = preset("micro").but(
     memory__activation_words=64,
     memory__residual_words=16,
-    memory__kv_rows=8,
+    memory__kv_rows=3,
     memory__norm_rows=8,
     limits__tokens=4,
     limits__depth=64,
@@ -53,8 +53,8 @@ def test_every_refusal_names_the_buffer_and_the_change() -> None:
         r"Activation memory \(tokens and pixel patches\) needs \d+ bytes, there are 512: "
         r"memory\.activation_words=\d+",
         r"Residual memory needs \d+ bytes, there are 128: memory\.residual_words=56",
-        r"Key and value memory needs \d+ bytes",
-        r"Norm parameter memory needs \d+ bytes",
+        r"Key and value memory \(one head\) needs \d+ bytes",
+        r"Norm parameter memory \(two norms\) needs \d+ bytes",
         r"The number of tokens is 7, at most 4 can be counted: limits\.tokens=7",
         r"limits\.depth=192",
         r"The number of experts is 4, at most 2",

@@ -1,0 +1,87 @@
+"""What a network needs room for, in the units of one configuration's memories."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from moevit.hw.config import AcceleratorConfig
+from moevit.quant.network import Mlp, Moe, Network
+
+from .layout import Shapes, ceil_div
+
+__all__ = ["Buffers"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Buffers:
+    """Sizes that follow from the network alone; activation words unless another unit is named.
+
+    ``pixels``: of all patches. ``hidden``, ``expert``: hidden activations of a token in the widest
+    dense part and the widest expert, 0 without one. ``head``, ``head_row``: outputs of the largest
+    head, and of its widest row. ``norms``: number of norms. ``experts``, ``top_k``: largest.
+    ``depth``: of the longest contraction. ``router_rows``: weight rows of the largest router.
+    """
+
+    shapes: Shapes
+    pixels: int
+    hidden: int
+    expert: int
+    head: int
+    head_row: int
+    norms: int
+    experts: int
+    top_k: int
+    depth: int
+    router_rows: int
+
+    @property
+    def config(self) -> AcceleratorConfig:
+        """The configuration."""
+        return self.shapes.config
+
+    @property
+    def heads(self) -> int:
+        """Attention heads."""
+        return self.shapes.geometry.heads
+
+    @property
+    def head_rows(self) -> int:
+        """Key and value rows of one attention head."""
+        return self.shapes.key_pitch + self.shapes.value_rows
+
+    @property
+    def heads_at_a_time(self) -> int:
+        """As few groups of heads as the key and value memory allows, of equal size; at least 1."""
+        most = max(self.config.memory.kv_rows // self.head_rows, 1)
+        return ceil_div(self.heads, ceil_div(self.heads, most))
+
+    @property
+    def row(self) -> int:
+        """Words of a token where norm outputs lie, and attention outputs if all heads go at once."""
+        s = self.shapes
+        norm = s.stored_words(s.chunks * self.config.array.inputs)
+        return max(norm, s.attention_chunks) if self.heads_at_a_time == self.heads else norm
+
+    @classmethod
+    def of(cls, network: Network, s: Shapes) -> Self:
+        """Sizes of ``network``."""
+        dense = [b.mlp for b in network.blocks if isinstance(b.mlp, Mlp)]
+        moes = [b.mlp for b in network.blocks if isinstance(b.mlp, Moe)]
+        hidden = max((s.hidden_chunks(m.fc1.shape[0]) for m in dense), default=0)
+        expert = max((s.hidden_chunks(e.fc1.shape[0]) for m in moes for e in m.experts), default=0)
+        heads = [(h, s.stored_words(2 * h.linear.shape[0])) for h in network.heads.values()]
+        logits = max((ceil_div(len(m.experts), s.config.array.outputs) for m in moes), default=0)
+        return cls(
+            shapes=s,
+            pixels=s.geometry.patches * s.patch_chunks,
+            hidden=hidden,
+            expert=expert,
+            head=max((w * (1 if h.class_token else s.geometry.patches) for h, w in heads), default=0),
+            head_row=max((w for _, w in heads), default=0),
+            norms=2 * len(network.blocks) + (network.norm is not None),
+            experts=max((len(m.experts) for m in moes), default=0),
+            top_k=max((m.gate.k for m in moes), default=0),
+            depth=max(s.patch_chunks, s.chunks, s.attention_chunks, hidden, expert),
+            router_rows=logits * s.chunks,
+        )

@@ -1,0 +1,62 @@
+"""Tiles of a network: how much of it goes through the chip at a time.
+
+What fits as a whole is one tile. The numbers that come out are the same however a network is cut:
+tokens are independent of one another everywhere but in attention, and heads are there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .layout import ceil_div, round_up
+
+__all__ = ["Span", "Tiling", "cut", "even"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiling:
+    """What is on the chip at a time.
+
+    ``heads``: attention heads with keys and values. ``dense``, ``routed``: tokens of a dense
+    feed-forward part and of a mixture of experts; each has its weights streamed once for so many
+    tokens. ``halves``: experts that have hidden activations (1 or 2). ``norms``: norms that have
+    their parameters.
+    """
+
+    heads: int
+    dense: int
+    routed: int
+    halves: int
+    norms: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """Tokens that go through a feed-forward part together, and where their rows lie.
+
+    ``tokens``: activation word of the first row, ``stride`` words from row to row. ``residual``:
+    residual word of the first row.
+    """
+
+    count: int
+    tokens: int
+    stride: int
+    residual: int
+
+
+def cut(total: int, size: int) -> list[tuple[int, int]]:
+    """``total`` rows in pieces ``(first, count)`` of ``size``; the last may be shorter."""
+    return [(first, min(size, total - first)) for first in range(0, total, size)]
+
+
+def even(total: int, most: int, unit: int) -> int:
+    """Rows of a piece, when ``total`` go in as few pieces as possible, of at most ``most`` each.
+
+    Pieces are multiples of ``unit`` (but for the last, or a single one); 0 if none fits.
+    """
+    if most >= total:
+        return total
+    most = most // unit * unit
+    if not most:
+        return 0
+    return round_up(ceil_div(total, ceil_div(total, most)), unit)
