@@ -58,7 +58,7 @@ class Buffers:
 
     @property
     def row(self) -> int:
-        """Words of a token where norm outputs lie, and attention outputs if all heads go at once."""
+        """Words of a row of norm outputs; of attention outputs too if all heads go at once."""
         s = self.shapes
         norm = s.stored_words(s.chunks * self.config.array.inputs)
         return max(norm, s.attention_chunks) if self.heads_at_a_time == self.heads else norm
@@ -77,7 +77,9 @@ class Buffers:
             pixels=s.geometry.patches * s.patch_chunks,
             hidden=hidden,
             expert=expert,
-            head=max((w * (1 if h.class_token else s.geometry.patches) for h, w in heads), default=0),
+            head=max(
+                (w * (1 if h.class_token else s.geometry.patches) for h, w in heads), default=0
+            ),
             head_row=max((w for _, w in heads), default=0),
             norms=2 * len(network.blocks) + (network.norm is not None),
             experts=max((len(m.experts) for m in moes), default=0),

@@ -63,9 +63,7 @@ class Context:
     def head_groups(self, matrix: Matrix, heads: tuple[int, int]) -> list[tuple[int, int]]:
         """Output tiles of ``heads`` (first, count) in groups of whole heads that fit the ring."""
         unit = self.shapes.head_otiles
-        groups = split(
-            matrix, self.config, demand=False, unit=unit, otiles=heads[1] * unit
-        )
+        groups = split(matrix, self.config, demand=False, unit=unit, otiles=heads[1] * unit)
         return [(heads[0] * unit + first, count) for first, count in groups]
 
     def head_inputs(self, name: str, linear: Linear) -> Matrix:

@@ -1,5 +1,4 @@
-"""Whether a preset can hold a network at all, and what would: the need is that of the smallest tiles.
-"""
+"""Whether a preset can hold a network at all: needs are those of the smallest tiles."""
 
 from __future__ import annotations
 
@@ -70,9 +69,7 @@ def check_limits(b: Buffers) -> None:
         array.inputs,
     )
     limits.buffer("Residual memory", n * s.words, "residual_words", 2 * array.outputs)
-    limits.buffer(
-        "Key and value memory (one head)", b.head_rows, "kv_rows", config.row_bytes
-    )
+    limits.buffer("Key and value memory (one head)", b.head_rows, "kv_rows", config.row_bytes)
     limits.buffer(
         "Norm parameter memory (two norms)",
         min(b.norms, 2) * s.words,

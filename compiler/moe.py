@@ -36,16 +36,14 @@ class _Lot:
     run: Callable[[], None]
 
 
-def lower_moe(
-    c: Context, index: int, moe: Moe, span: Span, *, signal: int, credits: int
-) -> None:
+def lower_moe(c: Context, index: int, moe: Moe, span: Span, *, signal: int, credits: int) -> None:
     """Router, experts in the schedule's order, and ``credits`` for whoever reads the residual next.
 
     Streamed experts are interleaved so that an expert's second layer never has to wait for the
     pipeline to finish its first: fc1(0) fc1(1) fc2(0) fc1(2) fc2(1) ... Where hidden activations
     have no room for two experts, they follow one another.
     """
-    code, s, name = c.code, c.shapes, f"block {index}"
+    code, name = c.code, f"block {index}"
     schedule = c.schedules[index]
     router = c.matrix(f"{name} router {c.task}", moe.routers[c.task])
     code.gemm(

@@ -51,9 +51,7 @@ def used(c: Context, *numbers: int) -> None:
     for number in numbers:
         after = number + c.plan.tiling.norms
         if after < len(all_norms(c)):
-            c.code.add(
-                Sync(signal=Semaphore.FREED, count=1), f"parameters of norm {number} used"
-            )
+            c.code.add(Sync(signal=Semaphore.FREED, count=1), f"parameters of norm {number} used")
             load_norms(c, after, after + 1, wait=Semaphore.FREED, signal=Semaphore.PARAMETERS)
 
 

@@ -20,9 +20,9 @@ order, its epilogue writes in the same order, and a write belongs to a tile that
 ``keys``, ``values``: written by GEMMs behind the attention that read them last.
 Head outputs are written once a frame and stored; the frame ends when the store has ended.
 
-Tiles (:class:`~.tiling.Tiling`) change none of it. Where keys and values are there for some heads at
-a time, attention output of a head replaces its queries, word by word as they have been read, and the
-norm output stays until the last head's queries are made. Where the feed-forward part takes some
+Tiles (:class:`~.tiling.Tiling`) change none of it. Where keys and values are there for some heads
+at a time, attention output of a head replaces its queries, word by word as they have been read, and
+the norm output stays until the last head's queries are made. Where the feed-forward part takes some
 tokens at a time, the next norm overwrites only rows of tokens whose second layer is done.
 """
 
