@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from moevit.hw import isa
 from moevit.hw.isa import Destination, Sync
 from moevit.quant.linear import GeluOutput
-from moevit.quant.network import Attention, Block, Mlp
+from moevit.quant.network import Attention, Block, Mlp, Moe
 
 from .context import Context
 from .emit import Semaphore
@@ -76,6 +76,8 @@ def lower_attention(c: Context, index: int, block: Block) -> None:
     if index == 0:  # the norms from here on read parameters that were loaded meanwhile
         c.code.add(Sync(wait=Semaphore.PARAMETERS, wait_count=1), "norm parameters complete")
     needed(c, 2 * index + 1)
+    if isinstance(block.mlp, Moe) and block.mlp.ahead is not None:
+        c.code.add(Sync(wait=Semaphore.TOKENS, wait_count=s.tiles), "input for the gate complete")
     c.code.gemms(
         c.head_inputs(f"block {index} projection", a.proj),
         f"block {index} projection",

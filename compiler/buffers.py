@@ -7,10 +7,17 @@ from typing import Self
 
 from moevit.hw.config import AcceleratorConfig
 from moevit.quant.network import Mlp, Moe, Network
+from moevit.quant.rescale import Rescale
 
 from .layout import Shapes, ceil_div
 
-__all__ = ["Buffers"]
+__all__ = ["Buffers", "gates_ahead"]
+
+
+def gates_ahead(network: Network) -> dict[int, Rescale]:
+    """The mixtures whose gate reads the residual stream in front of the block, by block."""
+    found = {i: b.mlp.ahead for i, b in enumerate(network.blocks) if isinstance(b.mlp, Moe)}
+    return {index: ahead for index, ahead in found.items() if ahead is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +28,7 @@ class Buffers:
     dense part and the widest expert, 0 without one. ``head``, ``head_row``: outputs of the largest
     head, and of its widest row. ``norms``: number of norms. ``experts``, ``top_k``: largest.
     ``depth``: of the longest contraction. ``router_rows``: weight rows of the largest router.
+    ``gates``: mixtures whose gate reads the residual stream in front of the block.
     """
 
     shapes: Shapes
@@ -34,6 +42,7 @@ class Buffers:
     top_k: int
     depth: int
     router_rows: int
+    gates: int
 
     @property
     def config(self) -> AcceleratorConfig:
@@ -63,6 +72,11 @@ class Buffers:
         norm = s.stored_words(s.chunks * self.config.array.inputs)
         return max(norm, s.attention_chunks) if self.heads_at_a_time == self.heads else norm
 
+    @property
+    def gate_inputs(self) -> int:
+        """Words of what such a gate reads, all tokens."""
+        return self.shapes.tokens * self.shapes.chunks if self.gates else 0
+
     @classmethod
     def of(cls, network: Network, s: Shapes) -> Self:
         """Sizes of ``network``."""
@@ -71,7 +85,7 @@ class Buffers:
         hidden = max((s.hidden_chunks(m.fc1.shape[0]) for m in dense), default=0)
         expert = max((s.hidden_chunks(e.fc1.shape[0]) for m in moes for e in m.experts), default=0)
         heads = [(h, s.stored_words(2 * h.linear.shape[0])) for h in network.heads.values()]
-        logits = max((ceil_div(len(m.experts), s.config.array.outputs) for m in moes), default=0)
+        logits = max((ceil_div(m.gate.experts, s.config.array.outputs) for m in moes), default=0)
         return cls(
             shapes=s,
             pixels=s.geometry.patches * s.patch_chunks,
@@ -86,4 +100,5 @@ class Buffers:
             top_k=max((m.gate.k for m in moes), default=0),
             depth=max(s.patch_chunks, s.chunks, s.attention_chunks, hidden, expert),
             router_rows=logits * s.chunks,
+            gates=len(gates_ahead(network)),
         )

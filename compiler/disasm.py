@@ -63,7 +63,10 @@ def _gemm(i: Gemm) -> str:
     flags = "".join(f" {name}" for name in ("demand", "keep") if getattr(i, name))
     where = f"+{i.target_stride}]"
     if mode == Destination.GATE:
-        target = f"queues of {i.experts}, top {i.top_k}"
+        first = f" from {i.shift}" if i.shift else ""
+        least = f", scores from {i.mult}" if i.mult else ""
+        shared = " renormalised" if i.renormalise else ""
+        target = f"queues of {i.experts}{first}, top {i.top_k}{shared}{least}"
     elif mode in (Destination.KEY, Destination.VALUE):
         target = (
             f"KV[{i.target}] heads of {i.head_otiles} tiles, pitch {i.tile_pitch}/{i.head_pitch}"
@@ -85,7 +88,7 @@ def format_instruction(i: Instruction) -> str:
     elif isinstance(i, Norm):
         text = (
             f"A[{i.target}+{i.stride}] <- X[{i.source}] {i.tokens} rows of {i.dim} in {i.words} "
-            f"words, parameters N[{i.params}], eps {i.eps}"
+            f"words, parameters N[{i.params}], {'plain' if i.plain else f'eps {i.eps}'}"
         )
     elif isinstance(i, Gemm):
         text = _gemm(i)

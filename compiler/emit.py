@@ -50,6 +50,8 @@ class Semaphore(IntEnum):
     """load of norms' parameters -> SYNC in front of what makes the residual that they normalise"""
     FREED = 12
     """SYNC -> load: what it will overwrite has been used"""
+    SCALES = 13
+    """load of the parameters of gates' inputs -> the first NORM that makes one"""
 
 
 @dataclass(frozen=True, kw_only=True)

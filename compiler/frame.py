@@ -12,7 +12,7 @@ from moevit.hw.isa import Destination, Gemm, Load, LoadKind, Store
 from .context import Context
 from .emit import Semaphore, split
 from .layout import Shapes, ceil_div, pack_residual
-from .norms import load_norms
+from .norms import load_norms, load_scales
 
 __all__ = ["OutputRows", "lower_input", "lower_output", "output_credits", "strip_groups"]
 
@@ -71,6 +71,7 @@ def lower_input(c: Context) -> None:
                 tiles = ceil_div(strips * columns, c.config.array.tokens)
                 norm.piece((strip + strips) * columns, tiles, final=final)
     load_norms(c, 1, c.plan.tiling.norms, signal=Semaphore.PARAMETERS)
+    load_scales(c)
 
 
 def _load_group(c: Context, strip: int, strips: int) -> None:

@@ -18,6 +18,7 @@ from moevit.hw.image import block_header, pack_channels
 from moevit.quant.layernorm import LayerNorm
 from moevit.quant.linear import Linear
 from moevit.quant.network import Geometry, Network
+from moevit.quant.rescale import Rescale
 
 __all__ = [
     "Block",
@@ -226,8 +227,8 @@ def pack_linear(
     )
 
 
-def pack_norm(norm: LayerNorm, shapes: Shapes) -> Bytes:
-    """Parameter rows of a LayerNorm ``(words, row bytes)``; padded channels have no gain."""
+def pack_norm(norm: LayerNorm | Rescale, shapes: Shapes) -> Bytes:
+    """Parameter rows of a NORM ``(words, row bytes)``; padded channels have no gain."""
     config = shapes.config
     size = shapes.words * config.array.outputs
     full = [np.zeros(size, np.int64) for _ in range(3)]

@@ -63,16 +63,16 @@ def check_limits(b: Buffers) -> None:
     }
     largest = max(users, key=users.__getitem__)
     limits.buffer(
-        f"Activation memory (tokens and {largest})",
-        n * b.row + users[largest],
+        f"Activation memory (tokens{', gate inputs' if b.gates else ''} and {largest})",
+        n * b.row + b.gate_inputs + users[largest],
         "activation_words",
         array.inputs,
     )
     limits.buffer("Residual memory", n * s.words, "residual_words", 2 * array.outputs)
     limits.buffer("Key and value memory (one head)", b.head_rows, "kv_rows", config.row_bytes)
     limits.buffer(
-        "Norm parameter memory (two norms)",
-        min(b.norms, 2) * s.words,
+        f"Norm parameter memory ({'gate inputs, ' if b.gates else ''}two norms)",
+        (min(b.norms, 2) + b.gates) * s.words,
         "norm_rows",
         config.param_row_bytes,
     )

@@ -11,7 +11,7 @@ from .emit import Semaphore
 from .frame import OutputRows, lower_input, lower_output, output_credits
 from .layout import ceil_div
 from .moe import lower_moe
-from .norms import needed, used
+from .norms import gate_input, needed, used
 
 __all__ = ["lower"]
 
@@ -32,6 +32,7 @@ def lower(c: Context) -> OutputRows:
                 signal=Semaphore.TOKENS,
                 note=f"block {index} norm1",
             )
+        gate_input(c, index)
         lower_attention(c, index, block)
         c.norm(
             block.norm2,

@@ -14,7 +14,7 @@ from moevit.quant.network import Moe
 from .block import gelu_fields
 from .context import Context
 from .emit import Semaphore, split
-from .layout import Block
+from .layout import Block, ceil_div
 from .tiling import Span
 
 __all__ = ["FETCH_AHEAD", "lower_moe"]
@@ -45,19 +45,26 @@ def lower_moe(c: Context, index: int, moe: Moe, span: Span, *, signal: int, cred
     """
     code, name = c.code, f"block {index}"
     schedule = c.schedules[index]
-    router = c.matrix(f"{name} router {c.task}", moe.routers[c.task])
+    gate, ahead = moe.gate, moe.ahead is not None
+    first = (span.residual - c.plan.residual.base) // c.shapes.words
     code.gemm(
-        router,
+        c.matrix(f"{name} router {c.task}", moe.routers[c.task]),
         f"{name} router",
-        source=span.tokens,
-        stride=span.stride,
+        source=c.plan.ahead.base + first * c.shapes.chunks if ahead else span.tokens,
+        stride=c.shapes.chunks if ahead else span.stride,
         tokens=span.count,
         mode=Destination.GATE,
-        experts=moe.gate.experts,
-        top_k=moe.gate.k,
-        wait=Semaphore.TOKENS,
+        experts=gate.experts,
+        shift=moe.window(c.task).start,
+        top_k=gate.k,
+        renormalise=int(gate.renormalise),
+        mult=gate.least,
+        wait=Semaphore.NONE if ahead else Semaphore.TOKENS,
         signal=Semaphore.ROUTED,
     )
+    if ahead:  # the experts read any token
+        tiles = ceil_div(span.count, c.config.array.tokens)
+        code.add(Sync(wait=Semaphore.TOKENS, wait_count=tiles), f"{name} tokens complete")
     fetchable = {"signal": Semaphore.FETCHABLE, "count": 1} if schedule.on_demand else {}
     code.add(Sync(wait=Semaphore.ROUTED, wait_count=1, **fetchable), f"{name} queues complete")
 
@@ -65,11 +72,11 @@ def lower_moe(c: Context, index: int, moe: Moe, span: Span, *, signal: int, cred
     fetches = _Fetches(c, lots)
     fetches.issue(0)
     layers = [_Expert(c, index, moe, e, span) for e in schedule.streamed]
-    ahead = c.plan.tiling.halves - 1
+    overlap = c.plan.tiling.halves - 1
     for n, expert in enumerate(layers):
-        if n == 0 or not ahead:
+        if n == 0 or not overlap:
             expert.first()
-        if ahead and n + 1 < len(layers):
+        if overlap and n + 1 < len(layers):
             layers[n + 1].first()
         expert.second()
     for n, lot in enumerate(lots):

@@ -1,5 +1,7 @@
 """Norm parameters on the chip: all of a network's where they fit, else the next few.
 
+Those of gates' inputs are always there.
+
 Norm ``n`` has slot ``n modulo tiling.norms``. It is loaded when the norm that had the slot before
 has been carried out (:func:`used`), and awaited in front of the first GEMM that makes residuals for
 it (:func:`needed`). With two slots or more that never waits for itself: the GEMMs in front of which
@@ -11,14 +13,15 @@ from __future__ import annotations
 import numpy as np
 
 from moevit.hw.config import BEAT_BYTES
-from moevit.hw.isa import Load, LoadKind, Sync
+from moevit.hw.isa import Load, LoadKind, Norm, Sync
 from moevit.quant.layernorm import LayerNorm
 
+from .buffers import gates_ahead
 from .context import Context
 from .emit import Semaphore
 from .layout import pack_norm
 
-__all__ = ["all_norms", "load_norms", "needed", "used"]
+__all__ = ["all_norms", "gate_input", "load_norms", "load_scales", "needed", "used"]
 
 
 def all_norms(c: Context) -> list[LayerNorm]:
@@ -43,6 +46,51 @@ def load_norms(c: Context, first: int, end: int, *, wait: int = 0, signal: int) 
         ),
         f"norms {first}..{end - 1}",
         pool=name,
+    )
+
+
+def load_scales(c: Context) -> None:
+    """LOAD of the parameters of gates' inputs."""
+    scales, name = gates_ahead(c.network).values(), "gate scales"
+    if not scales:
+        return
+    length = c.code.table(name, lambda: np.concatenate([pack_norm(n, c.shapes) for n in scales]))
+    c.code.add(
+        Load(
+            kind=LoadKind.NORM,
+            target=c.plan.scales.base,
+            beats=length // BEAT_BYTES,
+            signal=Semaphore.SCALES,
+        ),
+        name,
+        pool=name,
+    )
+
+
+def gate_input(c: Context, index: int) -> None:
+    """Plain NORM of the whole residual in front of block ``index``, if its gate reads that.
+
+    It stands behind the block's first norm, which has taken the credits of all residual tiles.
+    """
+    s, gates = c.shapes, list(gates_ahead(c.network))
+    if index not in gates:
+        return
+    first = index == gates[0]
+    c.code.add(
+        Norm(
+            source=c.plan.residual.base,
+            words=s.words,
+            tokens=s.tokens,
+            target=c.plan.ahead.base,
+            stride=s.chunks,
+            params=c.plan.scales.base + gates.index(index) * s.words,
+            dim=s.geometry.dim,
+            plain=1,
+            wait=Semaphore.SCALES if first else Semaphore.NONE,
+            wait_count=int(first),
+            signal=Semaphore.TOKENS,
+        ),
+        f"block {index} input for the gate",
     )
 
 

@@ -17,6 +17,9 @@ order, its epilogue writes in the same order, and a write belongs to a tile that
 ``work``: pixels are read by the patch embedding, queries by attention, hidden activations by the
   second layer, and each user's first write comes out of an instruction behind the last reader.
   Two halves of hidden activations let expert e+1 fill one while expert e is read from the other.
+``gate inputs``: written by the norm engine behind a block's first norm, for which all residual
+  tiles are complete, and so the block before, whose gate has read its own. The projection, which
+  changes the residual, waits until all of it is there.
 ``keys``, ``values``: written by GEMMs behind the attention that read them last.
 Head outputs are written once a frame and stored; the frame ends when the store has ended.
 
@@ -66,13 +69,18 @@ class MemoryPlan:
     keys: Region
     values: Region
     norms: Region
+    ahead: Region
+    """inputs of gates that read the residual stream in front of their block"""
+    scales: Region
+    """parameters of the NORMs that make them"""
     hidden_pitch: int
     """activation words from the first half of experts' hidden activations to the second"""
 
     @property
     def regions(self) -> tuple[Region, ...]:
         """Every region."""
-        return (self.tokens, self.work, self.residual, self.keys, self.values, self.norms)
+        every = (self.tokens, self.work, self.residual, self.keys, self.values, self.norms)
+        return every + ((self.ahead, self.scales) if self.ahead.size else ())
 
     def norm_row(self, number: int, words: int) -> int:
         """Parameter row of norm ``number``, ``words`` rows each."""
@@ -93,7 +101,7 @@ def _resident(b: Buffers) -> MemoryPlan | None:
     """Every token's residual and norm output on the chip, or None where they have no room."""
     s, n, memory = b.shapes, b.shapes.tokens, b.config.memory
     unit = b.config.array.tokens
-    room = memory.activation_words - n * b.row
+    room = memory.activation_words - n * b.row - b.gate_inputs
     fixed = max(b.pixels, n * s.attention_chunks, b.head)
     dense = even(n, room // b.hidden, unit) if b.hidden else n
     routed, halves = n, 2
@@ -109,7 +117,7 @@ def _resident(b: Buffers) -> MemoryPlan | None:
         dense=dense,
         routed=routed,
         halves=halves,
-        norms=min(b.norms, memory.norm_rows // s.words),
+        norms=min(b.norms, memory.norm_rows // s.words - b.gates),
     )
     work = max(fixed, dense * b.hidden, halves * routed * b.expert)
     return place(b, tiling, tokens=n * b.row, work=work, residual=n * s.words)
@@ -131,5 +139,7 @@ def place(b: Buffers, tiling: Tiling, *, tokens: int, work: int, residual: int) 
         keys=region("keys", "KV", keys),
         values=region("values", "KV", tiling.heads * s.value_rows, keys),
         norms=region("norm parameters", "N", tiling.norms * s.words),
+        ahead=region("gate inputs", "A", b.gate_inputs, tokens + work),
+        scales=region("gate scales", "N", b.gates * s.words, tiling.norms * s.words),
         hidden_pitch=tiling.routed * b.expert if tiling.halves == 2 else 0,
     )

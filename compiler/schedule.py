@@ -57,6 +57,8 @@ def expert_schedules(
 ) -> tuple[ExpertSchedule, ...]:
     """Each MoE layer's schedule: the shortest prefix with all experts used above ``threshold``.
 
+    Experts that the task can never choose are in neither part.
+
     A threshold of 0 fetches only what calibration never used; infinity fetches everything.
     """
     if threshold < 0:
@@ -71,6 +73,8 @@ def expert_schedules(
                 f"Layer {layer}, task {task!r}: order and usage must name each of the "
                 f"{len(block.mlp.experts)} experts once, not {order} and {len(usage)} figures"
             )
+        window = block.mlp.window(task)
+        order = tuple(e for e in order if e in window)
         used = [i + 1 for i, e in enumerate(order) if usage[e] > threshold]
         cut = max(used, default=0)
         schedules.append(

@@ -27,7 +27,7 @@ BEAT_BYTES = 16
 CHANNEL_BYTES = 8
 """Bytes of one channel's parameters (bias, multiplier, shift) in memory and on chip."""
 
-ISA_VERSION = 2
+ISA_VERSION = 3
 """Part of every configuration hash: changes whenever an instruction's layout or meaning does."""
 
 
@@ -256,7 +256,7 @@ _DEFAULT = AcceleratorConfig(
         norm_rows=256,
         ports=1,
     ),
-    limits=LimitConfig(tokens=256, depth=768, experts=16, top_k=4),
+    limits=LimitConfig(tokens=256, depth=768, experts=16, top_k=8),
 )
 
 _ZCU104 = AcceleratorConfig(
@@ -273,7 +273,7 @@ _ZCU104 = AcceleratorConfig(
         norm_rows=512,
         ports=4,
     ),
-    limits=LimitConfig(tokens=256, depth=1536, experts=16, top_k=4),
+    limits=LimitConfig(tokens=256, depth=1536, experts=16, top_k=8),
 )
 
 PRESETS = {config.name: config for config in (_MICRO, _DEFAULT, _ZCU104)}

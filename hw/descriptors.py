@@ -63,6 +63,7 @@ def drain_tile(config: AcceleratorConfig) -> StructLayout:
             "head_pitch": _field(Gemm, "head_pitch"),
             "experts": _field(Gemm, "experts"),
             "top_k": _field(Gemm, "top_k"),
+            "renormalise": _field(Gemm, "renormalise"),
         }
     )
 

@@ -49,6 +49,9 @@ def gate_row(config: AcceleratorConfig) -> StructLayout:
             "end": unsigned(1),
             "experts": unsigned(6),
             "top_k": unsigned(4),
+            "base": unsigned(6),
+            "least": unsigned(SCORE.width),
+            "renormalise": unsigned(1),
             "logits": ArrayLayout(signed(VALUE.width), a.outputs),
         }
     )
@@ -229,6 +232,7 @@ class Epilogue(Component):
         gate_end = pipe(last_ot & last_row & d.last, 0, 4, "gate_end")
         experts = pipe(d.experts, 0, 4, "experts")
         top_k = pipe(d.top_k, 0, 4, "top_k")
+        renormalise = pipe(d.renormalise, 0, 4, "renormalise")
         mult2 = pipe(d.mult, 0, 5, "mult2")
         shift2 = pipe(d.shift, 0, 6, "shift2")
         zero = pipe(d.zero_point, 0, 6, "zero")
@@ -458,6 +462,9 @@ class Epilogue(Component):
             g.end.eq(gate_end[4]),
             g.experts.eq(experts[4]),
             g.top_k.eq(top_k[4]),
+            g.base.eq(shift2[4]),
+            g.least.eq(mult2[4]),
+            g.renormalise.eq(renormalise[4]),
             g.logits.eq(Cat(*value)),
             self.gate.payload.eq(queue.o.payload),
             self.gate.valid.eq(queue.o.valid),

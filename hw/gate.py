@@ -1,7 +1,10 @@
 """Gate unit: router logits in, top-k experts' token queues out (quant/gate.py).
 
 The rank of an expert is the number of experts that beat it. All pairs are compared at once, so the
-choice takes no loop: the experts of rank 0 to k-1 follow one another into the queues.
+choice takes no loop: the experts of rank 0 to k-1 follow one another into the queues. A score is
+the expert's share of the exponentials of all experts, or of those chosen (``renormalise``); one
+below ``least`` is counted out at the queue's door. A task that sees a window of the experts sends
+that many logits, and ``base`` is the number of the first.
 """
 
 from __future__ import annotations
@@ -89,7 +92,7 @@ class Unit(wiring.Component):
             }
         )
         self._sum_bits = bits_for(GATE_EXP.peak * experts)
-        self._wait = ceil_log2(experts) + inverse_latency(RECIPROCAL, self._sum_bits)
+        self._wait = 1 + ceil_log2(experts) + inverse_latency(RECIPROCAL, self._sum_bits)
         self.latency = exp2.LATENCY + self._wait + 11
 
     def elaborate(self, platform):
@@ -116,7 +119,17 @@ class Unit(wiring.Component):
 
         # One slot for each row of a tile; they fill and empty in the order of the rows.
         complete, first = Signal(tokens), Signal(tokens)
-        facts = StructLayout({"token": TOKEN_BITS, "experts": 6, "top_k": 4, "end": 1})
+        facts = StructLayout(
+            {
+                "token": TOKEN_BITS,
+                "experts": 6,
+                "top_k": 4,
+                "end": 1,
+                "base": _EXPERT_BITS,
+                "least": SCORE.width,
+                "renormalise": 1,
+            }
+        )
         slots = [Signal(facts, name=f"slot_{t}", reset_less=True) for t in range(tokens)]
         accept, take = Signal(), Signal()
         oldest, pause = Signal(range(tokens)), Signal(4)
@@ -145,8 +158,8 @@ class Unit(wiring.Component):
             m.d.sync += pause.eq(pause - 1)
 
         p = Pipeline(
-            m, valid=take, token=head.token, experts=head.experts, top_k=head.top_k, end=head.end,
-            first=first.bit_select(oldest, 1),
+            m, valid=take, first=first.bit_select(oldest, 1),
+            **{name: head[name] for name in facts.members},
         )  # fmt: skip
         data = []
         for tile in range(-(-experts // outputs)):
@@ -246,6 +259,8 @@ class Unit(wiring.Component):
             token=p.tag["token"],
             first=p.tag["first"] & p.valid,
             end=p.tag["end"] & last,
+            base=p.tag["base"],
+            least=p.tag["least"],
         )
         with q.step() as reg:
             expert = reg(reduce(or_, (Mux(s, e, 0) for e, s in enumerate(selected))), name="expert")
@@ -255,12 +270,18 @@ class Unit(wiring.Component):
             )
 
         # The entries wait, in one word, for the reciprocal of the token's sum.
-        names = ("token", "first", "end")
+        names = ("token", "first", "end", "base", "least")
         parts = {name: q.tag[name] for name in names} | {"expert": expert, "value": value}
         q.drop(*names)
         q.add(entry=Cat(*parts.values()))
-        p.drop("token", "first", "end", "top_k")
-        (total,) = p.reduce(lambda a, b: a + b, exponentials)
+        p.drop("token", "first", "end", "base", "least")
+        with p.step() as reg:  # of the chosen experts alone, where scores add up to one
+            summands = [
+                reg(v & ~(p.tag["renormalise"] & (r >= p.tag["top_k"])).replicate(len(v)), name="e")
+                for r, v in zip(rank, exponentials, strict=True)
+            ]
+        p.drop("top_k", "renormalise")
+        (total,) = p.reduce(lambda a, b: a + b, summands)
         m.submodules.inverse = inverse = Inverse(RECIPROCAL, self._sum_bits)
         m.d.comb += [inverse.valid.eq(p.valid), inverse.i.eq(total)]
         while q.latency < self._wait:
@@ -286,7 +307,9 @@ class Unit(wiring.Component):
                 rounded[: SCORE.width] | over.replicate(SCORE.width),
                 name="score",
             )
-        q.add(score=score)
+            expert = reg((q.tag["expert"] + q.tag["base"])[:_EXPERT_BITS], name="expert")
+        q.drop("expert", "base")
+        q.add(score=score, expert=expert)
         return q
 
     def _push(self, m, q):
@@ -298,16 +321,19 @@ class Unit(wiring.Component):
         )
         write, read = memory.write_port(), memory.read_port()
 
-        expert, first = q.tag["expert"], q.tag["first"]
+        expert, first, enters = q.tag["expert"], q.tag["first"], Signal()
+        m.d.comb += enters.eq(q.valid & (q.tag["score"] >= q.tag["least"]))
         with m.If(q.valid & first):
             m.d.sync += self.lengths.eq(0)
-        with m.If(q.valid):
+        with m.If(enters):
             for e in range(experts):
                 with m.If(expert == e):
                     length, sent = self.lengths[e], self.tokens_sent[e]
                     m.d.sync += [length.eq(Mux(first, 0, length) + 1), sent.eq(sent + 1)]
         with m.If(self.clear):
             m.d.sync += self.tokens_sent.eq(0)
+        q.drop("least")
+        q.add(enters=enters)
         with q.step() as reg:
             slot = reg(
                 Mux(first, 0, Array(self.lengths[e] for e in range(experts))[expert])[:slot_bits],
@@ -315,7 +341,7 @@ class Unit(wiring.Component):
             )
         tag = q.tag
         m.d.comb += [
-            write.en.eq(q.valid),
+            write.en.eq(q.valid & tag["enters"]),
             write.addr.eq(Cat(slot, tag["expert"][:expert_bits])),
             write.data.eq(Cat(tag["token"], tag["score"])),
         ]

@@ -206,6 +206,8 @@ class Norm(Instruction):
         x = X[source + t*words : +words]             # words * O channels, padding is zero
         y = LayerNorm(params rows [params : +words], eps).compute(x, D=dim)
         A[target + t*stride ...] = y                 # words * O bytes
+
+    With ``plain`` the gains and biases act on x itself (quant/rescale.py).
     """
 
     OPCODE: ClassVar[Opcode] = Opcode.NORM
@@ -218,6 +220,7 @@ class Norm(Instruction):
     params: int = bits(12, "first row of the norm parameters")
     dim: int = bits(12, "channels without padding, at most 1023")
     eps: int = bits(32, "added to D Q - S**2")
+    plain: int = bits(1, "do not normalise")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,8 +252,9 @@ class Gemm(Instruction):
     row//I``, byte ``(row%I)*O``. A weight row from W, and a key row, is ``[o][i]``; a value row
     ``[i][o]``.
     GATE: ``experts`` logits a token (otiles = ceil(experts/O)) to the gate unit, which clears all
-    queues, fills them in token order, and then gives one credit to ``signal``. For KEY and VALUE
-    ``otile_base`` is 0.
+    queues, fills them in token order, and then gives one credit to ``signal``. Logit e is that of
+    expert ``shift + e``; scores are quant/gate.py's, and one below ``mult`` is not queued. For KEY
+    and VALUE ``otile_base`` is 0.
     Weights, keys and values are within +-127, the array's bound (hw/dot.py): weights by the
     compiler, keys and values because -128 becomes -127.
     """
@@ -272,14 +276,15 @@ class Gemm(Instruction):
     mode: int = bits(3, "Destination")
     target: int = bits(ADDRESS_BITS, "first word or row of the destination")
     target_stride: int = bits(12, "words from a row to the next")
-    mult: int = bits(16, "GELU8: output multiplier")
-    shift: int = bits(6, "GELU8: output shift")
+    mult: int = bits(16, "GELU8: output multiplier; GATE: least score, 15 bits")
+    shift: int = bits(6, "GELU8: output shift; GATE: first expert")
     zero_point: int = bits(8, "ACT8, GELU8: added before saturation", signed=True)
     head_otiles: int = bits(6, "KEY, VALUE: output tiles of a head")
     tile_pitch: int = bits(10, "KEY, VALUE: rows of a tile of a head")
     head_pitch: int = bits(12, "KEY, VALUE: rows of a head")
     experts: int = bits(6, "GATE: number of experts")
     top_k: int = bits(4, "GATE: experts chosen per token")
+    renormalise: int = bits(1, "GATE: scores are shares of the chosen experts, not of all")
 
 
 @dataclass(frozen=True, kw_only=True)

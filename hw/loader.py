@@ -11,6 +11,8 @@ from amaranth.lib.data import ArrayLayout, StructLayout, View
 from amaranth.lib.wiring import Component, In, Out, connect, flipped
 from amaranth.utils import ceil_log2
 
+from moevit.quant.formats import SCORE
+
 from .config import AcceleratorConfig
 from .descriptors import Kind, array_tile
 from .interfaces import ReadPort, TakeSignature
@@ -320,6 +322,7 @@ class Loader(Component):
                         drain.head_pitch.eq(g.head_pitch),
                         drain.experts.eq(g.experts),
                         drain.top_k.eq(g.top_k),
+                        drain.renormalise.eq(g.renormalise),
                         drain.scores.eq(scores),
                         first.eq(0),
                     ]
@@ -363,7 +366,8 @@ class Loader(Component):
         )  # ceil(experts / outputs)
         gate = (
             (g.experts == 0)
-            | (g.experts > limits.experts)
+            | (g.shift + g.experts > limits.experts)
+            | (g.mult > SCORE.max)
             | (g.top_k == 0)
             | (g.top_k > limits.top_k)
             | (g.top_k > g.experts)

@@ -73,6 +73,8 @@ def longest_row(config: AcceleratorConfig) -> int:
 class Engine(wiring.Component):
     """Executes NORM instructions, one after the other.
 
+    A ``plain`` one goes the same way with a mean of 0 and a root of 1.
+
     Latency: :meth:`latency` cycles from an instruction to its first write. Throughput: a residual
     word a cycle while ``o`` does not stall; tokens of up to three words are limited by the number
     that can be under way, 8. Back-pressure: ``o`` may stall for ever; the second pass runs on into
@@ -351,9 +353,17 @@ class Engine(wiring.Component):
                 row.eq(Mux(last, order.params, row + 1)),
             ]
 
-        head = roots.payload
-        shift = head.e + (VALUE.width - X_HAT_FRAC)
-        p = Pipeline(m, valid=go, s=head.s, r=head.r, shift=shift, row=row)
+        # Without normalisation x_hat is x: (1 x - 0) * 2**15 / 2**15.
+        head, one = roots.payload, 1 << (VALUE.width - 1)
+        shift = Mux(order.plain, VALUE.width - 1, head.e + (VALUE.width - X_HAT_FRAC))
+        p = Pipeline(
+            m,
+            valid=go,
+            s=Mux(order.plain, 0, head.s),
+            r=Mux(order.plain, one, head.r),
+            shift=shift,
+            row=row,
+        )
         reads = []
         for memory in ring:
             port = memory.read_port()
@@ -364,7 +374,7 @@ class Engine(wiring.Component):
         x = _lanes(Cat(*reads), outputs, signed(VALUE.width))
         with p.step() as reg:
             x = [reg(v, name="x") for v in x]
-        dim = order.dim[:DIM_BITS]
+        dim = Mux(order.plain, 1, order.dim[:DIM_BITS])
         with p.step() as reg:
             x = [reg(v * dim, name="dx") for v in x]
         with p.step() as reg:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from .float_network import FloatMoe, FloatNetwork
+from .gate import NOBODY
 
 __all__ = ["Calibration", "Site", "calibrate"]
 
@@ -74,7 +75,7 @@ class _Recorder:
 
     def __call__(self, name: str, rows: Any) -> None:
         if ".routing." in name:
-            counts = np.bincount(rows.ravel(), minlength=self.experts[name])
+            counts = np.bincount(rows[rows != NOBODY], minlength=self.experts[name])
             self.routing[name] = self.routing.get(name, np.zeros_like(counts)) + counts
             return
         low, high = rows.min(axis=0), rows.max(axis=0)

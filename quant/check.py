@@ -11,6 +11,7 @@ from .formats import ACTIVATION, MULTIPLIER_BITS, RESIDUAL, SHIFT_BITS, WEIGHT, 
 from .layernorm import BIAS, EPS, GAIN, LayerNorm
 from .linear import Linear
 from .network import Block, Geometry, Mlp, Moe, Network
+from .rescale import Rescale
 
 __all__ = ["check_network"]
 
@@ -78,17 +79,27 @@ def _mlp(path: str, mlp: Mlp, dim: int) -> None:
 
 
 def _moe(path: str, moe: Moe, dim: int, tasks: Sequence[str]) -> None:
-    experts = moe.gate.experts
-    if len(moe.experts) != experts:
-        raise ValueError(f"{path}.experts must be {experts}, not {len(moe.experts)}")
+    experts, seen = len(moe.experts), moe.gate.experts
+    if seen > experts:
+        raise ValueError(f"{path}.gate.experts must be at most {experts} experts, not {seen}")
+    if moe.ahead is not None:
+        _affine(f"{path}.ahead", moe.ahead, dim)
     for e, expert in enumerate(moe.experts):
         _mlp(f"{path}.experts.{e}", expert, dim)
+    unknown = sorted(set(moe.starts) - set(tasks))
+    if unknown:
+        raise ValueError(f"{path}.starts names {', '.join(unknown)}, expected {', '.join(tasks)}")
     for name in ("routers", "order", "usage"):
         missing = sorted(set(tasks) ^ set(getattr(moe, name)))
         if missing:
             raise ValueError(f"{path}.{name} must have each task once; check {', '.join(missing)}")
     for task in tasks:
-        _linear(f"{path}.routers.{task}", moe.routers[task], experts, dim)
+        _linear(f"{path}.routers.{task}", moe.routers[task], seen, dim)
+        if not 0 <= moe.window(task).start <= experts - seen:
+            raise ValueError(
+                f"{path}.starts.{task} must be from 0 to {experts - seen}, "
+                f"not {moe.window(task).start}"
+            )
         if sorted(moe.order[task]) != list(range(experts)):
             raise ValueError(
                 f"{path}.order.{task} must be a permutation of {experts} experts, "
@@ -108,10 +119,14 @@ def _linear(path: str, linear: Linear, outputs: int, depth: int) -> None:
     _array(f"{path}.shift", linear.shift, (outputs,), _SHIFT, np.uint8)
 
 
-def _norm(path: str, norm: LayerNorm, dim: int) -> None:
+def _affine(path: str, norm: LayerNorm | Rescale, dim: int) -> None:
     _array(f"{path}.gain", norm.gain, (dim,), GAIN, np.int16)
     _array(f"{path}.bias", norm.bias, (dim,), BIAS, np.int32)
     _array(f"{path}.shift", norm.shift, (dim,), _SHIFT, np.uint8)
+
+
+def _norm(path: str, norm: LayerNorm, dim: int) -> None:
+    _affine(path, norm, dim)
     if not EPS.min <= norm.eps <= EPS.max:
         raise ValueError(f"{path}.eps must fit {EPS.width} bits, not {norm.eps!r}")
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr
 
+from .gate import NOBODY
 from .golden import patchify
 from .network import Geometry
 
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
+Ints = np.ndarray[Any, np.dtype[np.int64]]
 Observe = Callable[[str, Any], None]
 """Called with a site's name and its rows ``(n, channels)``."""
 
@@ -83,11 +85,37 @@ class FloatMlp:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FloatMoe:
-    """Experts and a router for each task; ``k`` experts a token."""
+    """Experts and a router for each task; ``k`` experts a token.
+
+    ``starts``: first of the experts that a task may choose, as many as its router has outputs (0
+    where the task is absent). ``renormalise``: scores are a softmax over the chosen experts, not
+    over all that may be chosen. ``threshold``: a score not above it counts as 0, its expert is not
+    computed; 0 keeps all. ``ahead``: the router reads the residual stream in front of the block.
+    """
 
     k: int
     routers: dict[str, FloatLinear]
     experts: tuple[FloatMlp, ...]
+    starts: dict[str, int] = field(default_factory=dict)
+    renormalise: bool = False
+    threshold: float = 0.0
+    ahead: bool = False
+
+    def route(self, task: str, logits: Floats) -> tuple[Ints, Floats]:
+        """Logits ``(n, E)`` to the chosen experts and their scores, ``(n, k)``, best first.
+
+        A choice that the threshold drops is :data:`~.gate.NOBODY` with score 0.
+        """
+        probabilities = _softmax(logits)
+        chosen = np.argsort(-probabilities, axis=-1, kind="stable")[:, : self.k]
+        scores: Floats = np.take_along_axis(probabilities, chosen, axis=-1)
+        if self.renormalise:
+            scores = scores / scores.sum(axis=-1, keepdims=True)
+        if self.threshold:
+            dropped = scores <= self.threshold
+            scores = np.where(dropped, np.float32(0), scores)
+            chosen = np.where(dropped, NOBODY - self.starts.get(task, 0), chosen)
+        return chosen + self.starts.get(task, 0), scores
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -143,6 +171,7 @@ class FloatNetwork:
         is computed, and observed, once. Sites: ``residual`` after every addition, ``blocks.<i>.x``
         with x one of ``norm1 q k v attention norm2`` (the norms' ``x_hat``, before gain and bias),
         ``blocks.<i>.hidden`` or ``blocks.<i>.experts.<e>.hidden``, ``blocks.<i>.logits.<task>``,
+        ``blocks.<i>.ahead`` (what a gate in front of the block reads),
         ``blocks.<i>.routing.<task>`` (chosen experts, ``(n, k)``), ``norm``, ``heads.<task>``.
         """
         watch = observe if observe is not None else _ignore
@@ -170,13 +199,18 @@ class FloatNetwork:
         return x
 
     def _block(self, index: int, x: Floats, task: str, watch: Observe) -> Floats:
-        block, prefix = self.blocks[index], f"blocks.{index}."
+        block, prefix, before = self.blocks[index], f"blocks.{index}.", x
         y = self._norm(block.norm1, x, prefix + "norm1", watch)
         x = x + self._attention(block.attention, y, prefix, watch)
         watch("residual", _rows(x))
         y = self._norm(block.norm2, x, prefix + "norm2", watch)
         if isinstance(block.mlp, FloatMoe):
-            change = self._moe(block.mlp, _rows(y), task, prefix, watch).reshape(x.shape)
+            gate_input = _rows(y)
+            if block.mlp.ahead:
+                gate_input = _rows(before)
+                watch(prefix + "ahead", gate_input)
+            change = self._moe(block.mlp, _rows(y), gate_input, task, prefix, watch)
+            change = change.reshape(x.shape)
         else:
             change = self._mlp(block.mlp, y, prefix + "hidden", watch)
         x = x + change
@@ -209,18 +243,19 @@ class FloatNetwork:
         watch(name, _rows(hidden))
         return mlp.fc2(hidden)
 
-    def _moe(self, moe: FloatMoe, y: Floats, task: str, prefix: str, watch: Observe) -> Floats:
-        logits = moe.routers[task](y)
+    def _moe(
+        self, moe: FloatMoe, y: Floats, gate_input: Floats, task: str, prefix: str, watch: Observe
+    ) -> Floats:
+        logits = moe.routers[task](gate_input)
         watch(f"{prefix}logits.{task}", logits)
-        probabilities = _softmax(logits)
-        chosen = np.argsort(-probabilities, axis=-1, kind="stable")[:, : moe.k]
+        chosen, scores = moe.route(task, logits)
         watch(f"{prefix}routing.{task}", chosen)
         out = np.zeros_like(y)
         for e, expert in enumerate(moe.experts):
-            rows = np.nonzero((chosen == e).any(axis=1))[0]
+            rows, rank = np.nonzero(chosen == e)
             if len(rows):
                 name = f"{prefix}experts.{e}.hidden"
-                out[rows] += self._mlp(expert, y[rows], name, watch) * probabilities[rows, e, None]
+                out[rows] += self._mlp(expert, y[rows], name, watch) * scores[rows, rank, None]
         return out
 
     def _output(self, x: Floats, task: str, watch: Observe) -> Floats:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from .gate import NOBODY
 from .linear import matmul, to_activation, to_key_value
 from .network import Attention, Block, Head, Mlp, Moe, Network
 
@@ -38,7 +39,8 @@ class Routing:
     """What one MoE layer decided for one image.
 
     ``block`` is the layer's index in ``Network.blocks``. ``indices`` and ``scores`` are
-    ``(tokens, k)``, by falling logit; scores are Q0.15.
+    ``(tokens, k)``, by falling logit; scores are Q0.15. ``experts`` counts all of them; a choice
+    that the gate dropped is :data:`~.gate.NOBODY`.
     """
 
     block: int
@@ -49,7 +51,8 @@ class Routing:
     @property
     def counts(self) -> tuple[int, ...]:
         """Queue length of every expert."""
-        return tuple(np.bincount(self.indices.ravel(), minlength=self.experts).tolist())
+        chosen = self.indices[self.indices != NOBODY]
+        return tuple(np.bincount(chosen, minlength=self.experts).tolist())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,7 +66,8 @@ class GoldenResult:
 
     ``trace``: every intermediate tensor by name, empty unless asked for. Names are ``embed``, then
     ``blocks.<i>.<step>``, then ``norm`` and ``head``. The steps are ``norm1 q k v attention proj
-    norm2``, then ``hidden mlp`` in a dense block and ``logits``, ``experts.<e>.tokens``,
+    norm2``, then ``hidden mlp`` in a dense block and ``ahead`` (of a gate that reads the block's
+    input), ``logits``, ``experts.<e>.tokens``,
     ``experts.<e>.hidden`` (of experts with tokens, in the order of execution), ``mlp`` in a MoE
     block. ``proj`` and ``mlp`` are the residual stream after the addition.
     """
@@ -89,10 +93,14 @@ class _Trace:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _State:
-    """A batch on its way through the blocks: the residual ``(B, tokens, D)`` before ``block``."""
+    """A batch on its way through the blocks: the residual ``(B, tokens, D)`` in ``block``.
+
+    ``x`` has gone through the block's attention, ``ahead`` is what it was in front of it.
+    """
 
     block: int
     x: Ints
+    ahead: Ints
     trace: dict[str, Ints]
 
 
@@ -143,16 +151,24 @@ def attend(attention: Attention, heads: int, q: Ints, k: Ints, v: Ints) -> Ints:
 
 
 def run_experts(
-    moe: Moe, task: str, x: Ints, y: Ints, trace: _Trace | None = None, prefix: str = ""
+    moe: Moe,
+    task: str,
+    x: Ints,
+    y: Ints,
+    ahead: Ints,
+    trace: _Trace | None = None,
+    prefix: str = "",
 ) -> tuple[Ints, Ints, Ints]:
     """Mixture of experts on rows: residual ``x (N, D)``, activations ``y (N, D)``.
 
-    Returns the new residual, the chosen experts ``(N, k)`` and their scores ``(N, k)``. Experts act
-    in the order of the task's schedule; the residual saturates after each of them.
+    ``ahead`` ``(N, D)`` is the residual in front of the block. Returns the new residual, the chosen
+    experts ``(N, k)`` and their scores ``(N, k)``. Experts act in the order of the task's schedule;
+    the residual saturates after each of them.
     """
     keep = trace or _Trace(False)
-    logits = keep(f"{prefix}logits", moe.routers[task].values(y))
-    indices, scores = moe.gate.compute(logits)
+    gate_input = y if moe.ahead is None else keep(f"{prefix}ahead", moe.ahead.compute(ahead))
+    logits = keep(f"{prefix}logits", moe.routers[task].values(gate_input))
+    indices, scores = moe.route(task, logits)
     x = x.copy()
     for e in moe.order[task]:
         expert = moe.experts[e]
@@ -238,30 +254,37 @@ class Golden:
             x = self._mlp(block, x, keep, f"blocks.{i}.")
         if self._first_moe < len(net.blocks):  # attention precedes the first router
             i = self._first_moe
-            x = self._attention(net.blocks[i], x, keep, f"blocks.{i}.")
-        return _State(self._first_moe, x, keep.items)
+            before, x = x, self._attention(net.blocks[i], x, keep, f"blocks.{i}.")
+            return _State(i, x, before, keep.items)
+        return _State(self._first_moe, x, x, keep.items)
 
     def _finish(self, state: _State, task: str, trace: bool) -> list[GoldenResult]:
         """From the first MoE layer to the head."""
-        net, keep, x = self.network, _Trace(trace, state.trace), state.x
+        net, keep, x, before = self.network, _Trace(trace, state.trace), state.x, state.ahead
         batch, tokens, dim = x.shape
         routing: list[list[Routing]] = [[] for _ in range(batch)]
         for i, block in enumerate(net.blocks[state.block :], state.block):
             prefix = f"blocks.{i}."
             if i > state.block:
-                x = self._attention(block, x, keep, prefix)
+                before, x = x, self._attention(block, x, keep, prefix)
             if not isinstance(block.mlp, Moe):
                 x = self._mlp(block, x, keep, prefix)
                 continue
             y = keep(prefix + "norm2", block.norm2.compute(x))
             rows = (batch * tokens, dim)
             flat, indices, scores = run_experts(
-                block.mlp, task, x.reshape(rows), y.reshape(rows), keep, prefix
+                block.mlp,
+                task,
+                x.reshape(rows),
+                y.reshape(rows),
+                before.reshape(rows),
+                keep,
+                prefix,
             )
             x = keep(prefix + "mlp", flat.reshape(x.shape))
             for b in range(batch):
                 own = slice(b * tokens, (b + 1) * tokens)
-                experts = block.mlp.gate.experts
+                experts = len(block.mlp.experts)
                 routing[b].append(
                     Routing(block=i, experts=experts, indices=indices[own], scores=scores[own])
                 )

@@ -28,10 +28,14 @@ __all__ = ["NETWORK_KEY", "load_network", "save_network"]
 NETWORK_KEY = "moevit.network"
 _VERSION = 1
 _FIXED = {"exp"}  # tables of the accelerator, not of a network
-_LATER = {
+_LATER = {  # fields that files of this version may lack
     ("Head", "class_token"),
+    ("Gate", "renormalise"),
+    ("Gate", "least"),
     ("Linear", "weight_bits"),
-}  # fields that files of this version may lack
+    ("Moe", "starts"),
+    ("Moe", "ahead"),
+}
 _KIND = "kind"  # tells the members of a union apart
 
 

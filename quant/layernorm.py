@@ -14,7 +14,7 @@ import numpy as np
 from .formats import ACTIVATION, SHIFT_BITS, VALUE, Ints, QFormat, floor_log2, round_shift
 from .pwl import RSQRT
 
-__all__ = ["BIAS", "EPS", "GAIN", "X_HAT_FRAC", "LayerNorm", "rsqrt"]
+__all__ = ["BIAS", "EPS", "GAIN", "X_HAT_FRAC", "LayerNorm", "fit_affine", "rsqrt"]
 
 X_HAT_FRAC = 10
 """Fractional bits of the normalised token, a 16-bit number."""
@@ -43,6 +43,26 @@ def _headroom(value: Any, form: QFormat) -> Any:
     return np.floor(np.log2(limit)).astype(np.int64)
 
 
+def fit_affine(step: Any, bias: Any) -> tuple[Any, Any, Any]:
+    """``(gain, bias, shift)``, the nearest integers to ``y = x * step + bias``, float ``(D,)``.
+
+    Each channel gets the largest shift with which its gain fits 16 bits and its bias 32. Raises
+    ``ValueError`` where even shift 0 does not fit.
+    """
+    step, bias = np.asarray(step, np.float64), np.asarray(bias, np.float64)
+    room = np.minimum(_headroom(step, GAIN), _headroom(bias, BIAS))
+    if room.size and room.min() < 0:
+        c = int(room.argmin())
+        raise ValueError(f"Channel {c} is out of range: gain {step[c]!r}, bias {bias[c]!r}")
+    shift = np.minimum(room, (1 << SHIFT_BITS) - 1)
+    unit = 2.0**shift
+    return (
+        np.round(step * unit).astype(np.int16),
+        np.round(bias * unit).astype(np.int32),
+        shift.astype(np.uint8),
+    )
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LayerNorm:
     """Per-channel affine ``y = sat8(round((x_hat * gain + bias) / 2**shift))``.
@@ -60,23 +80,11 @@ class LayerNorm:
     def from_affine(cls, gain: Any, bias: Any, eps: int) -> LayerNorm:
         """Nearest integers to ``y = x_hat * gain + bias``, float ``(D,)`` in steps of the output.
 
-        Each channel gets the largest shift with which its gain fits 16 bits and its bias 32. Raises
-        ``ValueError`` where even shift 0 does not fit.
+        Raises ``ValueError`` where a gain or bias does not fit (:func:`fit_affine`).
         """
-        gain, bias = np.asarray(gain, np.float64), np.asarray(bias, np.float64)
-        step = gain / (1 << X_HAT_FRAC)
-        room = np.minimum(_headroom(step, GAIN), _headroom(bias, BIAS))
-        if room.size and room.min() < 0:
-            c = int(room.argmin())
-            raise ValueError(f"Channel {c} is out of range: gain {gain[c]!r}, bias {bias[c]!r}")
-        shift = np.minimum(room, (1 << SHIFT_BITS) - 1)
-        unit = 2.0**shift
-        return cls(
-            gain=np.round(step * unit).astype(np.int16),
-            bias=np.round(bias * unit).astype(np.int32),
-            shift=shift.astype(np.uint8),
-            eps=eps,
-        )
+        step = np.asarray(gain, np.float64) / (1 << X_HAT_FRAC)
+        gain, bias, shift = fit_affine(step, bias)
+        return cls(gain=gain, bias=bias, shift=shift, eps=eps)
 
     def normalised(self, x: Any) -> Any:
         """Residual tokens ``(..., D)`` int16 to ``x_hat``, 16 bits, 10 of them fractional."""

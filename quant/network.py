@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from .gate import Gate
+from .gate import NOBODY, Gate
 from .layernorm import LayerNorm
 from .linear import GeluOutput, Linear
+from .rescale import Rescale
 from .softmax import Softmax
 
 __all__ = [
@@ -98,9 +99,12 @@ Expert = Mlp
 class Moe:
     """Experts and, for each task, a router.
 
-    ``routers[task]`` maps activations to logits ``(N, E)``. ``order[task]`` is a permutation of all
-    experts: the order in which they are executed (most popular first). ``usage[task]`` counts, for
-    each expert, the tokens an image sends to it on average in calibration.
+    ``routers[task]`` maps the gate's input to logits ``(N, n)`` of the ``n = gate.experts`` experts
+    from ``starts[task]`` on, those that the task may choose (0 where the task is absent). The input
+    are the activations that the experts see; with ``ahead`` it is the residual stream in front of
+    the block, rescaled. ``order[task]`` is a permutation of all experts: the order in which they
+    are executed (most popular first). ``usage[task]`` counts, for each expert, the tokens an image
+    sends to it on average in calibration.
     """
 
     gate: Gate
@@ -108,6 +112,21 @@ class Moe:
     experts: tuple[Expert, ...]
     order: dict[str, tuple[int, ...]]
     usage: dict[str, tuple[float, ...]]
+    starts: dict[str, int] = field(default_factory=dict)
+    ahead: Rescale | None = None
+
+    def window(self, task: str) -> range:
+        """The experts that a task may choose."""
+        start = self.starts.get(task, 0)
+        return range(start, start + self.gate.experts)
+
+    def route(self, task: str, logits: Any) -> tuple[Any, Any]:
+        """A router's logits ``(N, n)`` to the chosen experts and their scores, both ``(N, k)``.
+
+        Experts are numbered among all; see :meth:`Gate.compute`.
+        """
+        index, score = self.gate.compute(logits)
+        return np.where(index == NOBODY, NOBODY, index + self.window(task).start), score
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

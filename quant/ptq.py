@@ -56,6 +56,7 @@ from .ranges import (
     quantise_rows,
     search,
 )
+from .rescale import Rescale
 from .softmax import Softmax
 
 __all__ = ["Options", "quantise"]
@@ -268,7 +269,7 @@ class _Quantiser:
             norm2, enc2 = self.norm(
                 block.norm2,
                 prefix + "norm2",
-                list(mlp.routers.values()),
+                [] if mlp.ahead else list(mlp.routers.values()),
                 [expert.fc1 for expert in mlp.experts],
             )
             moe = self.moe(mlp, block.norm2, enc2, index)
@@ -352,9 +353,20 @@ class _Quantiser:
         logit = 1 / (log2(np.e) * (1 << LOGIT.frac))
         usage = self.stats.usage[index]
         bits = self.options.expert_bits
+        ahead, seen = None, encoding
+        if moe.ahead:
+            seen = self.channels(self.stats.site(prefix + "ahead"), list(moe.routers.values()))
+            ahead = Rescale.from_affine(self.residual / seen.scale, -seen.offset / seen.scale)
         return Moe(
-            gate=Gate(experts=len(moe.experts), k=moe.k),
-            routers={t: self.linear(r, encoding, logit) for t, r in moe.routers.items()},
+            gate=Gate(
+                experts=len(next(iter(moe.routers.values())).bias),
+                k=moe.k,
+                renormalise=moe.renormalise,
+                least=Gate.above(moe.threshold),
+            ),
+            starts=dict(moe.starts),
+            ahead=ahead,
+            routers={t: self.linear(r, seen, logit) for t, r in moe.routers.items()},
             experts=tuple(
                 self.mlp(expert, encoding, self.expert_site(expert, norm, prefix, e), bits=bits)
                 for e, expert in enumerate(moe.experts)

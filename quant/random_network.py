@@ -13,12 +13,13 @@ from typing import Any, Literal
 import numpy as np
 
 from .formats import LOGIT, WEIGHT_BITS, Multiplier, weight_max
-from .gate import Gate
+from .gate import NOBODY, Gate
 from .gelu import GELU
 from .golden import PIXEL_OFFSET, attend, patchify, run_experts
 from .layernorm import LayerNorm
 from .linear import GeluOutput, Linear, matmul, to_activation, to_key_value
 from .network import Attention, Block, Expert, Geometry, Head, Mlp, Moe, Network, expert_order
+from .rescale import Rescale
 from .softmax import Softmax
 
 __all__ = ["Sizes", "random_images", "random_network"]
@@ -39,6 +40,10 @@ class Sizes:
     alone and have no sub-pixels. ``style``: ``"varied"``; ``"one"``: expert
     ``favourite`` comes first for every token (with ``top_k`` 1 it gets all of them and the others
     none); ``"starved"``: expert ``favourite`` is never chosen. ``expert_bits``: of their weights.
+
+    ``window``: how many experts a task may choose among (0: all), in windows spread evenly over the
+    tasks; ``favourite`` counts from the window's first. ``renormalise``, ``threshold``: of the
+    gate. ``ahead``: routers read the residual stream in front of the block.
     """
 
     image_height: int = 16
@@ -62,6 +67,10 @@ class Sizes:
     style: Style = "varied"
     favourite: int = 0
     expert_bits: int = 8
+    window: int = 0
+    renormalise: bool = False
+    threshold: float = 0.0
+    ahead: bool = False
 
     def __post_init__(self) -> None:
         if self.image_height % self.patch or self.image_width % self.patch:
@@ -73,10 +82,12 @@ class Sizes:
             raise ValueError(f"Style must be varied, one or starved, not {self.style!r}")
         if self.expert_bits not in WEIGHT_BITS:
             raise ValueError(f"Expert bits must be 8 or 4, not {self.expert_bits!r}")
-        if self.style == "starved" and self.top_k >= self.experts:
-            raise ValueError(f"With top_k {self.top_k} of {self.experts} no expert can be starved")
-        if not 0 <= self.favourite < self.experts:
-            raise ValueError(f"Favourite must be below {self.experts}, not {self.favourite!r}")
+        if self.style == "starved" and self.top_k >= self.seen:
+            raise ValueError(f"With top_k {self.top_k} of {self.seen} no expert can be starved")
+        if not 0 <= self.window <= self.experts:
+            raise ValueError(f"Window must be from 0 to {self.experts}, not {self.window!r}")
+        if not 0 <= self.favourite < self.seen:
+            raise ValueError(f"Favourite must be below {self.seen}, not {self.favourite!r}")
         if any(not 0 <= i < self.depth for i in self.moe):
             raise ValueError(f"MoE blocks {self.moe} must lie in 0..{self.depth - 1}")
         if len(self.head_channels) > self.tasks:
@@ -85,6 +96,11 @@ class Sizes:
             raise ValueError("Heads need the final norm")
         if self.class_heads and not self.class_token:
             raise ValueError("Heads on the class token need one")
+
+    @property
+    def seen(self) -> int:
+        """Experts that a task may choose among."""
+        return self.window or self.experts
 
     @property
     def geometry(self) -> Geometry:
@@ -190,7 +206,7 @@ class _Builder:
     def block(self, index: int, x: Ints) -> tuple[Block, Ints]:
         sizes = self.sizes
         norm1, norm2 = self.norm(), self.norm()
-        y = norm1.compute(x)
+        y, before = norm1.compute(x), x
         attention, a = self.attention(y)
         x = attention.proj.add(x, a)
         y = norm2.compute(x)
@@ -199,7 +215,7 @@ class _Builder:
             x = mlp.fc2.add(x, mlp.gelu.compute(mlp.fc1.values(y)))
             return Block(norm1=norm1, attention=attention, norm2=norm2, mlp=mlp), x
         rows = (-1, sizes.dim)
-        moe, flat = self.moe(x.reshape(rows), y.reshape(rows))
+        moe, flat = self.moe(x.reshape(rows), y.reshape(rows), before.reshape(rows))
         return Block(norm1=norm1, attention=attention, norm2=norm2, mlp=moe), flat.reshape(x.shape)
 
     def attention(self, y: Ints) -> tuple[Attention, Ints]:
@@ -227,27 +243,50 @@ class _Builder:
         fc2 = self.linear(self.sizes.dim, gelu.compute(fc1.values(y)), 1000.0, bits=bits)
         return Mlp(fc1=fc1, gelu=gelu, fc2=fc2)
 
-    def moe(self, x: Ints, y: Ints) -> tuple[Moe, Ints]:
+    def moe(self, x: Ints, y: Ints, before: Ints) -> tuple[Moe, Ints]:
         sizes = self.sizes
-        routers = {task: self.router(y) for task in self.tasks}
+        ahead, seen = None, y
+        if sizes.ahead:
+            ahead = self.rescale(before)
+            seen = ahead.compute(before)
+        routers = {task: self.router(seen) for task in self.tasks}
         experts: tuple[Expert, ...] = tuple(
             self.mlp(y, sizes.expert_hidden, bits=sizes.expert_bits) for _ in range(sizes.experts)
         )
-        gate = Gate(experts=sizes.experts, k=sizes.top_k)
-        usage = {}
+        spare, last = sizes.experts - sizes.seen, max(len(self.tasks) - 1, 1)
+        moe = Moe(
+            gate=Gate(
+                experts=sizes.seen,
+                k=sizes.top_k,
+                renormalise=sizes.renormalise,
+                least=Gate.above(sizes.threshold),
+            ),
+            routers=routers,
+            experts=experts,
+            order={},
+            usage={},
+            starts={t: n * spare // last for n, t in enumerate(self.tasks)} if spare else {},
+            ahead=ahead,
+        )
         for task, router in routers.items():
-            indices, _ = gate.compute(router.values(y))
-            counts = np.bincount(indices.ravel(), minlength=sizes.experts) / _IMAGES
-            usage[task] = tuple(float(c) for c in counts)
-        order = {task: expert_order(u) for task, u in usage.items()}
-        moe = Moe(gate=gate, routers=routers, experts=experts, order=order, usage=usage)
-        return moe, run_experts(moe, self.tasks[-1], x, y)[0]
+            indices, _ = moe.route(task, router.values(seen))
+            counts = np.bincount(indices[indices != NOBODY], minlength=sizes.experts) / _IMAGES
+            moe.usage[task] = tuple(float(c) for c in counts)
+            moe.order[task] = expert_order(moe.usage[task])
+        return moe, run_experts(moe, self.tasks[-1], x, y, before)[0]
+
+    def rescale(self, x: Ints) -> Rescale:
+        """Each channel of ``x (N, D)`` to about three deviations in 127 steps, and off centre."""
+        dim = self.sizes.dim
+        spread = np.std(x, axis=0) * np.exp(self.rng.normal(0, 0.2, dim)) + 1.0
+        step = 40 / spread * self.rng.choice([-1, 1], dim)
+        return Rescale.from_affine(step, -np.mean(x, axis=0) * step + self.rng.normal(0, 5, dim))
 
     def router(self, y: Ints) -> Linear:
         """Logits of spread log2(experts), neither uniform nor one-sided, and the style's offset."""
         sizes = self.sizes
-        spread = (1 << LOGIT.frac) * max(log2(sizes.experts), 1.0)
-        linear = self.linear(sizes.experts, y, spread)
+        spread = (1 << LOGIT.frac) * max(log2(sizes.seen), 1.0)
+        linear = self.linear(sizes.seen, y, spread)
         if sizes.style == "varied":
             return linear
         force = _FORCED if sizes.style == "one" else -_FORCED

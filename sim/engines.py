@@ -19,6 +19,7 @@ from moevit.quant.formats import RESIDUAL, SCORE, VALUE, Multiplier, round_shift
 from moevit.quant.gate import Gate
 from moevit.quant.layernorm import LayerNorm
 from moevit.quant.linear import GeluOutput, matmul, to_activation, to_key_value
+from moevit.quant.rescale import Rescale
 from moevit.quant.softmax import Softmax
 
 from .errors import DeviceError
@@ -117,7 +118,10 @@ class Engines:
         x = chip.residual[words].reshape(len(rows), width)
         params = chip.norm_params[chip.span(chip.norm_params, i.params, i.words)]
         bias, gain, shift = (p[: i.dim] for p in unpack_channels(params))
-        norm = LayerNorm(gain=gain.astype(np.int16), bias=bias, shift=shift, eps=i.eps)
+        gain = gain.astype(np.int16)
+        norm: LayerNorm | Rescale = LayerNorm(gain=gain, bias=bias, shift=shift, eps=i.eps)
+        if i.plain:
+            norm = Rescale(gain=gain, bias=bias, shift=shift)
         y = np.zeros((len(rows), width), np.int8)  # padding has no gain
         y[:, : i.dim] = norm.compute(x[:, : i.dim])
         starts = (i.target + rows * i.stride) * self.config.array.inputs
@@ -142,7 +146,9 @@ class Engines:
         else:
             require(0 < i.tokens <= limits.tokens, f"GEMM of {i.tokens} tokens")
         if i.mode == Destination.GATE:
-            require(0 < i.experts <= limits.experts, f"GEMM of {i.experts} experts")
+            end = i.shift + i.experts
+            require(0 < i.experts and end <= limits.experts, f"GEMM of experts {i.shift}..{end}")
+            require(i.mult <= SCORE.max, f"GEMM of scores from {i.mult}")
             require(0 < i.top_k <= min(i.experts, limits.top_k), f"GEMM of top {i.top_k}")
             needed = -(-i.experts // self.config.array.outputs)
             require(i.otiles == needed, f"GEMM of {i.otiles} tiles of logits, not {needed}")
@@ -215,12 +221,13 @@ class Engines:
 
     def route(self, i: Gemm) -> None:
         """The gate unit: queues from the logits of a whole router GEMM."""
-        index, score = Gate(experts=i.experts, k=i.top_k).compute(np.concatenate(self.logits))
+        gate = Gate(experts=i.experts, k=i.top_k, renormalise=bool(i.renormalise), least=i.mult)
+        index, score = gate.compute(np.concatenate(self.logits))
         none = np.zeros(0, np.int64)
         self.chip.queues = [Queue(none, none) for _ in self.chip.queues]
         for e in range(i.experts):
             tokens, rank = np.nonzero(index == e)
-            self.chip.queues[e] = Queue(tokens, score[tokens, rank])
+            self.chip.queues[i.shift + e] = Queue(tokens, score[tokens, rank])
 
     def check_attention(self, i: Attention) -> None:
         """Fields that the hardware checks before it starts."""

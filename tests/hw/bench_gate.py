@@ -15,7 +15,7 @@ CONFIG = preset("micro")
 ARRAY = CONFIG.array
 
 
-def rows(logits: Any, top_k: int) -> list[int]:
+def rows(logits: Any, top_k: int, base: int, least: int, renormalise: bool) -> list[int]:
     """Payloads of one router GEMM, as the epilogue sends them."""
     tokens, experts = logits.shape
     otiles = -(-experts // ARRAY.outputs)
@@ -35,6 +35,9 @@ def rows(logits: Any, top_k: int) -> list[int]:
                     "end": int(last and t == tokens - 1),
                     "experts": experts,
                     "top_k": top_k,
+                    "base": base,
+                    "least": least,
+                    "renormalise": int(renormalise),
                     "logits": padded[t, ot * ARRAY.outputs :][: ARRAY.outputs].tolist(),
                 }
                 sent.append(pack(gate_row(CONFIG), values))
@@ -70,10 +73,13 @@ async def routers(dut: Any) -> None:
         top_k = int(rng.integers(1, experts + 1))
         span = int(rng.choice([2, 40, 32767]))  # few values: many ties
         logits = rng.integers(-span, span, (int(rng.integers(1, 14)), experts))
-        source = Source(dut, "i", rows(logits, top_k))
+        base = int(rng.integers(0, 9 - experts))
+        least, renormalise = int(rng.choice([0, 9000])), bool(rng.integers(2))
+        source = Source(dut, "i", rows(logits, top_k, base, least, renormalise))
         await Bench(dut, [source]).run(lambda: dut.done.value)
         assert not source.left
-        want = Gate(experts=experts, k=top_k).queues(logits)
+        gate = Gate(experts=experts, k=top_k, least=least, renormalise=renormalise)
+        want = [[] for _ in range(base)] + gate.queues(logits)
         lengths = int(dut.lengths.value)
         for e, queue in enumerate(want):
             assert lengths >> 13 * e & 8191 == len(queue), f"expert {e} of {experts}"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from moevit.hw import gate
 from moevit.hw.config import ArrayConfig, LimitConfig, preset
-from moevit.quant.formats import LOGIT
+from moevit.quant.formats import LOGIT, SCORE
 from moevit.quant.gate import Gate
 
 MICRO = preset("micro")
@@ -46,7 +46,7 @@ class Run:
     latency: int = 0
 
 
-def gate_rows(config, logits, k):
+def gate_rows(config, logits, k, base=0, least=0, renormalise=0):
     """The rows of one GEMM as the epilogue sends them; experts that are not there are garbage."""
     a = config.array
     n, experts = logits.shape
@@ -66,12 +66,16 @@ def gate_rows(config, logits, k):
                     "end": int(t == n - 1 and otile == otiles - 1),
                     "experts": experts,
                     "top_k": k,
+                    "base": base,
+                    "least": least,
+                    "renormalise": renormalise,
                     "logits": padded[t, otile * a.outputs : (otile + 1) * a.outputs].tolist(),
                 }
 
 
 def simulate(config, gemms, *, seed=0, gap=0.0, prelude=0, limit=20000):
-    """``gemms``: (logits, k) one after the other, each read back before the next is sent.
+    """``gemms``: arguments of :func:`gate_rows` one after the other, each read back before the
+    next is sent.
 
     ``prelude``: rows of a first try that a reset ends.
     """
@@ -101,8 +105,8 @@ def simulate(config, gemms, *, seed=0, gap=0.0, prelude=0, limit=20000):
         ctx.set(reset, int(prelude > 0))
         await ctx.tick()
         ctx.set(reset, 0)
-        for logits, k in gemms:
-            for row in gate_rows(config, logits, k):
+        for gemm in gemms:
+            for row in gate_rows(config, *gemm):
                 while rng.random() < gap:
                     await step(ctx)
                 ctx.set(dut.i.payload, row)
@@ -145,10 +149,12 @@ def simulate(config, gemms, *, seed=0, gap=0.0, prelude=0, limit=20000):
 
 def expect(run, config, gemms):
     sent = np.zeros(config.limits.experts, int)
-    for n, ((logits, k), queues) in enumerate(zip(gemms, run.queues, strict=True)):
+    for n, ((logits, k, *rest), queues) in enumerate(zip(gemms, run.queues, strict=True)):
         experts = logits.shape[1]
-        want = Gate(experts=experts, k=k).queues(logits)
-        want += [[] for _ in range(config.limits.experts - experts)]
+        base, least, renormalise = (*rest, 0, 0, 0)[:3]
+        gate = Gate(experts=experts, k=k, least=least, renormalise=bool(renormalise))
+        want = [[] for _ in range(base)] + gate.queues(logits)
+        want += [[] for _ in range(config.limits.experts - len(want))]
         assert queues == want, f"GEMM {n}"
         sent += [len(queue) for queue in want]
     assert run.sent == sent.tolist()
@@ -164,7 +170,9 @@ def random_gemm(rng, config):
         logits[:] = rng.choice([LOGIT.min, LOGIT.max], logits.shape)
     if rng.random() < 0.2:
         logits[:, 0] = LOGIT.max  # everyone to one expert
-    return logits, k
+    base = int(rng.integers(0, config.limits.experts - experts + 1))
+    least = int(rng.choice([0, 1, rng.integers(1, 1 << 15), SCORE.max]))
+    return logits, k, base, least, int(rng.integers(2))
 
 
 @settings(
@@ -185,7 +193,7 @@ def test_against_reference(shape, gap, prelude, seed):
     expect(simulate(config, gemms, seed=seed, gap=gap, prelude=prelude), config, gemms)
 
 
-@pytest.mark.parametrize("k", [1, 2, 4])
+@pytest.mark.parametrize("k", [1, 2, 4, 8])
 def test_throughput(k):
     """A token every k cycles; with two output tiles rows bound it, two cycles a token."""
     config, rng = SHAPES["default"], np.random.default_rng(1)
@@ -195,6 +203,16 @@ def test_throughput(k):
         expect(run, config, gemms)
         span = run.pushes[-1] - run.pushes[0]
         assert span <= 40 * max(k, floor) + 10
+
+
+def test_dropping_every_choice_still_ends():
+    """The threshold empties all queues; the GEMM before left something in them."""
+    config, rng = SHAPES["default"], np.random.default_rng(2)
+    logits = rng.integers(-9, 9, (7, 16))
+    gemms = [(logits, 2), (logits, 2, 0, SCORE.max, 0), (logits, 2)]
+    run = simulate(config, gemms)
+    assert not any(run.queues[1])
+    expect(run, config, gemms)
 
 
 def test_latency():

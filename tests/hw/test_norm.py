@@ -18,6 +18,7 @@ from moevit.hw.interfaces import residual_word
 from moevit.hw.isa import Norm
 from moevit.hw.regs import Error
 from moevit.quant.layernorm import LayerNorm
+from moevit.quant.rescale import Rescale
 
 MICRO = preset("micro")
 
@@ -160,7 +161,7 @@ def expect(run, order, outputs, config, y):
     assert run.memory == want
 
 
-def make_case(rng, config, *, dim, tokens, amplitude, **fields):
+def make_case(rng, config, *, dim, tokens, amplitude, plain=False, **fields):
     outputs = config.array.outputs
     words = -(-dim // outputs)
     layer, gain, bias, shift = random_norm(rng, dim, words * outputs)
@@ -176,12 +177,13 @@ def make_case(rng, config, *, dim, tokens, amplitude, **fields):
     rows = np.zeros((params + words, outputs * 8), np.uint8)
     rows[params:] = pack_channels(bias, gain, shift).reshape(words, -1)
     y = np.zeros_like(padded)
+    if plain:
+        layer = Rescale(gain=layer.gain, bias=layer.bias, shift=layer.shift)
     y[:, :dim] = layer.compute(values)
     stride = -(-words * outputs // config.array.inputs)
     fields = {"target": int(rng.integers(0, 100)), "stride": stride} | fields
-    order = Norm(
-        source=source, words=words, tokens=tokens, params=params, dim=dim, eps=layer.eps, **fields
-    )
+    fields |= {"plain": 1} if plain else {"eps": layer.eps}
+    order = Norm(source=source, words=words, tokens=tokens, params=params, dim=dim, **fields)
     return order, x, rows, y
 
 
@@ -210,9 +212,10 @@ SHAPES = {
     stall=st.sampled_from([0.0, 0.3, 0.8]),
     up_front=st.booleans(),
     prelude=st.sampled_from([0, 30, 60]),
+    plain=st.booleans(),
     seed=st.integers(0, 1 << 20),
 )
-def test_against_reference(shape, dim, tokens, stall, up_front, prelude, seed):
+def test_against_reference(shape, dim, tokens, stall, up_front, prelude, plain, seed):
     rng, config = np.random.default_rng(seed), SHAPES[shape]
     tile = config.array.tokens
     order, x, rows, y = make_case(
@@ -221,6 +224,7 @@ def test_against_reference(shape, dim, tokens, stall, up_front, prelude, seed):
         dim=dim,
         tokens=tokens,
         amplitude=int(rng.choice([2, 300, 32768])),
+        plain=plain,
         wait=3,
         signal=5,
         wait_count=7 if up_front else 0,

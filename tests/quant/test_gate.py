@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moevit.quant.formats import LOGIT, SCORE
-from moevit.quant.gate import Gate
+from moevit.quant.gate import NOBODY, Gate
 
 shapes = st.integers(1, 32).flatmap(lambda e: st.tuples(st.just(e), st.integers(1, e)))
 
@@ -27,6 +27,51 @@ def test_scores_are_softmax_of_all_experts(
     relative = 0.65 * experts / 32767 + 8e-5
     assert np.all(np.abs(score - exact) <= 1.2 + exact * relative)
     assert score.max() <= SCORE.max
+
+
+@settings(max_examples=80, deadline=None)
+@given(shapes, st.integers(1, 200), st.integers(0, 1 << 32), st.floats(0, 20_000))
+def test_renormalised_scores_are_softmax_of_the_chosen(
+    shape: tuple[int, int], count: int, seed: int, spread: float
+) -> None:
+    experts, k = shape
+    logits = np.random.default_rng(seed).normal(0, spread, (count, experts))
+    logits = LOGIT.saturate(logits.round().astype(np.int64))
+    index, score = Gate(experts=experts, k=k, renormalise=True).compute(logits)
+    chosen = np.take_along_axis(logits, index, axis=1)
+    p = 2.0 ** ((chosen - chosen[:, :1]) / (1 << LOGIT.frac))
+    exact = p / p.sum(axis=1, keepdims=True) * (1 << SCORE.frac)
+    relative = 0.65 * k / 32767 + 8e-5  # as above, of k summands
+    assert np.all(np.abs(score - exact) <= 1.2 + exact * relative)
+    assert np.array_equal(index, Gate(experts=experts, k=k).compute(logits)[0])
+
+
+@settings(max_examples=60, deadline=None)
+@given(shapes, st.integers(0, 1 << 32), st.floats(0.001, 0.999), st.booleans())
+def test_a_score_not_above_the_threshold_is_dropped(
+    shape: tuple[int, int], seed: int, threshold: float, renormalise: bool
+) -> None:
+    experts, k = shape
+    logits = np.random.default_rng(seed).integers(-400, 400, (50, experts))
+    all_of_them = Gate(experts=experts, k=k, renormalise=renormalise)
+    gate = Gate(experts=experts, k=k, renormalise=renormalise, least=Gate.above(threshold))
+    index, score = gate.compute(logits)
+    whole, scores = all_of_them.compute(logits)
+    keep = scores > threshold * 32768
+    assert np.array_equal(index, np.where(keep, whole, NOBODY))
+    assert np.array_equal(score, np.where(keep, scores, 0))
+    assert sum(map(len, gate.queues(logits))) == keep.sum()
+
+
+def test_thresholds() -> None:
+    assert Gate.above(0) == 0
+    assert Gate.above(0.25) == 8193  # a score of exactly the threshold is dropped
+    assert Gate.above(0.99999) == SCORE.max
+    for wrong in (-0.1, 1.0):
+        with pytest.raises(ValueError, match="Threshold must be from 0 to below 1"):
+            Gate.above(wrong)
+    with pytest.raises(ValueError, match="Least score must be from 0 to 32767, not 32768"):
+        Gate(experts=2, k=1, least=32768)
 
 
 @settings(max_examples=80, deadline=None)

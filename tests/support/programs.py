@@ -81,6 +81,11 @@ AWKWARD = {
     "no head": Sizes(head_channels=(), dim=24),
     "no norm": Sizes(head_channels=(), norm=False),
     "no norm, dense": Sizes(head_channels=(), norm=False, moe=(0,)),
+    "windows": Sizes(experts=5, window=3, tasks=3, renormalise=True),
+    "nothing kept": Sizes(experts=4, threshold=0.99, moe=(0, 1)),
+    "gate ahead": Sizes(ahead=True, moe=(0, 1), dim=20, head_channels=()),
+    "gate ahead, no norm": Sizes(ahead=True, norm=False, head_channels=(), class_token=False),
+    "pruned": Sizes(ahead=True, experts=6, top_k=3, threshold=0.2, moe=(0,)),
 }
 """Shapes that found, or would find, a mistake each."""
 
@@ -92,8 +97,9 @@ def sizes(draw: st.DrawFn) -> Sizes:
     heads = draw(st.integers(1, 3))
     depth = draw(st.integers(1, 2))
     experts = draw(st.integers(1, 5))
-    top_k = draw(st.integers(1, min(experts, 3)))
-    styles = ["varied", "one"] + ["starved"] * (top_k < experts)
+    window = draw(st.sampled_from([0, 0, experts, draw(st.integers(1, experts))]))
+    top_k = draw(st.integers(1, min(window or experts, 4)))
+    styles = ["varied", "one"] + ["starved"] * (top_k < (window or experts))
     norm = draw(st.booleans())
     tasks = draw(st.integers(1, 2))
     base = Sizes(
@@ -114,5 +120,9 @@ def sizes(draw: st.DrawFn) -> Sizes:
         upscale=draw(st.integers(1, 3)),
         class_token=draw(st.booleans()),
         norm=norm,
+        window=window,
+        renormalise=draw(st.booleans()),
+        threshold=draw(st.sampled_from([0.0, 0.0, 0.1, 0.3, 0.9])),
+        ahead=draw(st.booleans()),
     )
-    return replace(base, style=draw(st.sampled_from(styles)), favourite=experts - 1)
+    return replace(base, style=draw(st.sampled_from(styles)), favourite=base.seen - 1)

@@ -156,10 +156,12 @@ def random_sizes(rng: np.random.Generator, config: AcceleratorConfig) -> Sizes:
     heads = between(1, 3)
     depth = between(1, 2)
     experts = int(rng.choice([1, between(2, config.limits.experts)], p=[0.15, 0.85]))
-    top_k = between(1, min(experts, config.limits.top_k))
+    window = between(1, experts) if rng.random() < 0.3 else 0
+    seen = window or experts
+    top_k = between(1, min(seen, config.limits.top_k))
     if rng.random() < 0.2:
-        top_k = min(experts, config.limits.top_k)
-    styles = ["varied", "varied", "one"] + ["starved"] * (top_k < experts)
+        top_k = min(seen, config.limits.top_k)
+    styles = ["varied", "varied", "one"] + ["starved"] * (top_k < seen)
     norm = rng.random() < 0.85
     tasks = between(1, 3)
     return Sizes(
@@ -181,7 +183,11 @@ def random_sizes(rng: np.random.Generator, config: AcceleratorConfig) -> Sizes:
         class_token=rng.random() < 0.5,
         norm=norm,
         style=str(rng.choice(styles)),
-        favourite=between(0, experts - 1),
+        favourite=between(0, seen - 1),
+        window=window,
+        renormalise=rng.random() < 0.4,
+        threshold=float(rng.choice([0.0, 0.05, 0.2, 0.5, 0.99], p=[0.5, 0.15, 0.15, 0.1, 0.1])),
+        ahead=rng.random() < 0.4,
     )
 
 
