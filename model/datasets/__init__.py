@@ -1,0 +1,41 @@
+"""Data sets of the multi-task literature, read from the folders in which they are published."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from .base import SPLITS, Dataset, Example
+from .cityscapes import Cityscapes
+from .nyud import Nyud
+from .pascal_context import PascalContext
+
+__all__ = ["NAMES", "SPLITS", "Dataset", "Example", "open_dataset"]
+
+_KINDS: dict[str, type[Dataset]] = {
+    "nyud": Nyud,
+    "pascal_context": PascalContext,
+    "cityscapes": Cityscapes,
+}
+
+NAMES = tuple(_KINDS)
+"""Names that :func:`open_dataset` knows."""
+
+
+def open_dataset(
+    name: str,
+    root: Path,
+    split: str,
+    *,
+    kinds: Sequence[str] | None = None,
+    classes: int | None = None,
+) -> Dataset:
+    """The data set ``name`` below ``root``, with the truths of ``kinds`` (all that it has if None).
+
+    ``classes`` of the segmentation, where the data set has several sets of labels (Cityscapes: 7 or
+    19). Raises ``ValueError`` for an unknown name, split, kind or number of classes, and naming
+    what is missing where folders or files are.
+    """
+    if name not in _KINDS:
+        raise ValueError(f"Data set must be one of {', '.join(NAMES)}, not {name!r}")
+    return _KINDS[name](Path(root), split, kinds=kinds, classes=classes)
