@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from moevit.hw.config import AcceleratorConfig
+from moevit.hw.image import BlockHeader
 
 from .timing import Latencies, MemorySpeed
 
@@ -55,7 +56,7 @@ class Rows:
 class Stream:
     """The rows of one pair of rings, parameters and weights, block after block.
 
-    ``blocks`` are (parameter rows, weight rows) in the order of arrival; FETCHes add to them.
+    ``blocks`` are in the order of arrival; FETCHes add to them.
     Arrivals are computed as far ahead as releases are known, so that a FETCH, which takes the ports
     for itself, delays only what has not arrived when it starts.
     """
@@ -72,9 +73,10 @@ class Stream:
         self.config, self.speed, self.l = config, speed, latencies
         self.weights, self.params = Rows(rows, latencies), Rows(params, latencies)
         self.at = 0.0  # when the next beat can arrive
-        self.blocks: deque[tuple[int, int]] = deque()
+        self.blocks: deque[BlockHeader] = deque()
         self.times: list[float] = []  # of weight rows that no GEMM has taken
         self.left = 0  # weight rows of the block under way
+        self.row_beats = 0  # of each of them
 
     def advance(self, until: float) -> None:
         """Everything that arrives before ``until``, as far as the rings are known to have room."""
@@ -98,32 +100,33 @@ class Stream:
                 return False
             self.weights.count += 1
             self.left -= 1
-            self.at = max(self.at, room) + config.row_beats * speed
+            self.at = max(self.at, room) + self.row_beats * speed
             self.times.append(self.at)
             return True
         if not self.blocks:
             return False
-        params, rows = self.blocks[0]
+        block = self.blocks[0]
+        params = block.param_rows
         room = self.params.free(self.params.count + params - 1)
         if room is None:
             return False
         self.params.count += params
-        self.left = rows
+        self.left, self.row_beats = block.weight_rows, config.row_beats >> block.packed
         self.at = max(self.at + (1 + params * config.param_row_beats) * speed, room)
         self.blocks.popleft()
         return True
 
-    def fetch(self, start: float, params: int, rows: int) -> float:
+    def fetch(self, start: float, block: BlockHeader) -> float:
         """A FETCH's block, which waits for room for all of it; when its data begin."""
         self.advance(inf)  # the one before
         room = (
-            self.params.free(self.params.count + params - 1),
-            self.weights.free(self.weights.count + rows - 1),
+            self.params.free(self.params.count + block.param_rows - 1),
+            self.weights.free(self.weights.count + block.weight_rows - 1),
         )
         self.at = max(self.at, start, *(r for r in room if r is not None))
         begin = self.at
         self.at += self.speed.latency
-        self.blocks.append((params, rows))
+        self.blocks.append(block)
         return begin
 
     def release(self, otiles: int, block: int, start: float, end: float, drained: float) -> None:

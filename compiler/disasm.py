@@ -108,7 +108,7 @@ def format_instruction(i: Instruction) -> str:
         each = "1"
         text = (
             f"queue {i.queue} <- program+{i.address:#x} {i.param_rows} parameter rows, "
-            f"{i.weight_rows} weight rows"
+            f"{i.weight_rows} weight rows{' of 4 bits' if i.packed else ''}"
         )
     else:
         text = ""
@@ -142,11 +142,13 @@ def disassemble(program: Program, tasks: Sequence[str] | None = None) -> Iterato
     for name in program.tasks if tasks is None else tasks:
         task, header = program.task(name), program.header(name)
         stream = header.stream_beats * BEAT_BYTES * config.memory.ports
-        out = task.output
+        out, blocks = task.output, program.blocks(name)
+        narrow = sum(block.packed for block in blocks)
         yield ""
         yield (
             f"task {name} at {task.base:#x}: {header.code_count} instructions, "
-            f"stream of {stream} bytes, {task.useful_macs} useful MACs"
+            f"stream of {stream} bytes in {len(blocks)} blocks ({narrow} of 4-bit weights), "
+            f"{task.useful_macs} useful MACs"
         )
         yield (
             f"  result at output+{out.address:#x}: {out.rows} x {out.columns} "

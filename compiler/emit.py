@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from moevit.hw.config import AcceleratorConfig
+from moevit.hw.image import BlockHeader
 from moevit.hw.isa import Fetch, Gemm, Instruction
 
 from .layout import Block, Bytes, Matrix, ceil_div
@@ -148,8 +149,14 @@ class Code:
             )
 
     def fetch(
-        self, name: str, block: Callable[[], Block], rows: tuple[int, int], **fields: Any
+        self, name: str, block: Callable[[], Block], shape: BlockHeader, **fields: Any
     ) -> None:
-        """FETCH of a block in the pool: ``rows`` are its parameter and weight rows."""
+        """FETCH of a block in the pool, whose rows are those of ``shape``."""
         self.table(name, lambda: block().striped(self.config, header=False))
-        self.add(Fetch(param_rows=rows[0], weight_rows=rows[1], **fields), name, pool=name)
+        fetch = Fetch(
+            param_rows=shape.param_rows,
+            weight_rows=shape.weight_rows,
+            packed=int(shape.packed),
+            **fields,
+        )
+        self.add(fetch, name, pool=name)

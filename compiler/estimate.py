@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from moevit.hw.config import BEAT_BYTES
+from moevit.hw.image import BlockHeader
 from moevit.hw.isa import (
     INSTRUCTION_BYTES,
     SEMAPHORES,
@@ -134,7 +135,7 @@ class _Model:
             self.config, self.speed, latencies, rows=memory.ring_rows, params=memory.param_rows
         )
         self.ring.at = first + self.l.fetch + self.speed.latency
-        self.ring.blocks.extend(self._blocks())
+        self.ring.blocks.extend(program.blocks(task))
         self.demand = Stream(
             self.config,
             self.speed,
@@ -177,14 +178,6 @@ class _Model:
         self.busy["weight"] = self.header.stream_beats * self.speed.weight_beat
         ends = (self.store_free, self.written, self.norm_free, self.load_free, self.gate_free)
         return round(max(ends) + self.l.halt)
-
-    def _blocks(self) -> list[tuple[int, int]]:
-        """Parameter and weight rows that each streamed GEMM uses up."""
-        return [
-            (i.otiles, i.otiles * i.depth)
-            for i in self.code
-            if isinstance(i, Gemm) and not i.demand and not i.keep
-        ]
 
     # Semaphores --------------------------------------------------------------------------------
     def take(self, i: Instruction, count: int, now: float) -> float:
@@ -387,9 +380,12 @@ class _Model:
         self.fetch_free = now
         if not self.lengths[self.layer][i.queue]:
             return
-        beats = i.param_rows * self.config.param_row_beats + i.weight_rows * self.config.row_beats
+        block = BlockHeader(
+            param_rows=i.param_rows, weight_rows=i.weight_rows, packed=bool(i.packed)
+        )
+        beats = block.beats(self.config)
         self.beats += beats * self.config.memory.ports
-        begin = self.demand.fetch(now, i.param_rows, i.weight_rows)
+        begin = self.demand.fetch(now, block)
         self.fetch_free = begin
         self.ring.advance(begin)
         self.ring.at = max(self.ring.at, begin) + beats * self.speed.weight_beat

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from moevit.hw.config import BEAT_BYTES, AcceleratorConfig
-from moevit.hw.image import block_header, pack_channels
+from moevit.hw.image import BlockHeader, pack_channels, pack_weights
 from moevit.quant.layernorm import LayerNorm
 from moevit.quant.linear import Linear
 from moevit.quant.network import Geometry, Network
@@ -142,22 +142,26 @@ class Block:
     """What one GEMM takes from the rings.
 
     ``params``: ``(output tiles, bytes of a parameter row)``; ``weights``: ``(rows, row bytes)``.
+    ``packed``: in memory two weights share a byte.
     """
 
     params: Bytes
     weights: Bytes
+    packed: bool = False
 
-    def port_beats(self, config: AcceleratorConfig) -> int:
-        """Beats that one port reads for the rows, without the header."""
-        return len(self.params) * config.param_row_beats + len(self.weights) * config.row_beats
+    @property
+    def header(self) -> BlockHeader:
+        """What stands in front of the block in the stream."""
+        return BlockHeader(
+            param_rows=len(self.params), weight_rows=len(self.weights), packed=self.packed
+        )
 
     def striped(self, config: AcceleratorConfig, *, header: bool) -> Bytes:
         """Bytes of every port ``(ports, n)``: a header if asked for, then shares of the rows."""
         ports = config.memory.ports
-        head = block_header(param_rows=len(self.params), weight_rows=len(self.weights))
-        first = np.frombuffer(head if header else b"", np.uint8)
+        first = np.frombuffer(self.header.encode() if header else b"", np.uint8)
         parts = [np.broadcast_to(first, (ports, len(first)))]
-        for rows in (self.params, self.weights):
+        for rows in (self.params, pack_weights(self.weights) if self.packed else self.weights):
             share = rows.reshape(len(rows), ports, -1)  # (rows, ports, bytes of a share)
             parts.append(share.swapaxes(0, 1).reshape(ports, -1))
         return np.concatenate(parts, axis=1)
@@ -165,10 +169,14 @@ class Block:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Matrix:
-    """A linear layer as rows: weights ``(otiles, depth, bytes)``, params ``(otiles, bytes)``."""
+    """A linear layer as rows: weights ``(otiles, depth, bytes)``, params ``(otiles, bytes)``.
+
+    ``packed``: the weights have 4 bits.
+    """
 
     weights: Bytes
     params: Bytes
+    packed: bool = False
 
     @property
     def otiles(self) -> int:
@@ -184,7 +192,9 @@ class Matrix:
         """Output tiles ``base .. base + count``."""
         rows = self.weights[base : base + count]
         return Block(
-            params=self.params[base : base + count], weights=rows.reshape(-1, rows.shape[-1])
+            params=self.params[base : base + count],
+            weights=rows.reshape(-1, rows.shape[-1]),
+            packed=self.packed,
         )
 
 
@@ -224,6 +234,7 @@ def pack_linear(
         .reshape(otiles, depth, config.row_bytes)
         .view(np.uint8),
         params=params.reshape(otiles, config.param_row_bytes),
+        packed=linear.weight_bits == 4,
     )
 
 

@@ -76,7 +76,7 @@ def link(codes: dict[str, Code], config: AcceleratorConfig) -> Linked:
 
 
 def _beats(code: Code, config: AcceleratorConfig) -> int:
-    return sum(1 + block.port_beats(config) for block in code.blocks)
+    return sum(1 + block.header.beats(config) for block in code.blocks)
 
 
 def _stream(code: Code, config: AcceleratorConfig) -> Bytes:

@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 
+from moevit.hw.image import BlockHeader
 from moevit.hw.isa import Destination, Sync
 from moevit.quant.network import Moe
 
@@ -32,7 +33,7 @@ class _Lot:
     name: str
     expert: int
     block: Callable[[], Block]
-    rows: tuple[int, int]
+    shape: BlockHeader
     run: Callable[[], None]
 
 
@@ -103,12 +104,13 @@ class _Fetches:
         memory = self.c.config.memory
         room = (memory.demand_param_rows, memory.demand_rows)
         while self.next < len(self.lots):
-            held = [lot.rows for lot in self.lots[used : self.next + 1]]
+            lots = [lot.shape for lot in self.lots[used : self.next + 1]]
+            held = [(shape.param_rows, shape.weight_rows) for shape in lots]
             if len(held) > FETCH_AHEAD and any(sum(r[n] for r in held) > room[n] for n in (0, 1)):
                 return
             lot = self.lots[self.next]
             first = {"wait": Semaphore.FETCHABLE, "wait_count": 1} if self.next == 0 else {}
-            self.c.code.fetch(lot.name, lot.block, lot.rows, queue=lot.expert, **first)
+            self.c.code.fetch(lot.name, lot.block, lot.shape, queue=lot.expert, **first)
             self.next += 1
 
 
@@ -186,12 +188,15 @@ def _lots(c: Context, index: int, moe: Moe, expert: int, span: Span) -> list[_Lo
         return Block(
             params=np.concatenate([b.params for b in blocks]),
             weights=np.concatenate([b.weights for b in blocks]),
+            packed=packed,
         )
 
+    packed = all(m.packed for m in layers.matrices)
     params = sum(m.otiles for m in layers.matrices)
     weights = sum(m.otiles * m.depth for m in layers.matrices)
     if params <= memory.demand_param_rows and weights <= memory.demand_rows:
-        return [_Lot(name=name, expert=expert, block=both, rows=(params, weights), run=run_all)]
+        whole = BlockHeader(param_rows=params, weight_rows=weights, packed=packed)
+        return [_Lot(name=name, expert=expert, block=both, shape=whole, run=run_all)]
     lots = []
     for n, matrix in enumerate(layers.matrices):
         groups = split(matrix, c.config, demand=True)
@@ -202,7 +207,11 @@ def _lots(c: Context, index: int, moe: Moe, expert: int, span: Span) -> list[_Lo
                     name=f"{layers.names[n]} [{group[0]}:{sum(group)}]",
                     expert=expert,
                     block=partial(matrix.block, *group),
-                    rows=(group[1], group[1] * matrix.depth),
+                    shape=BlockHeader(
+                        param_rows=group[1],
+                        weight_rows=group[1] * matrix.depth,
+                        packed=matrix.packed,
+                    ),
                     run=partial(layers.group, n, group, first=first, last=last),
                 )
             )

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from moevit.hw.config import BEAT_BYTES, AcceleratorConfig
-from moevit.hw.image import HEADER_BYTES, ProgramHeader
+from moevit.hw.image import HEADER_BYTES, BlockHeader, ProgramHeader
 from moevit.hw.isa import INSTRUCTION_BYTES, Halt, Instruction, decode
 from moevit.quant.network import Geometry
 
@@ -141,6 +141,26 @@ class Program:
         return [
             decode(code[i : i + INSTRUCTION_BYTES]) for i in range(0, len(code), INSTRUCTION_BYTES)
         ]
+
+    def blocks(self, task: str) -> list[BlockHeader]:
+        """The headers of the task's weight stream, one for each GEMM that takes new rows from it.
+
+        Raises ``ValueError`` for a stream that does not consist of whole blocks.
+        """
+        header = self.header(task)
+        stream = self.memory[self.task(task).base + header.stream_offset :]
+        found, at = [], 0
+        while at < header.stream_beats:
+            start = at * BEAT_BYTES
+            try:
+                block = BlockHeader.decode(stream[start : start + BEAT_BYTES].tobytes())
+            except ValueError as error:
+                raise ValueError(f"task {task!r}, beat {at} of the stream: {error}") from None
+            found.append(block)
+            at += 1 + block.beats(self.config)
+        if at != header.stream_beats:
+            raise ValueError(f"task {task!r}: the last block exceeds the stream")
+        return found
 
     @property
     def output_bytes(self) -> int:

@@ -137,14 +137,13 @@ class AcceleratorConfig:
 
     def __post_init__(self) -> None:
         a, m = self.array, self.memory
-        for what, size in (
-            ("Weight row", a.inputs * a.outputs),
-            ("Parameter row", a.outputs * CHANNEL_BYTES),
+        for what, size, least in (
+            ("Weight row", a.inputs * a.outputs, 2 * BEAT_BYTES),  # one beat of 4-bit weights
+            ("Parameter row", a.outputs * CHANNEL_BYTES, BEAT_BYTES),
         ):
-            if size % (m.ports * BEAT_BYTES):
+            if size % (m.ports * least):
                 raise ValueError(
-                    f"{what} of {size} bytes must be a multiple of {m.ports} ports x {BEAT_BYTES} "
-                    f"bytes"
+                    f"{what} of {size} bytes must be a multiple of {m.ports} ports x {least} bytes"
                 )
         if self.limits.depth % a.inputs:
             raise ValueError(
@@ -160,7 +159,7 @@ class AcceleratorConfig:
 
     @property
     def row_beats(self) -> int:
-        """Beats of a weight row on each port."""
+        """Beats of a weight row on each port; of 4-bit weights half as many."""
         return self.row_bytes // (self.memory.ports * BEAT_BYTES)
 
     @property

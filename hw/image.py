@@ -8,17 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from .config import BEAT_BYTES, CHANNEL_BYTES
+from .config import BEAT_BYTES, CHANNEL_BYTES, AcceleratorConfig
 
 __all__ = [
     "BLOCK_MAGIC",
     "HEADER_BYTES",
     "PROGRAM_MAGIC",
     "PROGRAM_VERSION",
+    "BlockHeader",
     "ProgramHeader",
-    "block_header",
     "pack_channels",
+    "pack_weights",
     "unpack_channels",
+    "unpack_weights",
 ]
 
 PROGRAM_MAGIC = int.from_bytes(b"MVIT", "little")
@@ -26,7 +28,7 @@ PROGRAM_VERSION = 1
 BLOCK_MAGIC = int.from_bytes(b"MBLK", "little")
 HEADER_BYTES = 64
 _HEADER = struct.Struct("<IIQIIII32x")
-_BLOCK = struct.Struct("<III4x")
+_BLOCK = struct.Struct("<IIII")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +81,57 @@ class ProgramHeader:
         )
 
 
-def block_header(*, param_rows: int, weight_rows: int) -> bytes:
-    """One beat: magic u32, parameter rows u32, weight rows u32. The rows follow, parameters
-    first."""
-    header = _BLOCK.pack(BLOCK_MAGIC, param_rows, weight_rows)
-    if len(header) != BEAT_BYTES:
-        raise ValueError(f"A block header has {BEAT_BYTES} bytes, not {len(header)}")
-    return header
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockHeader:
+    """The beat in front of a stream block: rows of parameters, then rows of weights.
+
+    ``packed``: the weights have 4 bits, two a byte (:func:`pack_weights`); a row's bytes are half.
+    """
+
+    param_rows: int
+    weight_rows: int
+    packed: bool = False
+
+    def encode(self) -> bytes:
+        """One beat: magic u32, parameter rows u32, weight rows u32, packed u32 (0 or 1)."""
+        return _BLOCK.pack(BLOCK_MAGIC, self.param_rows, self.weight_rows, self.packed)
+
+    @classmethod
+    def decode(cls, data: bytes) -> BlockHeader:
+        """Inverse of :meth:`encode`; raises ``ValueError`` for anything that is none."""
+        if len(data) != BEAT_BYTES:
+            raise ValueError(f"Block header has {BEAT_BYTES} bytes, not {len(data)}")
+        magic, param_rows, weight_rows, packed = _BLOCK.unpack(data)
+        if magic != BLOCK_MAGIC:
+            raise ValueError(f"Block header: magic is {magic:#010x}, expected {BLOCK_MAGIC:#010x}")
+        if packed not in (0, 1):
+            raise ValueError(f"Block header: packed is {packed}, expected 0 or 1")
+        return cls(param_rows=param_rows, weight_rows=weight_rows, packed=bool(packed))
+
+    def beats(self, config: AcceleratorConfig) -> int:
+        """Beats of the rows on each port, without the header."""
+        weights = self.weight_rows * config.row_beats >> self.packed
+        return self.param_rows * config.param_row_beats + weights
+
+
+def pack_weights(rows: Any) -> np.ndarray:
+    """Weights ``(..., n)`` int8 within -8..7 as ``(..., n / 2)`` bytes, two each, low half first.
+
+    Raises ``ValueError`` for a weight that does not fit.
+    """
+    rows = np.asarray(rows).view(np.int8)
+    if rows.size and not -8 <= int(rows.min()) <= int(rows.max()) <= 7:
+        raise ValueError(f"4-bit weights must lie in -8..7, found {rows.min()}..{rows.max()}")
+    halves = rows.view(np.uint8) & 15
+    packed: np.ndarray = halves[..., ::2] | halves[..., 1::2] << 4
+    return packed
+
+
+def unpack_weights(data: Any) -> np.ndarray:
+    """Inverse of :func:`pack_weights`: ``(..., n)`` bytes to the bytes of ``(..., 2 n)`` int8."""
+    data = np.asarray(data, np.uint8)
+    nibbles = np.stack([data & 15, data >> 4], axis=-1).reshape(*data.shape[:-1], -1)
+    return (nibbles ^ 8) - np.uint8(8)  # modulo 256: the sign in bit 3 goes to bits 4..7
 
 
 _CHANNEL = np.dtype([("bias", "<i4"), ("mult", "<u2"), ("shift", "u1"), ("pad", "u1")])

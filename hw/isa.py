@@ -359,8 +359,8 @@ class Fetch(Instruction):
     Port p reads ``param_rows`` and then ``weight_rows`` (its share of each row) from
     ``program_base +
     address + p * beats * 16``, where ``beats`` is a port's total; they go to the demand ring.
-    Waits up
-    front (for the gate); no signal.
+    ``packed`` rows have half the bytes: two weights a byte, the first in the low half; the ring
+    gets them as int8. Waits up front (for the gate); no signal.
     """
 
     OPCODE: ClassVar[Opcode] = Opcode.FETCH
@@ -369,6 +369,7 @@ class Fetch(Instruction):
     address: int = bits(32, "byte offset, a multiple of 16")
     param_rows: int = bits(12, "parameter rows")
     weight_rows: int = bits(16, "weight rows")
+    packed: int = bits(1, "weights have 4 bits in memory")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import stream, wiring
 from amaranth.lib.data import StructLayout
 from amaranth.lib.wiring import In, Out
@@ -20,6 +20,7 @@ __all__ = [
     "RowCounts",
     "RowSink",
     "ring_beats",
+    "ring_lanes",
     "ring_rows",
 ]
 
@@ -28,11 +29,13 @@ STREAM, DEMAND = 0, 1
 
 _BEAT = 8 * BEAT_BYTES
 
-RowCounts = StructLayout({"params": unsigned(POINTER_BITS), "weights": unsigned(POINTER_BITS)})
-"""Rows of a block: parameters first, then weights."""
+RowCounts = StructLayout(
+    {"params": unsigned(POINTER_BITS), "weights": unsigned(POINTER_BITS), "packed": unsigned(1)}
+)
+"""Rows of a block: parameters first, then weights, which may be ``packed`` (4 bits each)."""
 
 _Header = StructLayout(
-    {"magic": unsigned(32), "params": unsigned(32), "weights": unsigned(32), "pad": unsigned(32)}
+    {"magic": unsigned(32), "params": unsigned(32), "weights": unsigned(32), "packed": unsigned(32)}
 )
 """The beat in front of a block (hw/image.py)."""
 
@@ -47,15 +50,30 @@ def ring_beats(config: AcceleratorConfig, ring: str) -> int:
     return config.param_row_beats if ring.endswith("param") else config.row_beats
 
 
+def ring_lanes(ring: str) -> int:
+    """Beats that a port writes to memory ``ring`` at once: one of 4-bit weights becomes two."""
+    return 1 if ring.endswith("param") else 2
+
+
 def _write(config: AcceleratorConfig, ring: str) -> wiring.Signature:
-    return RowWrite(rows=ring_rows(config, ring), beats=ring_beats(config, ring))
+    return RowWrite(
+        rows=ring_rows(config, ring), beats=ring_beats(config, ring), lanes=ring_lanes(ring)
+    )
+
+
+def _unpacked(data: Value) -> Value:
+    """Two's complement halves of bytes as bytes, the low half first."""
+    return Cat(
+        Cat(data[low : low + 4], data[low + 3].replicate(4)) for low in range(0, len(data), 4)
+    )
 
 
 class RowSink(wiring.Component):
     """Takes the rows of one block after another, a beat a cycle, to a parameter and a weight ring.
 
     A beat that is taken is in memory after two cycles, and its row is counted then. ``i.ready``
-    falls while the ring of the coming beat is full.
+    falls while the ring of the coming beat is full. Packed weights are unpacked on the way in: a
+    beat fills two beats' places in a cycle, so that a row takes half as long.
 
     Members
     -------
@@ -96,6 +114,7 @@ class RowSink(wiring.Component):
         some = {}  # rows of this kind are missing
         for name in self._signatures:
             some[name] = Signal(name=f"some_{name}")
+        packed = Signal()
         turn = {"params": some["params"], "weights": ~some["params"] & some["weights"]}
         m.d.comb += [
             self.idle.eq(~some["params"] & ~some["weights"]),
@@ -110,6 +129,7 @@ class RowSink(wiring.Component):
             beat = Signal(beats, init=1, name=f"{name}_beat")  # one-hot
             used = Signal(row_bits + 1, name=f"{name}_used")
             mine, last = Signal(name=f"{name}_mine"), Signal(name=f"{name}_last")
+            payload, narrow = self.i.payload, packed if len(write.data) > _BEAT else 0
             m.d.comb += [
                 used.eq(row - getattr(self, f"{name}_released")),
                 mine.eq(take & turn[name]),
@@ -118,20 +138,25 @@ class RowSink(wiring.Component):
             with m.If(turn[name]):
                 m.d.comb += self.i.ready.eq(~used[-1])
             m.d.sync += [
-                write.en.eq(Mux(mine, beat, 0)),
+                write.en.eq(Mux(mine, beat | Mux(narrow, beat.rotate_left(1), 0), 0)),
                 write.row.eq(row),
                 filled.eq(row),  # the row's last write is in memory when this has changed
             ]
             with m.If(mine):
-                m.d.sync += beat.eq(beat.rotate_left(1))
-                with m.If(beat[-1]):
+                m.d.sync += beat.eq(Mux(narrow, beat.rotate_left(2), beat.rotate_left(1)))
+                with m.If(Mux(narrow, beat[-2:].any(), beat[-1])):
                     m.d.sync += [row.eq(row + 1), left.eq(left - 1), some[name].eq(~last)]
                     with m.If(last & (1 if name == "weights" else ~some["weights"])):
                         m.d.comb += ended.eq(1)
-            m.d.sync += write.data.eq(self.i.payload)
+            for lane in range(len(write.data) // _BEAT):
+                half = payload.word_select(lane, _BEAT // 2)
+                data = Mux(narrow, _unpacked(half), payload)
+                m.d.sync += write.data.word_select(lane, _BEAT).eq(data)
             with m.If(self.block.valid & self.block.ready):
                 rows = self.block.payload[name]
                 m.d.sync += [left.eq(rows), some[name].eq(rows != 0)]
+        with m.If(self.block.valid & self.block.ready):
+            m.d.sync += packed.eq(self.block.payload.packed)
         return m
 
 
@@ -222,6 +247,7 @@ class Port(wiring.Component):
             (header.magic == BLOCK_MAGIC)
             & ~header.params[POINTER_BITS:].any()
             & ~header.weights[POINTER_BITS:].any()
+            & ~header.packed[1:].any()
         )
         cut_short = reader.idle[STREAM] & ~reader.valid[STREAM] & landing.empty & ~sink.idle
         m.d.comb += [
@@ -230,6 +256,7 @@ class Port(wiring.Component):
             reader.freed[STREAM].eq(landing.o.valid & landing.o.ready),
             sink.block.payload.params.eq(header.params),
             sink.block.payload.weights.eq(header.weights),
+            sink.block.payload.packed.eq(header.packed),
             sink.i.payload.eq(landing.o.payload),
         ]
         with m.If(sink.idle):

@@ -14,16 +14,21 @@ from .storage import BANK_BITS, Memory
 __all__ = ["Ring", "RowWrite"]
 
 
-def RowWrite(*, rows: int, beats: int) -> Signature:  # noqa: N802 (a signature)
-    """A beat of one port's share of a row; ``en`` has one bit for each of the ``beats``."""
-    return Signature({"en": Out(beats), "row": Out(ceil_log2(rows)), "data": Out(8 * BEAT_BYTES)})
+def RowWrite(*, rows: int, beats: int, lanes: int = 1) -> Signature:  # noqa: N802 (a signature)
+    """Up to ``lanes`` neighbouring beats of one port's share of a row.
+
+    ``en`` has one bit for each of the ``beats`` of a share; beat b is in lane ``b % lanes``.
+    """
+    return Signature(
+        {"en": Out(beats), "row": Out(ceil_log2(rows)), "data": Out(8 * BEAT_BYTES * lanes)}
+    )
 
 
 class Ring(wiring.Component):
     """``rows`` rows of ``ports * beats`` beats in banks of 64 bits.
 
     A row may be read from the cycle after its last write. Port p writes bytes ``16 * p * beats ..``
-    of every row.
+    of every row, up to ``lanes`` beats a cycle.
 
     Members
     -------
@@ -33,11 +38,11 @@ class Ring(wiring.Component):
         In(ReadPort of a whole row), data one cycle after ``en``.
     """
 
-    def __init__(self, *, rows: int, beats: int, ports: int) -> None:
-        self._rows, self._beats, self._ports = rows, beats, ports
+    def __init__(self, *, rows: int, beats: int, ports: int, lanes: int = 1) -> None:
+        self._rows, self._beats, self._lanes = rows, beats, lanes
         super().__init__(
             {
-                "write": In(RowWrite(rows=rows, beats=beats)).array(ports),
+                "write": In(RowWrite(rows=rows, beats=beats, lanes=lanes)).array(ports),
                 "read": In(ReadPort(ceil_log2(rows), 8 * BEAT_BYTES * beats * ports)),
             }
         )
@@ -47,7 +52,8 @@ class Ring(wiring.Component):
         words: list[Value] = []
         for write in self.write:
             for beat in range(self._beats):
-                for low in range(0, 8 * BEAT_BYTES, BANK_BITS):
+                lane = 8 * BEAT_BYTES * (beat % self._lanes)
+                for low in range(lane, lane + 8 * BEAT_BYTES, BANK_BITS):
                     m.submodules[f"bank{len(words)}"] = bank = Memory(
                         shape=unsigned(BANK_BITS), depth=self._rows, init=[]
                     )

@@ -12,7 +12,7 @@ from . import isa
 from .config import BEAT_BYTES, AcceleratorConfig
 from .interfaces import POINTER_BITS, AxiRead, ReadPort, TakeSignature, param_row
 from .regs import Error
-from .weight_port import Port, ring_beats, ring_rows
+from .weight_port import Port, ring_beats, ring_lanes, ring_rows
 from .weight_rings import Ring
 
 __all__ = ["Engine", "param_address", "row_address"]
@@ -155,6 +155,7 @@ class Engine(wiring.Component):
                     rows=ring_rows(self._config, name),
                     beats=ring_beats(self._config, name),
                     ports=len(ports),
+                    lanes=ring_lanes(name),
                 )
                 m.submodules[name] = ring
                 m.d.comb += [
@@ -213,7 +214,7 @@ class Engine(wiring.Component):
             empty.eq(Array(self.lengths)[fetch.queue] == 0),
             beats.eq(
                 fetch.param_rows * ring_beats(self._config, "demand_param")
-                + fetch.weight_rows * ring_beats(self._config, "demand")
+                + ((fetch.weight_rows * ring_beats(self._config, "demand")) >> fetch.packed)
             ),
             fits.eq(
                 has_room(
@@ -288,5 +289,6 @@ class Engine(wiring.Component):
                 port.demand_job.payload.beats.eq(beats),
                 port.demand_rows.payload.params.eq(fetch.param_rows),
                 port.demand_rows.payload.weights.eq(fetch.weight_rows),
+                port.demand_rows.payload.packed.eq(fetch.packed),
             ]
         return self.i.valid, bad_field

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from moevit.hw.config import BEAT_BYTES, AcceleratorConfig
-from moevit.hw.image import unpack_channels
+from moevit.hw.image import BlockHeader, unpack_channels
 from moevit.hw.isa import Attention, Destination, Fetch, Gemm, Load, LoadKind, Norm, Store
 from moevit.hw.norm import DIM_BITS
 from moevit.hw.regs import Error
@@ -288,9 +288,12 @@ class Engines:
         )
         if not len(self.chip.queues[i.queue].tokens):
             return False
-        beats = i.param_rows * config.param_row_beats + i.weight_rows * config.row_beats
+        block = BlockHeader(
+            param_rows=i.param_rows, weight_rows=i.weight_rows, packed=bool(i.packed)
+        )
+        beats = block.beats(config)
         base = self.bases.program + i.address
         addresses = base + np.arange(config.memory.ports) * beats * BEAT_BYTES
-        rows = read_block_rows(self.memory, config, addresses, i.param_rows, i.weight_rows)
+        rows = read_block_rows(self.memory, config, addresses, block)
         self.chip.demand.put(*rows)
         return True

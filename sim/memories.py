@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from moevit.hw.config import BEAT_BYTES, AcceleratorConfig
-from moevit.hw.image import BLOCK_MAGIC, block_header, unpack_channels
+from moevit.hw.image import BlockHeader, unpack_channels, unpack_weights
 from moevit.hw.regs import Error
 
 from .errors import DeviceError
@@ -95,18 +95,24 @@ class Ring:
 
 
 def read_block_rows(
-    memory: External, config: AcceleratorConfig, addresses: Ints, params: int, weights: int
+    memory: External, config: AcceleratorConfig, addresses: Ints, block: BlockHeader
 ) -> tuple[Ints, Ints]:
-    """Parameter rows, then weight rows, of which port p reads its share from ``addresses[p]``."""
+    """Parameter rows, then weight rows, of which port p reads its share from ``addresses[p]``.
+
+    Packed weights are unpacked: rows are as the rings hold them.
+    """
     ports = config.memory.ports
     out = []
     offset = 0
-    for rows, size in ((params, config.param_row_bytes), (weights, config.row_bytes)):
+    for rows, size in (
+        (block.param_rows, config.param_row_bytes),
+        (block.weight_rows, config.row_bytes >> block.packed),
+    ):
         share = rows * size // ports
         parts = [memory.read(int(a) + offset, share).reshape(rows, -1) for a in addresses]
         out.append(np.concatenate(parts, axis=1))
         offset += share
-    return out[0], out[1]
+    return out[0], unpack_weights(out[1]) if block.packed else out[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,14 +169,16 @@ class OnChip:
         while at < beats:
             here = ports + at * BEAT_BYTES
             heads = [memory.read(int(a), BEAT_BYTES).tobytes() for a in here]
-            magic, param_rows, rows = np.frombuffer(heads[0], "<u4")[:3].tolist()
-            expected = block_header(param_rows=param_rows, weight_rows=rows)
-            if magic != BLOCK_MAGIC or any(h != expected for h in heads):
-                raise DeviceError(Error.STREAM, f"no block header at beat {at} of the stream")
-            size = param_rows * config.param_row_beats + rows * config.row_beats
+            try:
+                block = BlockHeader.decode(heads[0])
+            except ValueError as error:
+                raise DeviceError(Error.STREAM, f"beat {at} of the stream: {error}") from None
+            if any(h != heads[0] for h in heads):
+                raise DeviceError(Error.STREAM, f"the ports differ at beat {at} of the stream")
+            size = block.beats(config)
             if at + 1 + size > beats:
                 raise DeviceError(Error.STREAM, f"the block at beat {at} exceeds the stream")
-            p, w = read_block_rows(memory, config, here + BEAT_BYTES, param_rows, rows)
+            p, w = read_block_rows(memory, config, here + BEAT_BYTES, block)
             params.append(p)
             weights.append(w)
             at += 1 + size

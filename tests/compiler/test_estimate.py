@@ -1,6 +1,6 @@
 """The cycle model: what it counts, how it reacts, and that it is near the hardware."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -10,6 +10,7 @@ from moevit.compiler.estimate import calibration_lengths, estimate
 from moevit.compiler.schedule import ExpertSchedule
 from moevit.compiler.timing import Latencies, MemorySpeed, pixel_cycles
 from moevit.hw.config import preset
+from moevit.hw.image import BlockHeader
 from moevit.quant.golden import Golden
 from moevit.quant.random_network import Sizes, random_images, random_network
 
@@ -108,11 +109,24 @@ def test_a_fetch_delays_only_what_has_not_arrived() -> None:
     stream = Stream(
         config, MemorySpeed.of(config, Memory()), Latencies.of(config), rows=64, params=64
     )
-    stream.blocks.extend([(1, 4), (1, 4)])
+    stream.blocks.extend([BlockHeader(param_rows=1, weight_rows=4)] * 2)
     stream.advance(1 + 2 + 2 * 4)  # header, parameters, four rows of two beats
     stream.at += 1000
     early, late = stream.arrive(4), stream.arrive(4)
     assert early.max() < 100 < 1000 < late.min()
+
+
+def test_packed_rows_arrive_in_half_the_time() -> None:
+    config = preset("micro")
+    ends = []
+    for packed in (False, True):
+        stream = Stream(
+            config, MemorySpeed.of(config, Memory()), Latencies.of(config), rows=64, params=64
+        )
+        stream.blocks.append(BlockHeader(param_rows=1, weight_rows=32, packed=packed))
+        times = stream.arrive(32)
+        ends.append(times[-1] - times[0])
+    assert ends == [31 * config.row_beats, 31 * config.row_beats / 2]
 
 
 def test_pixel_rows_are_cut_as_the_unpacker_does() -> None:
@@ -130,9 +144,8 @@ def test_near_the_hardware(seed: int) -> None:
     from moevit.sim.rtl import RtlDevice, board_memory
 
     config = preset("micro")
-    network = random_network(
-        seed, Sizes(image_height=32, image_width=40, dim=64, heads=4, moe=(0, 1))
-    )
+    shape = Sizes(image_height=32, image_width=40, dim=64, heads=4, moe=(0, 1))
+    network = random_network(seed, replace(shape, expert_bits=8 - 4 * seed))
     image = random_images(seed, network.geometry)[0]
     timing = board_memory(config)
     with RtlDevice(config, timing=timing) as device:

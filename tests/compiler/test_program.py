@@ -1,6 +1,7 @@
 """Program files: everything comes back, and a damaged file is refused by name."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from safetensors.numpy import save
 from moevit.compiler import Program, compile_network
 from moevit.compiler.disasm import disassemble
 from moevit.hw.config import preset
+from moevit.hw.isa import Fetch
 from moevit.quant.random_network import Sizes, random_network
 
 
@@ -105,6 +107,46 @@ def test_tasks_share_what_is_not_streamed(program: Program) -> None:
     header = both.header("task1")
     own = header.stream_offset + 16 * header.stream_beats
     assert len(both.memory) - len(one.memory) <= own + 64
+
+
+def test_experts_of_four_bits_take_half_the_memory() -> None:
+    """Streamed and in the pool alike; only the weights shrink."""
+    config = preset("micro")
+    for threshold in (0.0, float("inf")):
+        wide, narrow = (
+            compile_network(random_network(3, Sizes(expert_bits=bits)), config, threshold=threshold)
+            for bits in (8, 4)
+        )
+        for task in wide.tasks:
+            a, b = wide.blocks(task), narrow.blocks(task)
+            assert [(x.param_rows, x.weight_rows) for x in a] == [
+                (x.param_rows, x.weight_rows) for x in b
+            ]
+            saved = sum(x.weight_rows * config.row_bytes // 2 for x in b if x.packed)
+            beats = [p.header(task).stream_beats for p in (wide, narrow)]
+            assert 16 * (beats[0] - beats[1]) == saved
+            assert (saved > 0) == (threshold == 0)
+            fetches = [i for i in narrow.instructions(task) if isinstance(i, Fetch)]
+            assert all(i.packed for i in fetches)
+            assert (len(fetches) > 0) == (threshold > 0)
+        rows = 4 * (12 * 4 + 8 * 6)  # four experts, two layers: output tiles x input words
+        if threshold:
+            assert len(wide.memory) - len(narrow.memory) == rows * config.row_bytes // 2
+    assert "weight rows of 4 bits" in "\n".join(disassemble(narrow))
+
+
+def test_a_stream_that_is_not_whole_blocks(program: Program) -> None:
+    header = program.header("task0")
+    for beat, message in ((0, "beat 0 of the stream: Block header: magic"), (-1, "exceeds")):
+        memory = program.memory.copy()
+        at = program.tasks["task0"].base + header.stream_offset
+        if beat:
+            memory[at + 8] += 1  # one row more
+            message = "Block header: magic|exceeds"
+        else:
+            memory[at] ^= 1
+        with pytest.raises(ValueError, match=message):
+            replace(program, memory=memory).blocks("task0")
 
 
 def test_listing(program: Program) -> None:

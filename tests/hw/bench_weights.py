@@ -9,7 +9,7 @@ from support.agents import Bench, Lender, Source, pack, reset
 from support.agents_axi import Reads
 
 from moevit.hw.config import preset
-from moevit.hw.image import block_header
+from moevit.hw.image import BlockHeader
 from moevit.hw.isa import Fetch
 from moevit.hw.weights import param_address, row_address
 
@@ -64,7 +64,8 @@ async def streams_and_fetches(dut: Any) -> None:
 
     stream = [block(*counts) for counts in ((3, 40), (0, 7), (260, 0), (0, 0), (9, 700))]
     image = b"".join(
-        block_header(param_rows=len(p), weight_rows=len(w)) + b"".join(p + w) for p, w in stream
+        BlockHeader(param_rows=len(p), weight_rows=len(w)).encode() + b"".join(p + w)
+        for p, w in stream
     )
     lengths = rng.integers(0, 3, CONFIG.limits.experts).tolist()
     lengths[:2] = [0, 1]

@@ -3,6 +3,7 @@
 import random
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from support.axi_memory import AxiMemory, pulse, put
 
 from moevit.hw import isa, weights
 from moevit.hw.config import preset
-from moevit.hw.image import block_header
+from moevit.hw.image import BlockHeader
 from moevit.hw.interfaces import POINTER_BITS
 from moevit.hw.regs import Error
 
@@ -23,27 +24,45 @@ PROGRAM = 0x1000
 LIMIT = 20_000  # cycles of a test
 
 
-def blocks(config, counts, seed):
-    """Random rows: per block (params, weights), each (rows, bytes)."""
+class Rows(NamedTuple):
+    """A block as the rings hold it, (rows, bytes) each; ``packed`` in memory or not."""
+
+    params: np.ndarray
+    rows: np.ndarray
+    packed: bool = False
+
+
+def blocks(config, counts, seed, packed=()):
+    """Random blocks of so many parameter and weight rows; those numbered in ``packed`` are."""
     rng = np.random.default_rng(seed)
-    return [
-        tuple(
-            rng.integers(0, 256, (n, size), np.uint8)
-            for n, size in zip(pair, (config.param_row_bytes, config.row_bytes), strict=True)
+    out = []
+    for n, (params, rows) in enumerate(counts):
+        low, high = (-8, 8) if n in packed else (-128, 128)
+        weights = rng.integers(low, high, (rows, config.row_bytes), np.int8).view(np.uint8)
+        out.append(
+            Rows(
+                rng.integers(0, 256, (params, config.param_row_bytes), np.uint8),
+                weights,
+                n in packed,
+            )
         )
-        for pair in counts
-    ]
+    return out
 
 
 def port_stream(config, data, port, *, headers):
     """The bytes of one port: its columns of each row."""
     out = b""
-    for params, rows in data:
+    for params, rows, packed in data:
         if headers:
-            out += block_header(param_rows=len(params), weight_rows=len(rows))
+            head = BlockHeader(param_rows=len(params), weight_rows=len(rows), packed=packed)
+            out += head.encode()
         for part in (params, rows):
             share = part.shape[1] // config.memory.ports
-            out += part[:, port * share : (port + 1) * share].tobytes()
+            mine = part[:, port * share : (port + 1) * share].tobytes()
+            if packed and part is rows:
+                pairs = zip(mine[::2], mine[1::2], strict=True)
+                mine = bytes((b & 15) << 4 | a & 15 for a, b in pairs)
+            out += mine
     return out
 
 
@@ -171,7 +190,8 @@ class Bench:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_stream_fills_the_rings_in_order(config, seed):
     bench = Bench(config, seed=seed)
-    data = blocks(config, [(3, 20), (0, 5), (2, 0), (0, 0), (40, 70), (1, 1)], seed)
+    counts = [(3, 20), (0, 5), (2, 0), (0, 0), (40, 70), (1, 1), (2, 50), (1, 1), (3, 0), (1, 9)]
+    data = blocks(config, counts, seed, packed={1, 3, 6, 7, 8})
     beats = image(config, data, at=STREAM_BASE, headers=True, contents=bench.contents)
 
     async def test(ctx):
@@ -223,6 +243,21 @@ def test_a_beat_a_cycle_with_a_long_latency():
     bench.run(test)
 
 
+def test_packed_rows_take_half_the_beats():
+    config = MICRO.but(memory__landing_beats=256, memory__ring_rows=512)
+    bench = Bench(config, latency=(80, 80), stall=0.0)
+    data = blocks(config, [(2, 250), (2, 250)], 4, packed={0, 1})
+    beats = image(config, data, at=STREAM_BASE, headers=True, contents=bench.contents)
+    assert beats == 2 * (1 + 2 * config.param_row_beats + 250 * config.row_beats // 2)
+
+    async def test(ctx):
+        await bench.start(ctx, beats)
+        await ctx.tick().until(bench.dut.ring_filled == 500)
+        assert bench.cycles <= beats + 80 + 20
+
+    bench.run(test)
+
+
 def fetch_image(config, bench, data, at):
     """Like `image`, for one FETCH at PROGRAM + ``at``."""
     return image(config, data, at=PROGRAM + at, headers=False, contents=bench.contents)
@@ -233,7 +268,8 @@ def test_fetches_beside_the_stream(config):
     bench = Bench(config, latency=(5, 30), seed=5)
     data = blocks(config, [(3, 50), (10, 60)], 5)
     beats = image(config, data, at=STREAM_BASE, headers=True, contents=bench.contents)
-    wanted = blocks(config, [(4, 32), (1, 3), (0, 7), (3, 0), (20, 20)], 6)
+    counts = [(4, 32), (1, 3), (0, 7), (3, 0), (20, 20)]
+    wanted = blocks(config, counts, 6, packed={1, 3, 4})
     at = [0x100, 0x1000, 0x1200, 0x1410, 0x1600]
     for one, offset in zip(wanted, at, strict=True):
         fetch_image(config, bench, [one], offset)
@@ -253,11 +289,10 @@ def test_fetches_beside_the_stream(config):
 
     async def test(ctx):
         await bench.start(ctx, beats)
-        for i, ((params, rows), offset) in enumerate(zip(wanted, at, strict=True)):
+        for i, ((params, rows, packed), offset) in enumerate(zip(wanted, at, strict=True)):
             wait = {"wait": 7, "wait_count": 2} if i == 0 else {"wait": 6 if i == 1 else 0}
-            await bench.fetch(
-                ctx, queue=3, address=offset, param_rows=len(params), weight_rows=len(rows), **wait
-            )
+            counts = {"param_rows": len(params), "weight_rows": len(rows), "packed": packed}
+            await bench.fetch(ctx, queue=3, address=offset, **counts, **wait)
             # An empty queue: nothing is read.
             await bench.fetch(ctx, queue=2, address=0x8000, param_rows=1, weight_rows=1)
         await bench.idle(ctx)
@@ -268,7 +303,7 @@ def test_fetches_beside_the_stream(config):
     bench.check(wanted, "demand_param", "demand")
     assert taken == [(7, 2), (6, 1)]
     assert bench.counts["misses"] == len(wanted)
-    total = sum(part.size for block in wanted for part in block)
+    total = sum(b.params.size + b.rows.size // (1 + b.packed) for b in wanted)
     assert bench.counts["demand_read"] == total // 16
     assert not any(
         address >= PROGRAM + 0x8000 for m in bench.memories for _, address, _ in m.bursts
@@ -355,6 +390,8 @@ def faulty(case):
         bench.contents[second] ^= 1
     elif case == "rows":
         bench.contents[second + 7] = 1
+    elif case == "packing":
+        bench.contents[second + 12] = 2
     elif case == "cut short":
         beats -= 1
     elif case == "stream response":
@@ -377,6 +414,7 @@ def faulty(case):
     ("case", "error"),
     [
         ("magic", Error.STREAM),
+        ("packing", Error.STREAM),
         ("rows", Error.STREAM),
         ("cut short", Error.STREAM),
         ("stream response", Error.READ),

@@ -13,7 +13,7 @@ import pytest
 from support.rtl import SMALL, TIMINGS, Board, Frame, mismatch
 
 from moevit.compiler import Program, compile_network
-from moevit.hw.image import BLOCK_MAGIC, ProgramHeader
+from moevit.hw.image import BlockHeader, ProgramHeader
 from moevit.hw.isa import (
     INSTRUCTION_BYTES,
     OPCODES,
@@ -282,9 +282,7 @@ def blocks(bench: Bench) -> list[int]:
     while at < header.stream_beats:
         starts.append(at)
         beat = bench.program.memory[header.stream_offset + 16 * at :][:16].tobytes()
-        magic, params, rows = (int.from_bytes(beat[n : n + 4], "little") for n in (0, 4, 8))
-        assert magic == BLOCK_MAGIC
-        at += 1 + params * SMALL.param_row_beats + rows * SMALL.row_beats
+        at += 1 + BlockHeader.decode(beat).beats(SMALL)
     return starts
 
 
@@ -294,6 +292,7 @@ def test_stream(bench: Bench) -> None:
         share = bench.header.stream_offset + 16 * port * bench.header.stream_beats
         for start in (starts[0], starts[2], starts[-1]):
             assert both(bench, bench.put(share + 16 * start, b"\0")) == Error.STREAM
+        assert both(bench, bench.put(share + 16 * starts[1] + 12, b"\2")) == Error.STREAM
         too_long = bench.put(share + 16 * starts[1] + 8, word(0x7F_FFFF))
         assert both(bench, too_long) == Error.STREAM
     last = bench.header.stream_offset + 16 * starts[-1] + 8

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from moevit.compiler import Program, compile_network
 from moevit.hw.config import AcceleratorConfig
+from moevit.quant.formats import WEIGHT_BITS
 from moevit.quant.network import Network
 from moevit.quant.random_network import Sizes
 from moevit.sim.interpreter import Interpreter, Outcome
@@ -67,6 +68,8 @@ AWKWARD = {
     "plain": Sizes(),
     "one expert": Sizes(experts=1, top_k=1, expert_hidden=20, moe=(0, 1)),
     "all experts": Sizes(experts=3, top_k=3),
+    "4-bit experts": Sizes(expert_bits=4, expert_hidden=50),
+    "4 bits, all to one": Sizes(expert_bits=4, top_k=1, style="one", favourite=3, moe=(0, 1)),
     "one head": Sizes(heads=1, dim=24),
     "narrow heads": Sizes(heads=5, dim=20),
     "all to one": Sizes(experts=3, top_k=1, style="one", favourite=2),
@@ -124,5 +127,6 @@ def sizes(draw: st.DrawFn) -> Sizes:
         renormalise=draw(st.booleans()),
         threshold=draw(st.sampled_from([0.0, 0.0, 0.1, 0.3, 0.9])),
         ahead=draw(st.booleans()),
+        expert_bits=draw(st.sampled_from(WEIGHT_BITS)),
     )
     return replace(base, style=draw(st.sampled_from(styles)), favourite=base.seen - 1)

@@ -14,6 +14,7 @@ from moevit.hw.config import (
     preset,
 )
 from moevit.hw.regs import COUNTER_BASE, EXPERT_BASE, Control, Counter, Error, Register, Status
+from moevit.quant.formats import WEIGHT_BITS
 from moevit.quant.random_network import Sizes
 from moevit.sim.native import MemoryTiming, NativeSim
 from moevit.sim.rtl import build_simulator
@@ -188,6 +189,7 @@ def random_sizes(rng: np.random.Generator, config: AcceleratorConfig) -> Sizes:
         renormalise=rng.random() < 0.4,
         threshold=float(rng.choice([0.0, 0.05, 0.2, 0.5, 0.99], p=[0.5, 0.15, 0.15, 0.1, 0.1])),
         ahead=rng.random() < 0.4,
+        expert_bits=int(rng.choice(WEIGHT_BITS)),
     )
 
 
