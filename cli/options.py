@@ -18,9 +18,11 @@ from .errors import UserError
 __all__ = [
     "ALL_TASKS",
     "BACKENDS",
+    "DEFAULT_EXPERTS",
     "DEFAULT_PRESET",
     "DEFAULT_SIZE",
     "Backend",
+    "Experts",
     "Json",
     "Model",
     "Preset",
@@ -29,11 +31,15 @@ __all__ = [
     "Task",
     "check_backend",
     "chosen_tasks",
+    "expert_bits",
 ]
 
 DEFAULT_PRESET = "default"
 DEFAULT_SIZE = "nano"
+DEFAULT_EXPERTS = "int8"
 ALL_TASKS = "all"
+
+_EXPERTS = {"int8": 8, "int4": 4}
 
 #: What runs a network, from the fastest to the truest.
 BACKENDS = {
@@ -75,6 +81,14 @@ Model = Annotated[
         show_default=False,
     ),
 ]
+Experts = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Weights of the experts: int8 (default) or int4, which are half the traffic.",
+        show_default=False,
+    ),
+]
 Seed = Annotated[int, typer.Option(metavar="N", help="Seed of everything random.", min=0)]
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object instead of text for people.")
@@ -86,6 +100,13 @@ def check_backend(name: str, allowed: Sequence[str] = tuple(BACKENDS)) -> str:
     if name not in allowed:
         raise UserError(f"--backend: unknown backend {name!r}; expected {', '.join(allowed)}")
     return name
+
+
+def expert_bits(name: str) -> int:
+    """Bits of the experts' weights that the value of --experts names; UserError otherwise."""
+    if name not in _EXPERTS:
+        raise UserError(f"--experts: unknown format {name!r}; expected {', '.join(_EXPERTS)}")
+    return _EXPERTS[name]
 
 
 def chosen_tasks(text: str, available: Sequence[str]) -> list[str]:

@@ -28,6 +28,7 @@ from moevit.sim.backends import Forward
 
 from .errors import UserError
 from .files import readable
+from .options import DEFAULT_EXPERTS, expert_bits
 
 if TYPE_CHECKING:  # torch is imported by those who use it
     from moevit.model.m3vit import M3ViT
@@ -90,6 +91,9 @@ class Workload:
         A checkpoint or a quantised network instead of the shipped model.
     preset:
         Of the hardware.
+    experts:
+        Format of the experts' weights, "int8" or "int4", for a checkpoint. By default int8; a
+        quantised network has what it has.
     report:
         Told of quantisation's progress.
 
@@ -97,6 +101,8 @@ class Workload:
     ------
     ValueError
         For an unknown size or preset, and a size without a shipped model.
+    UserError
+        For an unknown format, and one asked of a network that is quantised already.
     """
 
     def __init__(
@@ -105,15 +111,21 @@ class Workload:
         size: str,
         model: Path | None,
         preset: str,
+        experts: str | None = None,
         report: Report = _silent,
     ) -> None:
         self.config: AcceleratorConfig = hardware_preset(preset)
+        self.expert_bits = expert_bits(experts or DEFAULT_EXPERTS)
         self.report = report
         model_preset(size)
         if model is None:
             model = _shipped(size)
         self.path = readable(model, "a checkpoint")
         self.quantised = NETWORK_KEY in _metadata(self.path)
+        if self.quantised and experts is not None:
+            raise UserError(
+                f"--experts: {self.path} is quantised already; expected a checkpoint with {experts}"
+            )
 
     @functools.cached_property
     def model_config(self) -> ModelConfig:
@@ -169,13 +181,19 @@ class Workload:
             return load_network(self.path)
         folders = (Path(str(p.__file__)).parent for p in (model_package, quant_package))
         key = cache.digest(
-            self.path.read_bytes(), cache.source_digest(*folders), str(CALIBRATION_IMAGES)
+            self.path.read_bytes(),
+            cache.source_digest(*folders),
+            f"{CALIBRATION_IMAGES}, {self.expert_bits}",
         )
         name = "network.safetensors"
 
         def make(folder: Path) -> None:
             self.report("loading the model", 0.0)
-            save_network(quantise_model(self.model, report=self.report), folder / name)
+            from moevit.quant.ptq import Options
+
+            options = Options(expert_bits=self.expert_bits)
+            network = quantise_model(self.model, options=options, report=self.report)
+            save_network(network, folder / name)
 
         def waiting() -> None:
             self.report("waiting for another process that quantises the same model", 0.0)

@@ -11,6 +11,7 @@ from moevit.cli.options import (
     ALL_TASKS,
     DEFAULT_PRESET,
     DEFAULT_SIZE,
+    Experts,
     Json,
     Model,
     Preset,
@@ -39,6 +40,7 @@ Threshold = Annotated[
 def command(
     size: Size = DEFAULT_SIZE,
     model: Model = None,
+    experts: Experts = None,
     preset: Preset = DEFAULT_PRESET,
     task: Task = ALL_TASKS,
     output: Output = Path("program.moevit"),
@@ -51,7 +53,7 @@ def command(
     The program runs on the preset that it was compiled for, and on no other.
     """
     with progress("moevit compile", quiet=as_json) as report:
-        workload = Workload(size=size, model=model, preset=preset, report=report)
+        workload = Workload(size=size, model=model, preset=preset, experts=experts, report=report)
         tasks = chosen_tasks(task, workload.network.tasks)
         program = workload.compile(tasks, threshold=threshold)
         write_bytes(output, program.to_bytes())

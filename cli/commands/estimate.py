@@ -14,6 +14,7 @@ from moevit.cli.options import (
     ALL_TASKS,
     DEFAULT_PRESET,
     DEFAULT_SIZE,
+    Experts,
     Json,
     Model,
     Preset,
@@ -44,6 +45,7 @@ File = Annotated[
 def command(
     size: Size = DEFAULT_SIZE,
     model: Model = None,
+    experts: Experts = None,
     preset: Preset = DEFAULT_PRESET,
     task: Task = ALL_TASKS,
     program: File = None,
@@ -56,7 +58,7 @@ def command(
     and `tasks` has each.
     """
     with progress("moevit estimate", quiet=as_json) as report:
-        compiled = _program(size, model, preset, program, report)
+        compiled = _program(size, model, preset, experts, program, report)
         tasks = chosen_tasks(task, list(compiled.tasks))
         timing = board_memory(compiled.config)
         found = {name: estimate(compiled, name, timing) for name in tasks}
@@ -95,11 +97,19 @@ def command(
 
 
 def _program(
-    size: str, model: Path | None, preset: str, file: Path | None, report: Report
+    size: str,
+    model: Path | None,
+    preset: str,
+    experts: str | None,
+    file: Path | None,
+    report: Report,
 ) -> Program:
     if file is None:
-        return Workload(size=size, model=model, preset=preset, report=report).program
-    if model is not None:
-        raise UserError("--program: cannot be given together with --model")
+        return Workload(
+            size=size, model=model, preset=preset, experts=experts, report=report
+        ).program
+    for option, value in (("--model", model), ("--experts", experts)):
+        if value is not None:
+            raise UserError(f"--program: cannot be given together with {option}")
     hardware_preset(preset)
     return Program.load(readable(file, "a program of `moevit compile`"))

@@ -14,6 +14,7 @@ from moevit.cli.options import (
     DEFAULT_PRESET,
     DEFAULT_SIZE,
     Backend,
+    Experts,
     Json,
     Model,
     Preset,
@@ -52,6 +53,7 @@ def command(
     size: Size = DEFAULT_SIZE,
     preset: Preset = DEFAULT_PRESET,
     model: Model = None,
+    experts: Experts = None,
     jobs: Jobs = 0,
     as_json: Json = False,
 ) -> None:
@@ -65,7 +67,7 @@ def command(
     with progress("moevit eval", quiet=as_json) as report:
         from moevit.cli.scoring import score  # torch, after the options are known to be right
 
-        workload = Workload(size=size, model=model, preset=preset, report=report)
+        workload = Workload(size=size, model=model, preset=preset, experts=experts, report=report)
         if workload.quantised and backend == "torch":
             raise UserError(f"{workload.path}: is quantised; backend torch needs a checkpoint")
         count = images or _IMAGES[backend]

@@ -8,7 +8,7 @@ import typer
 
 from moevit.cli.errors import UserError
 from moevit.cli.files import atomic_path
-from moevit.cli.options import DEFAULT_PRESET, DEFAULT_SIZE, Json, Model, Seed, Size
+from moevit.cli.options import DEFAULT_PRESET, DEFAULT_SIZE, Experts, Json, Model, Seed, Size
 from moevit.cli.progress import progress
 from moevit.cli.workload import CALIBRATION_IMAGES, Workload, quantise_model
 
@@ -35,21 +35,25 @@ def command(
     images: Images = CALIBRATION_IMAGES,
     clip: Clip = "mse",
     percentile: Percentile = 99.99,
+    experts: Experts = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Calibrate a trained model and make it integer.
 
-    Weights and activations get 8 bits, the residual stream 16. The result goes to `moevit compile`
-    and, as --model, to `moevit run` and `moevit eval`.
+    Weights and activations get 8 bits (experts' weights 4 with --experts int4), the residual
+    stream 16. The result goes to `moevit compile` and, as --model, to `moevit run` and `moevit
+    eval`.
     """
     with progress("moevit quantize", quiet=as_json) as report:
         from moevit.quant.io import save_network
         from moevit.quant.ptq import Options
         from moevit.quant.ranges import Clip as Kind
 
-        options = Options(clip=cast(Kind, clip), percentile=percentile)
-        workload = Workload(size=size, model=model, preset=DEFAULT_PRESET)
+        workload = Workload(size=size, model=model, preset=DEFAULT_PRESET, experts=experts)
+        options = Options(
+            clip=cast(Kind, clip), percentile=percentile, expert_bits=workload.expert_bits
+        )
         if workload.quantised:
             raise UserError(f"{workload.path}: is quantised already; expected a checkpoint")
         with atomic_path(output) as partial:

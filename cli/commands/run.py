@@ -17,6 +17,7 @@ from moevit.cli.options import (
     DEFAULT_PRESET,
     DEFAULT_SIZE,
     Backend,
+    Experts,
     Json,
     Model,
     Preset,
@@ -61,6 +62,7 @@ def command(
     size: Size = DEFAULT_SIZE,
     preset: Preset = DEFAULT_PRESET,
     model: Model = None,
+    experts: Experts = None,
     scene: Scene = 0,
     output: Folder = Path("out"),
     jobs: Jobs = 0,
@@ -74,7 +76,7 @@ def command(
     """
     check_backend(backend, BACKENDS)
     with progress("moevit run", quiet=as_json) as report:
-        workload = Workload(size=size, model=model, preset=preset, report=report)
+        workload = Workload(size=size, model=model, preset=preset, experts=experts, report=report)
         tasks = chosen_tasks(task, workload.model_config.task_names)
         pictures = _pictures(images or [], scene, workload.model_config)
         outcomes = compare(

@@ -11,6 +11,7 @@ from moevit.cli import benchmark
 from moevit.compiler import Program
 from moevit.hw.config import preset
 from moevit.quant.io import load_network
+from moevit.quant.network import Moe
 
 
 @pytest.fixture
@@ -60,6 +61,34 @@ def test_estimate(moevit, program, checkpoint) -> None:
     )
     status, _, err = moevit("estimate", "--program", program, "--model", checkpoint)
     assert status == 2 and "cannot be given together" in err
+
+
+def test_experts_of_four_bits(moevit, checkpoint, program) -> None:
+    """Quantised once with each, less traffic, and refused where it cannot mean anything."""
+    common = ("--model", checkpoint, "--preset", "micro", "--task", "depth")
+    sizes = {}
+    for experts in ("int8", "int4"):
+        status, out, err = moevit("estimate", "--json", *common, "--experts", experts)
+        assert (status, err) == (0, "")
+        sizes[experts] = json.loads(out)["bytes_read"]
+    assert sizes["int4"] < sizes["int8"]
+    status, out, err = moevit(
+        "run", "--json", *common, "--experts", "int4", "--backend", "interpreter"
+    )
+    assert (status, err) == (0, "") and json.loads(out)["results"][0]["bit_exact"]
+
+    status, out, _ = moevit("quantize", "--json", "--model", checkpoint, "--experts", "int4",
+                            "--images", 2)  # fmt: skip
+    network = load_network(json.loads(out)["output"])
+    assert isinstance(network.blocks[1].mlp, Moe)
+    assert network.blocks[1].mlp.experts[0].fc1.weight_bits == 4
+    for arguments, text in (
+        ((*common, "--experts", "int3"), "unknown format 'int3'; expected int8, int4"),
+        (("--model", "network.safetensors", "--experts", "int4"), "is quantised already"),
+        (("--program", program, "--experts", "int4"), "together with --experts"),
+    ):
+        status, out, err = moevit("estimate", *arguments)
+        assert (status, out) == (2, "") and text in err and err.count("\n") == 1
 
 
 def test_quantize(moevit, checkpoint) -> None:
