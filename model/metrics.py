@@ -100,7 +100,7 @@ class Depth:
     """``rmse`` in metres, ``log_rmse`` of natural logarithms; ``delta1``: share of pixels within a
     factor of 1.25 of the truth."""
 
-    COUNTS: ClassVar[tuple[str, ...]] = ("pixels", "squares", "close")
+    COUNTS: ClassVar[tuple[str, ...]] = ("pixels", "squares", "logs", "close")
 
     def __init__(self) -> None:
         self.pixels, self.squares, self.logs, self.close = 0, 0.0, 0.0, 0
@@ -128,11 +128,11 @@ class Normals:
 
     _LIMITS = {"within_11": 11.25, "within_22": 22.5, "within_30": 30.0}
 
-    COUNTS: ClassVar[tuple[str, ...]] = ("pixels", "degrees", "close")
+    COUNTS: ClassVar[tuple[str, ...]] = ("pixels", "degrees", "squares", "close")
 
     def __init__(self) -> None:
         self.pixels, self.degrees, self.squares = 0, 0.0, 0.0
-        self.close = dict.fromkeys(self._LIMITS, 0)
+        self.close = np.zeros(len(self._LIMITS), np.int64)
 
     def update(self, prediction: NDArray[Any], truth: NDArray[Any]) -> None:
         counts = known("normals", truth)
@@ -141,15 +141,14 @@ class Normals:
         self.pixels += angle.size
         self.degrees += float(angle.sum())
         self.squares += float(np.square(angle).sum())
-        for name, limit in self._LIMITS.items():
-            self.close[name] += int((angle < limit).sum())
+        self.close = self.close + [(angle < limit).sum() for limit in self._LIMITS.values()]
 
     def result(self) -> dict[str, float]:
         count = max(self.pixels, 1)
         return {
             "mean_angle": self.degrees / count,
             "rms_angle": float(np.sqrt(self.squares / count)),
-            **{name: close / count for name, close in self.close.items()},
+            **{name: float(n) / count for name, n in zip(self._LIMITS, self.close, strict=True)},
         }
 
 
@@ -194,7 +193,7 @@ class FMeasure:
         return {self.name: float(f[best]), "threshold": best / 256}
 
 
-class Edges:
+class Edges(FMeasure):
     """``f`` of :class:`FMeasure` with ``beta2`` 1, exact to the pixel, and a tolerant ``ods_f``.
 
     ``ods_f`` is the largest F1 over the thresholds, one for the whole split (optimal dataset
@@ -204,15 +203,16 @@ class Edges:
     one, so it is not to be compared with what those print.
     """
 
+    COUNTS: ClassVar[tuple[str, ...]] = ("counts", "predicted", "found")
     TOLERANCE = 0.0075
 
     def __init__(self) -> None:
-        self.exact = FMeasure(PRIMARY["edges"], 1.0)
+        super().__init__(PRIMARY["edges"], 1.0)
         self.predicted = np.zeros((2, 256), np.int64)  # [right, level] of predicted pixels
         self.found = np.zeros(256, np.int64)  # level at which a true edge is found
 
     def update(self, prediction: NDArray[Any], truth: NDArray[Any]) -> None:
-        self.exact.update(prediction, truth)
+        super().update(prediction, truth)
         radius = self.TOLERANCE * float(np.hypot(*truth.shape[-2:]))
         reach = int(radius)
         y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
@@ -233,10 +233,10 @@ class Edges:
         wrong, right = _reached(self.predicted)
         recall = _reached(self.found) / max(float(self.found.sum()), 1.0)
         f = _f(right / np.maximum(right + wrong, 1), recall, 1.0)
-        return {**self.exact.result(), "ods_f": float(f.max())}
+        return {**super().result(), "ods_f": float(f.max())}
 
 
-class Saliency:
+class Saliency(FMeasure):
     """``max_f`` of :class:`FMeasure` with ``beta2`` 0.3 (Achanta et al. 2009), and M3ViT's two.
 
     ``miou``: the mean over pictures of the intersection over union of salient pixels (1 where
@@ -244,15 +244,16 @@ class Saliency:
     ``max_f1``: at the best of these, F1 of the mean precision and mean recall over pictures.
     """
 
+    COUNTS: ClassVar[tuple[str, ...]] = ("counts", "pictures", "sums")
     THRESHOLDS = np.linspace(0.2, 0.9, 15)
 
     def __init__(self) -> None:
-        self.pooled = FMeasure(PRIMARY["saliency"], 0.3)
+        super().__init__(PRIMARY["saliency"], 0.3)
         self.pictures = 0
         self.sums = np.zeros((3, len(self.THRESHOLDS)))  # intersection over union, P, R
 
     def update(self, prediction: NDArray[Any], truth: NDArray[Any]) -> None:
-        self.pooled.update(prediction, truth)
+        super().update(prediction, truth)
         levels = len(self.THRESHOLDS) + 1
         for probability, salient in zip(prediction, truth, strict=True):
             counts = known("saliency", salient)
@@ -273,7 +274,7 @@ class Saliency:
     def result(self) -> dict[str, float]:
         overlap, precision, recall = self.sums / max(self.pictures, 1)
         return {
-            **self.pooled.result(),
+            **super().result(),
             "miou": float(overlap.max()),
             "max_f1": float(_f(precision, recall, 1.0).max()),
         }
