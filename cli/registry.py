@@ -27,7 +27,7 @@ COMMANDS: dict[str, str] = {
     "eval": "Score a model on validation pictures, with any backend.",
     "quantize": "Calibrate a trained model and make it integer.",
     "compile": "Make a program for the accelerator from a quantised model.",
-    "export-onnx": "Write the float model as ONNX.",
+    "export-onnx": "Write a model as ONNX, float or quantised.",
     "disasm": "List a program: instructions, shapes, addresses, expert schedule.",
     "estimate": "Predict cycles, utilisation and bytes of a program.",
     "verilog": "Write the accelerator's Verilog.",

@@ -28,7 +28,7 @@ from .checkpoint import write_atomically
 from .m3vit import M3ViT
 from .moe import MixtureOfExperts
 
-__all__ = ["OPSET", "TOLERANCE", "Report", "export_onnx", "onnx_forward"]
+__all__ = ["OPSET", "TOLERANCE", "Report", "export_onnx", "onnx_forward", "session"]
 
 OPSET = 20
 """Version of ONNX's standard operators; 20 is the first with ``Gelu``."""
@@ -216,7 +216,7 @@ def _check(proto: Any) -> dict[str, int]:
 
 
 def _compare(model: M3ViT, data: bytes, names: Sequence[str]) -> dict[str, float]:
-    session = _session(data)
+    run = session(data).run
     height, width = model.config.image
     rng = np.random.default_rng(0)
     worst = dict.fromkeys(names, 0.0)
@@ -224,7 +224,7 @@ def _compare(model: M3ViT, data: bytes, names: Sequence[str]) -> dict[str, float
         coarse = rng.integers(0, 256, (batch, -(-height // 8), -(-width // 8), 3))
         pixels = coarse.repeat(8, 1).repeat(8, 2)[:, :height, :width]
         images = np.clip(pixels + rng.integers(-8, 9, pixels.shape), 0, 255).astype(np.uint8)
-        for name, got in zip(names, session.run(list(names), {"images": images}), strict=True):
+        for name, got in zip(names, run(list(names), {"images": images}), strict=True):
             with torch.no_grad():
                 expected = model(torch.from_numpy(images), name).float().numpy()
             scale = max(float(np.abs(expected).max()), 1.0)
@@ -238,7 +238,8 @@ def _compare(model: M3ViT, data: bytes, names: Sequence[str]) -> dict[str, float
     return worst
 
 
-def _session(model: bytes | str) -> Any:
+def session(model: bytes | str) -> Any:
+    """A file or its bytes in onnxruntime, on the processor."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -256,14 +257,14 @@ def onnx_forward(path: Path | str) -> Forward:
     if not path.is_file():
         raise ValueError(f"ONNX model {path} does not exist")
     try:
-        session = _session(str(path))
-        about = json.loads(session.get_modelmeta().custom_metadata_map["moevit"])
+        opened = session(str(path))
+        about = json.loads(opened.get_modelmeta().custom_metadata_map["moevit"])
     except KeyError:
         raise ValueError(f"ONNX model {path} was not exported by moevit") from None
     except Exception as error:  # onnxruntime has an exception class for each of its states
         reason = str(error).splitlines()[0]
         raise ValueError(f"ONNX model {path} cannot be read: {reason}") from None
-    names = [output.name for output in session.get_outputs()]
+    names = [output.name for output in opened.get_outputs()]
     shape = (*about["image"], 3)
 
     def forward(images: Any, task: str) -> Any:
@@ -272,6 +273,6 @@ def onnx_forward(path: Path | str) -> Forward:
         images = np.asarray(images)
         if images.dtype != np.uint8 or images.shape[1:] != shape:
             raise ValueError(f"Images must be (B, {shape}) uint8, not {images.shape}")
-        return session.run([task], {"images": images})[0]
+        return opened.run([task], {"images": images})[0]
 
     return forward

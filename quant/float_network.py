@@ -170,8 +170,9 @@ class FloatNetwork:
         ``(B, tokens, D)``. What precedes the first MoE layer
         is computed, and observed, once. Sites: ``residual`` after every addition, ``blocks.<i>.x``
         with x one of ``norm1 q k v attention norm2`` (the norms' ``x_hat``, before gain and bias),
-        ``blocks.<i>.hidden`` or ``blocks.<i>.experts.<e>.hidden``, ``blocks.<i>.logits.<task>``,
-        ``blocks.<i>.ahead`` (what a gate in front of the block reads),
+        ``blocks.<i>.hidden`` or ``blocks.<i>.experts.<e>.x`` with x one of ``input hidden``,
+        ``blocks.<i>.logits.<task>``, ``blocks.<i>.ahead`` (what a gate in front of the block
+        reads),
         ``blocks.<i>.routing.<task>`` (chosen experts, ``(n, k)``), ``norm``, ``heads.<task>``.
         """
         watch = observe if observe is not None else _ignore
@@ -254,6 +255,7 @@ class FloatNetwork:
         for e, expert in enumerate(moe.experts):
             rows, rank = np.nonzero(chosen == e)
             if len(rows):
+                watch(f"{prefix}experts.{e}.input", y[rows])
                 name = f"{prefix}experts.{e}.hidden"
                 out[rows] += self._mlp(expert, y[rows], name, watch) * scores[rows, rank, None]
         return out

@@ -8,6 +8,10 @@ hardware (RepQ-ViT, Li et al. 2023, sec. 3.2). How far scales follow the channel
 searched for each site, because what narrows activations widens weights (SmoothQuant, Xiao et al.
 2023, sec. 4). Softmax ignores a constant added to all keys, and passes on one added to all values,
 so both are centred; the values' centre ends in the bias of the projection.
+
+Each method can be chosen (:class:`Options`): ranges (:mod:`.ranges`), rounding (:mod:`.rounding`),
+and bias correction, which adds to a layer's bias what quantisation takes from the mean of its
+outputs on calibrated inputs (Nagel et al. 2019, section 4.2).
 """
 
 from __future__ import annotations
@@ -57,6 +61,7 @@ from .ranges import (
     search,
 )
 from .rescale import Rescale
+from .rounding import Rounding, check_rounding, moment, round_weights, seeks
 from .softmax import Softmax
 
 __all__ = ["Options", "quantise"]
@@ -68,6 +73,7 @@ _FINEST_GELU = 0.73
 
 _TRIAL_ROWS = 512
 _FEW_ROWS = 64
+_PRIOR_ROWS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +84,7 @@ class Options:
     ``migrate``: exponents to try for per-channel activation scales, 0 one scale for all channels, 1
     each channel its own range. ``headroom``: of the residual stream and the heads' outputs, over
     the calibrated maximum. ``expert_bits``: of the experts' weights, 8 or 4; all others have 8.
+    ``rounding``: of weights. ``bias_correction``: keep the mean of each layer's outputs.
     """
 
     clip: Clip = "mse"
@@ -85,9 +92,12 @@ class Options:
     migrate: tuple[float, ...] = (0.0, 0.5, 0.75, 1.0)
     headroom: float = 1.5
     expert_bits: int = 8
+    rounding: Rounding = "auto"
+    bias_correction: bool = False
 
     def __post_init__(self) -> None:
         check_clip(self.clip)
+        check_rounding(self.rounding)
         if not 50 < self.percentile <= 100:
             raise ValueError(f"Percentile must be above 50, at most 100, not {self.percentile!r}")
         if not self.migrate or not all(0 <= a <= 1 for a in self.migrate):
@@ -124,7 +134,8 @@ class _Quantiser:
                 site = self.stats.site(f"heads.{task}")
                 peak = max(float(np.abs(site.low).max()), float(np.abs(site.high).max()))
                 scale = peak * self.options.headroom / VALUE.max
-                linear = self.linear(head.linear, encoding, scale)
+                rows = self.after("norm", net.norm)
+                linear = self.linear(head.linear, encoding, scale, rows=rows)
                 heads[task] = Head(
                     linear=linear,
                     channels=head.channels,
@@ -155,16 +166,28 @@ class _Quantiser:
         out_offset: float | Floats = 0.0,
         *,
         bits: int = 8,
+        rows: Floats | None = None,
+        prior: Floats | None = None,
+        pivot: float = 0.0,
     ) -> Linear:
         """Integers of ``layer`` on encoded inputs; one output step is ``out_scale``, 0 is
-        ``out_offset``. The accumulator's bound holds by construction."""
+        ``out_offset``. The accumulator's bound holds by construction.
+
+        ``rows`` ``(n, K)`` are real inputs of the layer, for rounding and bias correction, and
+        ``prior`` more of them where they are few (:func:`~.rounding.moment`). Inputs of the code
+        ``pivot`` meet no error of the weights: their zero point.
+        """
         outputs, depth = layer.weight.shape
         weight = layer.weight.astype(np.float64) * encoding.scale
         bias = layer.bias + layer.weight.astype(np.float64) @ encoding.offset - out_offset
+        top = weight_max(bits)
         codes, step = quantise_rows(weight, clip=self.options.clip, bits=bits)
-        room = ACCUMULATOR.max - weight_max(bits) * -ACTIVATION.min * depth - 1
+        if rows is not None and seeks(self.options.rounding, top):
+            codes = self.rounded(weight / step[:, None], encoding, top, rows, prior, pivot)
+        room = ACCUMULATOR.max - top * -ACTIVATION.min * depth - 1
         if room <= 0:
             raise ValueError(f"A layer with {depth} inputs does not fit the accumulator")
+        bias = self.corrected(weight, codes * step[:, None], bias, encoding, rows, pivot)
         tight = np.abs(bias) > room * step  # next to no weights beside a bias
         step = np.where(tight, np.abs(bias) / room, step)
         codes = np.where(tight[:, None], np.round(weight / step[:, None]), codes)
@@ -178,6 +201,40 @@ class _Quantiser:
             scale=float(out_scale) if np.ndim(out_scale) == 0 else 1.0,
             weight_bits=bits,
         )
+
+    def rounded(
+        self,
+        weight: Floats,
+        encoding: Encoding,
+        top: int,
+        rows: Floats,
+        prior: Floats | None,
+        pivot: float,
+    ) -> Floats:
+        """Codes of ``weight`` (in steps) with little error on ``rows``."""
+        codes = encoding.encode(rows.astype(np.float64))
+        # What bias correction takes away need not be small.
+        centre = codes.mean(axis=0) if self.options.bias_correction else pivot
+        other = None if prior is None else encoding.encode(prior.astype(np.float64))
+        second = moment(codes, centre=centre, prior=other)
+        return round_weights(weight, second, top, self.options.rounding)
+
+    def corrected(
+        self,
+        weight: Floats,
+        got: Floats,
+        bias: Floats,
+        encoding: Encoding,
+        rows: Floats | None,
+        pivot: float,
+    ) -> Floats:
+        """``bias`` for weights ``got`` in place of ``weight``, both on codes."""
+        if rows is None or not self.options.bias_correction:
+            fixed: Floats = bias + (weight - got).sum(axis=1) * pivot
+            return fixed
+        real = rows.astype(np.float64)
+        exact = ((real - encoding.offset) / encoding.scale).mean(axis=0)
+        return bias + weight @ exact - got @ encoding.encode(real).mean(axis=0)
 
     def patch_embed(self) -> Linear:
         """Normalisation folded in; pixels are ``u8 - 128``, an exact encoding."""
@@ -264,7 +321,7 @@ class _Quantiser:
         prefix = f"blocks.{index}."
         a, mlp = block.attention, block.mlp
         norm1, enc1 = self.norm(block.norm1, prefix + "norm1", [a.q, a.k, a.v])
-        attention = self.attention(a, enc1, prefix)
+        attention = self.attention(a, enc1, prefix, self.after(prefix + "norm1", block.norm1))
         if isinstance(mlp, FloatMoe):
             norm2, enc2 = self.norm(
                 block.norm2,
@@ -275,10 +332,18 @@ class _Quantiser:
             moe = self.moe(mlp, block.norm2, enc2, index)
             return Block(norm1=norm1, attention=attention, norm2=norm2, mlp=moe)
         norm2, enc2 = self.norm(block.norm2, prefix + "norm2", [mlp.fc1])
-        dense = self.mlp(mlp, enc2, self.stats.site(prefix + "hidden"))
+        rows = self.after(prefix + "norm2", block.norm2)
+        dense = self.mlp(mlp, enc2, self.stats.site(prefix + "hidden"), rows=rows)
         return Block(norm1=norm1, attention=attention, norm2=norm2, mlp=dense)
 
-    def attention(self, a: FloatAttention, encoding: Encoding, prefix: str) -> Attention:
+    def after(self, name: str, norm: FloatNorm) -> Floats:
+        """Calibrated outputs of a LayerNorm, whose site is ``x_hat``."""
+        out: Floats = self.stats.site(name).rows * norm.gain + norm.bias
+        return out
+
+    def attention(
+        self, a: FloatAttention, encoding: Encoding, prefix: str, rows: Floats
+    ) -> Attention:
         options, stats = self.options, self.stats
         head_dim = self.net.geometry.head_dim
         # Scores: steps of q and k may differ in each channel as long as their product is the same.
@@ -287,23 +352,23 @@ class _Quantiser:
         k_centre, k_half = channel_range(stats.site(prefix + "k"), clip, percentile)
         product = float((q_half * k_half).max()) / CODES**2
         balance = np.sqrt(q_half / k_half)
-        q = self.linear(a.q, encoding, np.sqrt(product) * balance)
-        k = self.linear(a.k, encoding, np.sqrt(product) / balance, k_centre)
+        q = self.linear(a.q, encoding, np.sqrt(product) * balance, rows=rows)
+        k = self.linear(a.k, encoding, np.sqrt(product) / balance, k_centre, rows=rows)
         score = product * head_dim**-0.5 * log2(np.e) * (1 << LOGIT.frac)
         # Values: the output is a mean of them, so it has their channels' scales and centres.
         site = stats.site(prefix + "attention")
         values = self.channels(stats.site(prefix + "v"), [a.proj])
-        v = self.linear(a.v, encoding, values.scale, values.offset)
+        v = self.linear(a.v, encoding, values.scale, values.offset, rows=rows)
         peak = max(
             float(((site.high - values.offset) / values.scale).max()),
             float(((values.offset - site.low) / values.scale).max()),
         )
         if clip == "percentile":
-            rows = (site.rows - values.offset) / values.scale
-            peak = float(np.percentile(np.abs(rows), percentile))
+            steps = (site.rows - values.offset) / values.scale
+            peak = float(np.percentile(np.abs(steps), percentile))
         elif clip == "mse":
-            rows = (site.sample(SEARCH_ROWS) - values.offset) / values.scale
-            peak *= float(search(rows.reshape(-1, 1), np.array([peak]))[0])
+            steps = (site.sample(SEARCH_ROWS) - values.offset) / values.scale
+            peak *= float(search(steps.reshape(-1, 1), np.array([peak]))[0])
         gain = CODES / max(peak, 1.0)
         out = Encoding(scale=values.scale / gain, offset=values.offset)
         return Attention(
@@ -311,11 +376,23 @@ class _Quantiser:
             k=k,
             v=v,
             softmax=Softmax(score=Multiplier.from_scale(score), out=Multiplier.from_scale(gain)),
-            proj=self.linear(a.proj, out, self.residual),
+            proj=self.linear(a.proj, out, self.residual, rows=site.rows),
         )
 
-    def mlp(self, mlp: FloatMlp, encoding: Encoding, site: Site, *, bits: int = 8) -> Mlp:
-        """``site``: of the hidden activations, whose codes start at GELU's minimum."""
+    def mlp(
+        self,
+        mlp: FloatMlp,
+        encoding: Encoding,
+        site: Site,
+        *,
+        rows: Floats,
+        prior: Floats | None = None,
+        bits: int = 8,
+    ) -> Mlp:
+        """``site``: of the hidden activations, whose codes start at GELU's minimum.
+
+        ``rows``: inputs of the layer; ``prior``: of any expert, where these are an expert's.
+        """
         low, high = float(site.low.min()), float(site.high.max())
         if self.options.clip == "percentile":
             high = float(np.percentile(site.rows, self.options.percentile))
@@ -329,8 +406,19 @@ class _Quantiser:
         )
         hidden = mlp.fc2.weight.shape[1]
         out = Encoding(scale=np.full(hidden, step), offset=np.full(hidden, -step * zero_point))
-        fc1 = self.linear(mlp.fc1, encoding, 1 / (1 << GELU.frac), bits=bits)
-        fc2 = self.linear(mlp.fc2, out, self.residual, bits=bits)
+        fc1 = self.linear(
+            mlp.fc1, encoding, 1 / (1 << GELU.frac), bits=bits, rows=rows, prior=prior
+        )
+        hidden_prior = None if prior is None else gelu(mlp.fc1(prior))
+        fc2 = self.linear(
+            mlp.fc2,
+            out,
+            self.residual,
+            bits=bits,
+            rows=site.rows,
+            prior=hidden_prior,
+            pivot=zero_point,
+        )
         return Mlp(fc1=fc1, gelu=gelu_out, fc2=fc2)
 
     @staticmethod
@@ -353,10 +441,12 @@ class _Quantiser:
         logit = 1 / (log2(np.e) * (1 << LOGIT.frac))
         usage = self.stats.usage[index]
         bits = self.options.expert_bits
-        ahead, seen = None, encoding
+        everything = self.after(prefix + "norm2", norm)
+        ahead, seen, gate_rows = None, encoding, everything
         if moe.ahead:
             seen = self.channels(self.stats.site(prefix + "ahead"), list(moe.routers.values()))
             ahead = Rescale.from_affine(self.residual / seen.scale, -seen.offset / seen.scale)
+            gate_rows = self.stats.site(prefix + "ahead").rows
         return Moe(
             gate=Gate(
                 experts=len(next(iter(moe.routers.values())).bias),
@@ -366,14 +456,28 @@ class _Quantiser:
             ),
             starts=dict(moe.starts),
             ahead=ahead,
-            routers={t: self.linear(r, seen, logit) for t, r in moe.routers.items()},
+            routers={
+                t: self.linear(r, seen, logit, rows=gate_rows) for t, r in moe.routers.items()
+            },
             experts=tuple(
-                self.mlp(expert, encoding, self.expert_site(expert, norm, prefix, e), bits=bits)
+                self.mlp(
+                    expert,
+                    encoding,
+                    self.expert_site(expert, norm, prefix, e),
+                    rows=self.expert_rows(everything, prefix, e),
+                    prior=everything[:: -(-len(everything) // _PRIOR_ROWS)],
+                    bits=bits,
+                )
                 for e, expert in enumerate(moe.experts)
             ),
             order={task: expert_order(counts) for task, counts in usage.items()},
             usage=usage,
         )
+
+    def expert_rows(self, everything: Floats, prefix: str, e: int) -> Floats:
+        """Tokens that reach the expert; any tokens where calibration sent it next to none."""
+        site = self.stats.sites.get(f"{prefix}experts.{e}.input")
+        return site.rows if site is not None and site.count >= _FEW_ROWS else everything
 
     def expert_site(self, expert: FloatMlp, norm: FloatNorm, prefix: str, e: int) -> Site:
         """The expert's hidden activations; of any tokens where calibration sent it next to none."""

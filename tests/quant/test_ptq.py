@@ -56,7 +56,8 @@ def test_experts_of_four_bits() -> None:
     stats = prepare(net)
     quality = {}
     for clip in ("minmax", "mse"):
-        quantised = quantise(net, stats, Options(clip=clip, expert_bits=4))  # type: ignore[arg-type]
+        options = Options(clip=clip, expert_bits=4, rounding="nearest")  # type: ignore[arg-type]
+        quantised = quantise(net, stats, options)
         check_network(quantised)
         quality[clip] = np.mean(decibels(net, quantised))
     block = quantised.blocks[1]

@@ -1,0 +1,137 @@
+"""QDQ exports: the network's own integers, standard operators, close to the golden model."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from support.float_networks import float_network
+
+from moevit.model.onnx_export import session
+from moevit.model.qdq_export import QDQ_OPSET, export_qdq
+from moevit.quant.calibrate import calibrate
+from moevit.quant.float_network import FloatLinear, FloatMoe
+from moevit.quant.golden import Golden
+from moevit.quant.network import Moe, Network
+from moevit.quant.ptq import Options, quantise
+from moevit.quant.random_network import random_images
+
+
+def quantised(seed: int = 4, bits: int = 8, **sizes: Any) -> Network:
+    net = float_network(seed, **sizes)
+    stats = calibrate(net, random_images(0, net.geometry, 100))
+    return quantise(net, stats, Options(expert_bits=bits))
+
+
+@pytest.fixture(scope="module", params=[8, 4])
+def exported(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Network, file, report."""
+    network = quantised(bits=request.param)
+    path = tmp_path_factory.mktemp("qdq") / "deep" / "all.onnx"
+    images = random_images(7, network.geometry, 12)
+    return network, path, export_qdq(network, path, images=images)
+
+
+def test_close_to_the_golden_model(exported: Any) -> None:
+    network, path, report = exported
+    for found in report["difference"].values():
+        assert found["sqnr_db"] > 28
+        assert found["mean"] < 0.01 * found["peak"] and found["max"] < 0.15 * found["peak"]
+    run = session(str(path)).run
+    golden = Golden(network)
+    for batch in (1, 3):
+        images = random_images(11, network.geometry, batch)
+        for task, got in zip(network.tasks, run(list(network.tasks), {"images": images})):  # noqa: B905
+            results = golden.run_batch(images, [task])[task]
+            exact = golden.dequantise(np.stack([r.output for r in results]), task)
+            assert got.shape == exact.shape
+            assert np.abs(got - exact).max() < 0.15 * np.abs(exact).max()
+
+
+def test_the_file_holds_the_networks_integers(exported: Any) -> None:
+    network, path, report = exported
+    proto = onnx.load(path)
+    assert {entry.domain: entry.version for entry in proto.opset_import} == {"": QDQ_OPSET}
+    assert {node.domain for node in proto.graph.node} == {""} and not proto.functions
+    assert [output.name for output in proto.graph.output] == list(network.tasks)
+    assert proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    assert report["bytes"] == path.stat().st_size
+    tensors = {t.name: t for t in proto.graph.initializer}
+    block = network.blocks[0]
+    assert np.array_equal(
+        numpy_helper.to_array(tensors["blocks.0.q.weight"]), block.attention.q.weight.T
+    )
+    moe = network.blocks[1].mlp
+    assert isinstance(moe, Moe)
+    stacked = tensors["blocks.1.fc2.weight"]
+    narrow = moe.experts[0].fc2.weight_bits == 4
+    assert stacked.data_type == (onnx.TensorProto.INT4 if narrow else onnx.TensorProto.INT8)
+    expected = np.concatenate([expert.fc2.weight.T for expert in moe.experts], axis=1)
+    assert np.array_equal(numpy_helper.to_array(stacked).astype(np.int8), expected)
+    names = [name for name in tensors if name.endswith(".weight")]
+    assert len(names) == len(set(names)) and all(tensors[n].data_type != 1 for n in names)
+    assert report["operators"]["TopK"] == len(network.tasks)
+
+
+@pytest.mark.parametrize("what", [{"moe": ()}, {"class_token": False}, {"k": 1, "moe": (0, 2)}])
+def test_other_networks(what: dict[str, Any], tmp_path: Path) -> None:
+    network = quantised(6, **what)
+    report = export_qdq(network, tmp_path / "m.onnx", images=random_images(3, network.geometry, 8))
+    assert min(found["sqnr_db"] for found in report["difference"].values()) > 28
+
+
+@pytest.mark.parametrize(
+    "routing", [{"renormalise": True}, {"threshold": 0.3}, {"ahead": True}, {"window": True}]
+)
+def test_routings(routing: dict[str, Any], tmp_path: Path) -> None:
+    net = float_network(8, moe=(0, 1))
+    blocks = []
+    for block in net.blocks:
+        if isinstance(moe := block.mlp, FloatMoe):
+            change = dict(routing)
+            if change.pop("window", False):
+                change["starts"] = {"a": 0, "b": 1}
+                change["routers"] = {
+                    task: FloatLinear(weight=r.weight[:3], bias=r.bias[:3])
+                    for task, r in moe.routers.items()
+                }
+            block = dataclasses.replace(block, mlp=dataclasses.replace(moe, **change))
+        blocks.append(block)
+    net = dataclasses.replace(net, blocks=tuple(blocks))
+    network = quantise(net, calibrate(net, random_images(0, net.geometry, 100)))
+    images = random_images(3, network.geometry, 8)
+    report = export_qdq(network, tmp_path / "m.onnx", images=images)
+    assert min(found["sqnr_db"] for found in report["difference"].values()) > 26
+
+
+def test_one_task_and_backbones(tmp_path: Path) -> None:
+    network = quantised(5)
+    images = random_images(3, network.geometry, 4)
+    report = export_qdq(network, tmp_path / "b.onnx", ["b"], images=images)
+    assert list(report["difference"]) == ["b"] and report["operators"]["TopK"] == 1
+    for norm in (network.norm, None):
+        bare = dataclasses.replace(network, heads={}, norm=norm)
+        report = export_qdq(bare, tmp_path / "t.onnx", images=images)
+        assert min(found["sqnr_db"] for found in report["difference"].values()) > 20
+        out = onnx.load(tmp_path / "t.onnx").graph.output[0].type.tensor_type.shape.dim
+        g = network.geometry
+        assert [d.dim_value for d in out[1:]] == [g.tokens, g.dim]
+
+
+def test_same_network_same_file(tmp_path: Path) -> None:
+    network = quantised(5)
+    for name in ("1.onnx", "2.onnx"):
+        export_qdq(network, tmp_path / name)
+    assert (tmp_path / "1.onnx").read_bytes() == (tmp_path / "2.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("tasks", [["c"], []])
+def test_unknown_tasks(tasks: list[str], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="Task must be one of a, b, not"):
+        export_qdq(quantised(5), tmp_path / "m.onnx", tasks)
+    assert not list(tmp_path.iterdir())
