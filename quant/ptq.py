@@ -229,12 +229,14 @@ class _Quantiser:
         pivot: float,
     ) -> Floats:
         """``bias`` for weights ``got`` in place of ``weight``, both on codes."""
-        if rows is None or not self.options.bias_correction:
-            fixed: Floats = bias + (weight - got).sum(axis=1) * pivot
-            return fixed
-        real = rows.astype(np.float64)
-        exact = ((real - encoding.offset) / encoding.scale).mean(axis=0)
-        return bias + weight @ exact - got @ encoding.encode(real).mean(axis=0)
+        fixed: Floats
+        if rows is not None and self.options.bias_correction:
+            real = rows.astype(np.float64)
+            exact = ((real - encoding.offset) / encoding.scale).mean(axis=0)
+            fixed = bias + weight @ exact - got @ encoding.encode(real).mean(axis=0)
+        else:
+            fixed = bias + (weight - got).sum(axis=1) * pivot
+        return fixed
 
     def patch_embed(self) -> Linear:
         """Normalisation folded in; pixels are ``u8 - 128``, an exact encoding."""
