@@ -18,6 +18,7 @@ from .golden import patchify
 from .network import Geometry
 
 __all__ = [
+    "Edit",
     "FloatAttention",
     "FloatBlock",
     "FloatHead",
@@ -34,6 +35,8 @@ Floats = np.ndarray[Any, np.dtype[np.float32]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 Observe = Callable[[str, Any], None]
 """Called with a site's name and its rows ``(n, channels)``."""
+Edit = Callable[[str, Any], Any]
+"""Called with a site's name and its tensor ``(..., channels)``; gives what is used instead."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -162,7 +165,11 @@ class FloatNetwork:
     meta: dict[str, Any] = field(default_factory=dict)
 
     def run(
-        self, images: Any, tasks: Sequence[str] | None = None, observe: Observe | None = None
+        self,
+        images: Any,
+        tasks: Sequence[str] | None = None,
+        observe: Observe | None = None,
+        edit: Edit | None = None,
     ) -> dict[str, Floats]:
         """Images ``(B, H, W, C)`` uint8 to each task's head output ``(B, patches, C*s*s)``.
 
@@ -174,8 +181,11 @@ class FloatNetwork:
         ``blocks.<i>.logits.<task>``, ``blocks.<i>.ahead`` (what a gate in front of the block
         reads),
         ``blocks.<i>.routing.<task>`` (chosen experts, ``(n, k)``), ``norm``, ``heads.<task>``.
+
+        ``edit`` may replace any of them but the chosen experts, and the attention weights
+        ``blocks.<i>.weights`` ``(B, heads, queries, keys)``, which are not observed.
         """
-        watch = observe if observe is not None else _ignore
+        watch = _Tap(observe, edit)
         first = next(
             (i for i, b in enumerate(self.blocks) if isinstance(b.mlp, FloatMoe)), len(self.blocks)
         )
@@ -190,77 +200,68 @@ class FloatNetwork:
             outputs[task] = self._output(x, task, watch)
         return outputs
 
-    def _embed(self, images: Any, watch: Observe) -> Floats:
+    def _embed(self, images: Any, watch: _Tap) -> Floats:
         pixels = ((images - self.pixel_mean) / self.pixel_std).astype(np.float32)
         x = np.repeat(self.embedding[None], len(images), axis=0).astype(np.float32)
         x[:, int(self.geometry.class_token) :] += self.patch_embed(
             patchify(pixels, self.geometry.patch)
         )
-        watch("residual", _rows(x))
-        return x
+        return watch("residual", x)
 
-    def _block(self, index: int, x: Floats, task: str, watch: Observe) -> Floats:
+    def _block(self, index: int, x: Floats, task: str, watch: _Tap) -> Floats:
         block, prefix, before = self.blocks[index], f"blocks.{index}.", x
         y = self._norm(block.norm1, x, prefix + "norm1", watch)
-        x = x + self._attention(block.attention, y, prefix, watch)
-        watch("residual", _rows(x))
+        x = watch("residual", x + self._attention(block.attention, y, prefix, watch))
         y = self._norm(block.norm2, x, prefix + "norm2", watch)
         if isinstance(block.mlp, FloatMoe):
             gate_input = _rows(y)
             if block.mlp.ahead:
-                gate_input = _rows(before)
-                watch(prefix + "ahead", gate_input)
+                gate_input = watch(prefix + "ahead", _rows(before))
             change = self._moe(block.mlp, _rows(y), gate_input, task, prefix, watch)
             change = change.reshape(x.shape)
         else:
             change = self._mlp(block.mlp, y, prefix + "hidden", watch)
-        x = x + change
-        watch("residual", _rows(x))
-        return x
+        return watch("residual", x + change)
 
     @staticmethod
-    def _norm(norm: FloatNorm, x: Floats, name: str, watch: Observe) -> Floats:
-        x_hat = norm.normalised(x)
-        watch(name, _rows(x_hat))
+    def _norm(norm: FloatNorm, x: Floats, name: str, watch: _Tap) -> Floats:
+        x_hat = watch(name, norm.normalised(x))
         return x_hat * norm.gain + norm.bias
 
-    def _attention(self, a: FloatAttention, y: Floats, prefix: str, watch: Observe) -> Floats:
+    def _attention(self, a: FloatAttention, y: Floats, prefix: str, watch: _Tap) -> Floats:
         batch, tokens, dim = y.shape
         heads = self.geometry.heads
         split = []
         for name, linear in (("q", a.q), ("k", a.k), ("v", a.v)):
-            t = linear(y)
-            watch(prefix + name, _rows(t))
+            t = watch(prefix + name, linear(y))
             split.append(t.reshape(batch, tokens, heads, -1).transpose(0, 2, 1, 3))
         q, k, v = split
         scores = q @ k.swapaxes(-1, -2) * np.float32(self.geometry.head_dim**-0.5)
-        out = (_softmax(scores) @ v).transpose(0, 2, 1, 3).reshape(batch, tokens, dim)
-        watch(prefix + "attention", _rows(out))
-        return a.proj(out)
+        weights = watch.edited(prefix + "weights", _softmax(scores))
+        out = (weights @ v).transpose(0, 2, 1, 3).reshape(batch, tokens, dim)
+        return a.proj(watch(prefix + "attention", out))
 
     @staticmethod
-    def _mlp(mlp: FloatMlp, y: Floats, name: str, watch: Observe) -> Floats:
-        hidden = gelu(mlp.fc1(y))
-        watch(name, _rows(hidden))
-        return mlp.fc2(hidden)
+    def _mlp(mlp: FloatMlp, y: Floats, name: str, watch: _Tap) -> Floats:
+        return mlp.fc2(watch(name, gelu(mlp.fc1(y))))
 
     def _moe(
-        self, moe: FloatMoe, y: Floats, gate_input: Floats, task: str, prefix: str, watch: Observe
+        self, moe: FloatMoe, y: Floats, gate_input: Floats, task: str, prefix: str, watch: _Tap
     ) -> Floats:
-        logits = moe.routers[task](gate_input)
-        watch(f"{prefix}logits.{task}", logits)
+        logits = watch(f"{prefix}logits.{task}", moe.routers[task](gate_input))
         chosen, scores = moe.route(task, logits)
-        watch(f"{prefix}routing.{task}", chosen)
+        watch.observe(f"{prefix}routing.{task}", chosen)
         out = np.zeros_like(y)
         for e, expert in enumerate(moe.experts):
             rows, rank = np.nonzero(chosen == e)
             if len(rows):
-                watch(f"{prefix}experts.{e}.input", y[rows])
-                name = f"{prefix}experts.{e}.hidden"
-                out[rows] += self._mlp(expert, y[rows], name, watch) * scores[rows, rank, None]
+                name = f"{prefix}experts.{e}."
+                own = watch(name + "input", y[rows])
+                result = self._mlp(expert, own, name + "hidden", watch)
+                out[rows] += result * scores[rows, rank, None]
         return out
 
-    def _output(self, x: Floats, task: str, watch: Observe) -> Floats:
+    def _output(self, x: Floats, task: str, watch: _Tap) -> Floats:
         head = self.heads.get(task)
         if head is not None and head.class_token:
             x = x[:, :1]
@@ -269,8 +270,7 @@ class FloatNetwork:
         if head is None:
             return x
         out = head.linear(x if head.class_token else x[:, int(self.geometry.class_token) :])
-        watch(f"heads.{task}", _rows(out))
-        return out
+        return watch(f"heads.{task}", out)
 
 
 def gelu(x: Floats) -> Floats:
@@ -279,8 +279,26 @@ def gelu(x: Floats) -> Floats:
     return out
 
 
+class _Tap:
+    """A forward pass hands each site to it and goes on with what it gives back."""
+
+    def __init__(self, observe: Observe | None, edit: Edit | None) -> None:
+        self.observe: Observe = _ignore if observe is None else observe
+        self.edited: Edit = _unchanged if edit is None else edit
+
+    def __call__(self, name: str, x: Floats) -> Floats:
+        self.observe(name, _rows(x))
+        out: Floats = self.edited(name, x)
+        return out
+
+
 def _ignore(name: str, rows: Any) -> None:
     """Observes nothing."""
+
+
+def _unchanged(name: str, x: Any) -> Any:
+    """Edits nothing."""
+    return x
 
 
 def _softmax(logits: Floats) -> Floats:

@@ -17,7 +17,7 @@ outputs on calibrated inputs (Nagel et al. 2019, section 4.2).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from math import log2
 from typing import Any
 
@@ -35,77 +35,39 @@ from .float_network import (
     gelu,
 )
 from .formats import (
-    ACCUMULATOR,
     ACTIVATION,
     LOGIT,
     RESIDUAL,
     VALUE,
-    WEIGHT_BITS,
     Multiplier,
-    weight_max,
 )
 from .gate import Gate
 from .gelu import GELU
 from .golden import PIXEL_OFFSET
 from .layernorm import EPS, LayerNorm
+from .layers import Layers
 from .linear import GeluOutput, Linear
 from .network import Attention, Block, Head, Mlp, Moe, Network, expert_order
+from .options import Options
 from .ranges import (
     CODES,
     SEARCH_ROWS,
-    Clip,
     Encoding,
     channel_range,
-    check_clip,
-    quantise_rows,
     search,
 )
 from .rescale import Rescale
-from .rounding import Rounding, check_rounding, moment, round_weights, seeks
 from .softmax import Softmax
 
-__all__ = ["Options", "quantise"]
+__all__ = ["Options", "quantise", "quantise_with_parts"]
 
 Floats = np.ndarray[Any, np.dtype[Any]]
 
 _FINEST_GELU = 0.73
 """Output steps for each 1/256 of GELU, at most: keeps int8 GELU within one step of exact."""
 
-_TRIAL_ROWS = 512
 _FEW_ROWS = 64
 _PRIOR_ROWS = 1024
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """How to quantise.
-
-    ``clip``: range of activations and weight rows. ``percentile``: for the method of that name.
-    ``migrate``: exponents to try for per-channel activation scales, 0 one scale for all channels, 1
-    each channel its own range. ``headroom``: of the residual stream and the heads' outputs, over
-    the calibrated maximum. ``expert_bits``: of the experts' weights, 8 or 4; all others have 8.
-    ``rounding``: of weights. ``bias_correction``: keep the mean of each layer's outputs.
-    """
-
-    clip: Clip = "mse"
-    percentile: float = 99.99
-    migrate: tuple[float, ...] = (0.0, 0.5, 0.75, 1.0)
-    headroom: float = 1.5
-    expert_bits: int = 8
-    rounding: Rounding = "auto"
-    bias_correction: bool = False
-
-    def __post_init__(self) -> None:
-        check_clip(self.clip)
-        check_rounding(self.rounding)
-        if not 50 < self.percentile <= 100:
-            raise ValueError(f"Percentile must be above 50, at most 100, not {self.percentile!r}")
-        if not self.migrate or not all(0 <= a <= 1 for a in self.migrate):
-            raise ValueError(f"Migrate must be exponents from 0 to 1, not {self.migrate!r}")
-        if not self.headroom >= 1:
-            raise ValueError(f"Headroom must be at least 1, not {self.headroom!r}")
-        if self.expert_bits not in WEIGHT_BITS:
-            raise ValueError(f"Expert bits must be 8 or 4, not {self.expert_bits!r}")
 
 
 def quantise(
@@ -115,9 +77,18 @@ def quantise(
     return _Quantiser(network, calibration, options or Options()).run()
 
 
-class _Quantiser:
+def quantise_with_parts(
+    network: FloatNetwork, calibration: Calibration, options: Options | None = None
+) -> tuple[Network, Layers]:
+    """The integer network, and what each layer's and site's integers stand for."""
+    quantiser = _Quantiser(network, calibration, options or Options())
+    return quantiser.run(), quantiser
+
+
+class _Quantiser(Layers):
     def __init__(self, network: FloatNetwork, calibration: Calibration, options: Options) -> None:
-        self.net, self.stats, self.options = network, calibration, options
+        super().__init__(options)
+        self.net, self.stats = network, calibration
         site = calibration.site("residual")
         peak = max(float(site.high.max()), -float(site.low.min()))
         self.residual = peak * options.headroom / RESIDUAL.max
@@ -135,7 +106,8 @@ class _Quantiser:
                 peak = max(float(np.abs(site.low).max()), float(np.abs(site.high).max()))
                 scale = peak * self.options.headroom / VALUE.max
                 rows = self.after("norm", net.norm)
-                linear = self.linear(head.linear, encoding, scale, rows=rows)
+                name = f"heads.{task}"
+                linear = self.linear(head.linear, encoding, scale, name=name, rows=rows)
                 heads[task] = Head(
                     linear=linear,
                     channels=head.channels,
@@ -158,86 +130,6 @@ class _Quantiser:
         )
 
     # Layers ------------------------------------------------------------------------------------
-    def linear(
-        self,
-        layer: FloatLinear,
-        encoding: Encoding,
-        out_scale: float | Floats,
-        out_offset: float | Floats = 0.0,
-        *,
-        bits: int = 8,
-        rows: Floats | None = None,
-        prior: Floats | None = None,
-        pivot: float = 0.0,
-    ) -> Linear:
-        """Integers of ``layer`` on encoded inputs; one output step is ``out_scale``, 0 is
-        ``out_offset``. The accumulator's bound holds by construction.
-
-        ``rows`` ``(n, K)`` are real inputs of the layer, for rounding and bias correction, and
-        ``prior`` more of them where they are few (:func:`~.rounding.moment`). Inputs of the code
-        ``pivot`` meet no error of the weights: their zero point.
-        """
-        outputs, depth = layer.weight.shape
-        weight = layer.weight.astype(np.float64) * encoding.scale
-        bias = layer.bias + layer.weight.astype(np.float64) @ encoding.offset - out_offset
-        top = weight_max(bits)
-        codes, step = quantise_rows(weight, clip=self.options.clip, bits=bits)
-        if rows is not None and seeks(self.options.rounding, top):
-            codes = self.rounded(weight / step[:, None], encoding, top, rows, prior, pivot)
-        room = ACCUMULATOR.max - top * -ACTIVATION.min * depth - 1
-        if room <= 0:
-            raise ValueError(f"A layer with {depth} inputs does not fit the accumulator")
-        bias = self.corrected(weight, codes * step[:, None], bias, encoding, rows, pivot)
-        tight = np.abs(bias) > room * step  # next to no weights beside a bias
-        step = np.where(tight, np.abs(bias) / room, step)
-        codes = np.where(tight[:, None], np.round(weight / step[:, None]), codes)
-        scales = np.broadcast_to(step / out_scale, (outputs,))
-        multipliers = [Multiplier.from_scale(float(s)) for s in scales]
-        return Linear(
-            weight=codes.astype(np.int8),
-            bias=np.round(bias / step).astype(np.int32),
-            mult=np.array([m.mult for m in multipliers], np.uint16),
-            shift=np.array([m.shift for m in multipliers], np.uint8),
-            scale=float(out_scale) if np.ndim(out_scale) == 0 else 1.0,
-            weight_bits=bits,
-        )
-
-    def rounded(
-        self,
-        weight: Floats,
-        encoding: Encoding,
-        top: int,
-        rows: Floats,
-        prior: Floats | None,
-        pivot: float,
-    ) -> Floats:
-        """Codes of ``weight`` (in steps) with little error on ``rows``."""
-        codes = encoding.encode(rows.astype(np.float64))
-        # What bias correction takes away need not be small.
-        centre = codes.mean(axis=0) if self.options.bias_correction else pivot
-        other = None if prior is None else encoding.encode(prior.astype(np.float64))
-        second = moment(codes, centre=centre, prior=other)
-        return round_weights(weight, second, top, self.options.rounding)
-
-    def corrected(
-        self,
-        weight: Floats,
-        got: Floats,
-        bias: Floats,
-        encoding: Encoding,
-        rows: Floats | None,
-        pivot: float,
-    ) -> Floats:
-        """``bias`` for weights ``got`` in place of ``weight``, both on codes."""
-        fixed: Floats
-        if rows is not None and self.options.bias_correction:
-            real = rows.astype(np.float64)
-            exact = ((real - encoding.offset) / encoding.scale).mean(axis=0)
-            fixed = bias + weight @ exact - got @ encoding.encode(real).mean(axis=0)
-        else:
-            fixed = bias + (weight - got).sum(axis=1) * pivot
-        return fixed
-
     def patch_embed(self) -> Linear:
         """Normalisation folded in; pixels are ``u8 - 128``, an exact encoding."""
         net = self.net
@@ -246,7 +138,7 @@ class _Quantiser:
             scale=np.tile(1 / net.pixel_std, pixels),
             offset=np.tile((PIXEL_OFFSET - net.pixel_mean) / net.pixel_std, pixels),
         )
-        return self.linear(net.patch_embed, encoding, self.residual)
+        return self.linear(net.patch_embed, encoding, self.residual, name="patch_embed")
 
     def norm(
         self,
@@ -267,7 +159,7 @@ class _Quantiser:
             for c in (*consumers, *narrow)
         ]
         widths = [8] * len(consumers) + [self.options.expert_bits] * len(narrow)
-        inner = self.channels(site, folded, widths)
+        inner = self.encodings[name] = self.channels(site, folded, widths)
         dim = self.net.geometry.dim
         eps = round(norm.eps * (dim / self.residual) ** 2)
         layer = LayerNorm.from_affine(
@@ -277,46 +169,6 @@ class _Quantiser:
             scale=inner.scale * own.scale, offset=inner.offset * own.scale + own.offset
         )
         return layer, outer
-
-    def channels(
-        self, site: Site, consumers: Sequence[FloatLinear], widths: Sequence[int] = ()
-    ) -> Encoding:
-        """Per-channel scale and centre for ``site`` with the least error at the consumers.
-
-        ``widths``: bits of each consumer's weights (default: 8).
-        """
-        options = self.options
-        widths = widths or [8] * len(consumers)
-        centre, half = channel_range(site, options.clip, options.percentile)
-        rows = site.sample(_TRIAL_ROWS).astype(np.float64)
-        trials = []
-        for exponent in options.migrate:
-            scale = half**exponent * half.max() ** (1 - exponent) / CODES
-            encoding = Encoding(scale=scale, offset=centre)
-            error = 0.0
-            if len(options.migrate) > 1:
-                error = self.trial(rows, encoding, consumers, widths)
-            trials.append((error, encoding))
-        return min(trials, key=lambda trial: trial[0])[1]
-
-    def trial(
-        self,
-        rows: Floats,
-        encoding: Encoding,
-        consumers: Sequence[FloatLinear],
-        widths: Sequence[int],
-    ) -> float:
-        """Mean over consumers of the squared error over the variance of their outputs."""
-        codes = encoding.encode(rows)
-        total = 0.0
-        for consumer, bits in zip(consumers, widths, strict=True):
-            # At 8 bits a row's clipping hardly matters to the choice; at 4 it is half of it.
-            clip = self.options.clip if bits < 8 else "minmax"
-            exact = rows @ consumer.weight.T
-            weight, step = quantise_rows(consumer.weight * encoding.scale, clip=clip, bits=bits)
-            got = codes @ (weight * step[:, None]).T + consumer.weight @ encoding.offset
-            total += float(np.mean((got - exact) ** 2) / max(float(np.var(exact)), 1e-12))
-        return total
 
     # Blocks ------------------------------------------------------------------------------------
     def block(self, index: int, block: FloatBlock) -> Block:
@@ -335,7 +187,7 @@ class _Quantiser:
             return Block(norm1=norm1, attention=attention, norm2=norm2, mlp=moe)
         norm2, enc2 = self.norm(block.norm2, prefix + "norm2", [mlp.fc1])
         rows = self.after(prefix + "norm2", block.norm2)
-        dense = self.mlp(mlp, enc2, self.stats.site(prefix + "hidden"), rows=rows)
+        dense = self.mlp(mlp, enc2, self.stats.site(prefix + "hidden"), prefix, rows=rows)
         return Block(norm1=norm1, attention=attention, norm2=norm2, mlp=dense)
 
     def after(self, name: str, norm: FloatNorm) -> Floats:
@@ -354,13 +206,17 @@ class _Quantiser:
         k_centre, k_half = channel_range(stats.site(prefix + "k"), clip, percentile)
         product = float((q_half * k_half).max()) / CODES**2
         balance = np.sqrt(q_half / k_half)
-        q = self.linear(a.q, encoding, np.sqrt(product) * balance, rows=rows)
-        k = self.linear(a.k, encoding, np.sqrt(product) / balance, k_centre, rows=rows)
+        q_scale, k_scale = np.sqrt(product) * balance, np.sqrt(product) / balance
+        self.encodings[prefix + "q"] = Encoding(scale=q_scale, offset=np.zeros_like(q_scale))
+        self.encodings[prefix + "k"] = Encoding(scale=k_scale, offset=k_centre)
+        q = self.linear(a.q, encoding, q_scale, name=prefix + "q", rows=rows)
+        k = self.linear(a.k, encoding, k_scale, k_centre, name=prefix + "k", rows=rows)
         score = product * head_dim**-0.5 * log2(np.e) * (1 << LOGIT.frac)
         # Values: the output is a mean of them, so it has their channels' scales and centres.
         site = stats.site(prefix + "attention")
         values = self.channels(stats.site(prefix + "v"), [a.proj])
-        v = self.linear(a.v, encoding, values.scale, values.offset, rows=rows)
+        self.encodings[prefix + "v"] = values
+        v = self.linear(a.v, encoding, values.scale, values.offset, name=prefix + "v", rows=rows)
         peak = max(
             float(((site.high - values.offset) / values.scale).max()),
             float(((values.offset - site.low) / values.scale).max()),
@@ -373,12 +229,13 @@ class _Quantiser:
             peak *= float(search(steps.reshape(-1, 1), np.array([peak]))[0])
         gain = CODES / max(peak, 1.0)
         out = Encoding(scale=values.scale / gain, offset=values.offset)
+        self.encodings[prefix + "attention"] = out
         return Attention(
             q=q,
             k=k,
             v=v,
             softmax=Softmax(score=Multiplier.from_scale(score), out=Multiplier.from_scale(gain)),
-            proj=self.linear(a.proj, out, self.residual, rows=site.rows),
+            proj=self.linear(a.proj, out, self.residual, name=prefix + "proj", rows=site.rows),
         )
 
     def mlp(
@@ -386,6 +243,7 @@ class _Quantiser:
         mlp: FloatMlp,
         encoding: Encoding,
         site: Site,
+        prefix: str,
         *,
         rows: Floats,
         prior: Floats | None = None,
@@ -409,13 +267,21 @@ class _Quantiser:
         hidden = mlp.fc2.weight.shape[1]
         out = Encoding(scale=np.full(hidden, step), offset=np.full(hidden, -step * zero_point))
         fc1 = self.linear(
-            mlp.fc1, encoding, 1 / (1 << GELU.frac), bits=bits, rows=rows, prior=prior
+            mlp.fc1,
+            encoding,
+            1 / (1 << GELU.frac),
+            name=prefix + "fc1",
+            bits=bits,
+            rows=rows,
+            prior=prior,
         )
+        self.encodings[prefix + "hidden"] = out
         hidden_prior = None if prior is None else gelu(mlp.fc1(prior))
         fc2 = self.linear(
             mlp.fc2,
             out,
             self.residual,
+            name=prefix + "fc2",
             bits=bits,
             rows=site.rows,
             prior=hidden_prior,
@@ -449,6 +315,7 @@ class _Quantiser:
             seen = self.channels(self.stats.site(prefix + "ahead"), list(moe.routers.values()))
             ahead = Rescale.from_affine(self.residual / seen.scale, -seen.offset / seen.scale)
             gate_rows = self.stats.site(prefix + "ahead").rows
+            self.encodings[prefix + "ahead"] = seen
         return Moe(
             gate=Gate(
                 experts=len(next(iter(moe.routers.values())).bias),
@@ -459,13 +326,15 @@ class _Quantiser:
             starts=dict(moe.starts),
             ahead=ahead,
             routers={
-                t: self.linear(r, seen, logit, rows=gate_rows) for t, r in moe.routers.items()
+                t: self.linear(r, seen, logit, name=f"{prefix}routers.{t}", rows=gate_rows)
+                for t, r in moe.routers.items()
             },
             experts=tuple(
                 self.mlp(
                     expert,
                     encoding,
                     self.expert_site(expert, norm, prefix, e),
+                    f"{prefix}experts.{e}.",
                     rows=self.expert_rows(everything, prefix, e),
                     prior=everything[:: -(-len(everything) // _PRIOR_ROWS)],
                     bits=bits,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .bootstrap import Estimate, share
 from .float_network import FloatNetwork
 from .formats import LOGIT
 from .golden import Golden, GoldenResult
@@ -21,20 +22,39 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(kw_only=True)
 class Agreement:
-    """Routing of one MoE layer under one task, counted in tokens.
+    """Routing of one MoE layer under one task: tokens by picture.
 
-    ``same_set``: float and integers choose the same experts; ``same_first``: the same best expert.
+    ``pictures``: tokens, those for which float and integers choose the same experts, and those with
+    the same best expert.
     """
 
-    tokens: int = 0
-    same_set: int = 0
-    same_first: int = 0
+    pictures: list[tuple[int, int, int]] = field(default_factory=list)
 
     def add(self, exact: Array, got: Array) -> None:
-        """Chosen experts ``(n, k)`` of both sides, best first."""
-        self.tokens += len(exact)
-        self.same_set += int(np.sum(np.all(np.sort(exact) == np.sort(got), axis=1)))
-        self.same_first += int(np.sum(exact[:, 0] == got[:, 0]))
+        """Chosen experts ``(n, k)`` of both sides for one picture, best first."""
+        same_set = np.all(np.sort(exact) == np.sort(got), axis=1)
+        same_first = exact[:, 0] == got[:, 0]
+        self.pictures.append((len(exact), int(same_set.sum()), int(same_first.sum())))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all pictures."""
+        return sum(counts[0] for counts in self.pictures)
+
+    @property
+    def same_set(self) -> int:
+        """Tokens that go to the same experts."""
+        return sum(counts[1] for counts in self.pictures)
+
+    @property
+    def same_first(self) -> int:
+        """Tokens whose best expert is the same."""
+        return sum(counts[2] for counts in self.pictures)
+
+    def share(self) -> Estimate:
+        """Share of tokens with the same experts, with its interval over pictures."""
+        tokens, same, _ = np.array(self.pictures).T
+        return share(same, tokens)
 
 
 @dataclass(kw_only=True)
@@ -87,6 +107,10 @@ class Comparison:
                     "routing": {
                         str(block): {
                             "same_set": round(a.same_set / a.tokens, 4),
+                            "same_set_interval": [
+                                round(a.share().low, 4),
+                                round(a.share().high, 4),
+                            ],
                             "same_first": round(a.same_first / a.tokens, 4),
                         }
                         for block, a in self.routing[task].items()

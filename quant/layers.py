@@ -1,0 +1,165 @@
+"""Single layers to integers, whatever network they are of: weights, biases, scales of their inputs.
+
+The methods are those of :mod:`.ptq`, which says where each is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .calibrate import Site
+from .float_network import FloatLinear
+from .formats import ACCUMULATOR, ACTIVATION, Multiplier, weight_max
+from .linear import Linear
+from .options import Options
+from .ranges import CODES, Encoding, channel_range, quantise_rows
+from .rounding import moment, round_weights, seeks
+
+__all__ = ["Layers"]
+
+Floats = np.ndarray[Any, np.dtype[Any]]
+
+_TRIAL_ROWS = 512
+
+
+class Layers:
+    """Quantises layers and remembers what their integers stand for.
+
+    ``layers``: real layers by name, with the weights and biases that the integers have;
+    ``encodings``: of sites (:meth:`~.float_network.FloatNetwork.run`), what their codes mean.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.layers: dict[str, FloatLinear] = {}
+        self.encodings: dict[str, Encoding] = {}
+
+    def linear(
+        self,
+        layer: FloatLinear,
+        encoding: Encoding,
+        out_scale: float | Floats,
+        out_offset: float | Floats = 0.0,
+        *,
+        name: str = "",
+        bits: int = 8,
+        rows: Floats | None = None,
+        prior: Floats | None = None,
+        pivot: float = 0.0,
+    ) -> Linear:
+        """Integers of ``layer`` on encoded inputs; one output step is ``out_scale``, 0 is
+        ``out_offset``. The accumulator's bound holds by construction.
+
+        ``rows`` ``(n, K)`` are real inputs of the layer, for rounding and bias correction, and
+        ``prior`` more of them where they are few (:func:`~.rounding.moment`). Inputs of the code
+        ``pivot`` meet no error of the weights: their zero point. Under ``name`` the real layer that
+        the integers stand for is kept in :attr:`layers`.
+        """
+        outputs, depth = layer.weight.shape
+        weight = layer.weight.astype(np.float64) * encoding.scale
+        bias = layer.bias + layer.weight.astype(np.float64) @ encoding.offset - out_offset
+        top = weight_max(bits)
+        codes, step = quantise_rows(weight, clip=self.options.clip, bits=bits)
+        if rows is not None and seeks(self.options.rounding, top):
+            codes = self.rounded(weight / step[:, None], encoding, top, rows, prior, pivot)
+        room = ACCUMULATOR.max - top * -ACTIVATION.min * depth - 1
+        if room <= 0:
+            raise ValueError(f"A layer with {depth} inputs does not fit the accumulator")
+        bias = self.corrected(weight, codes * step[:, None], bias, encoding, rows, pivot)
+        tight = np.abs(bias) > room * step  # next to no weights beside a bias
+        step = np.where(tight, np.abs(bias) / room, step)
+        codes = np.where(tight[:, None], np.round(weight / step[:, None]), codes)
+        real = codes * step[:, None] / encoding.scale
+        self.layers[name] = FloatLinear(
+            weight=real.astype(np.float32),
+            bias=(bias + out_offset - real @ encoding.offset).astype(np.float32),
+        )
+        scales = np.broadcast_to(step / out_scale, (outputs,))
+        multipliers = [Multiplier.from_scale(float(s)) for s in scales]
+        return Linear(
+            weight=codes.astype(np.int8),
+            bias=np.round(bias / step).astype(np.int32),
+            mult=np.array([m.mult for m in multipliers], np.uint16),
+            shift=np.array([m.shift for m in multipliers], np.uint8),
+            scale=float(out_scale) if np.ndim(out_scale) == 0 else 1.0,
+            weight_bits=bits,
+        )
+
+    def rounded(
+        self,
+        weight: Floats,
+        encoding: Encoding,
+        top: int,
+        rows: Floats,
+        prior: Floats | None,
+        pivot: float,
+    ) -> Floats:
+        """Codes of ``weight`` (in steps) with little error on ``rows``."""
+        codes = encoding.encode(rows.astype(np.float64))
+        # What bias correction takes away need not be small.
+        centre = codes.mean(axis=0) if self.options.bias_correction else pivot
+        other = None if prior is None else encoding.encode(prior.astype(np.float64))
+        second = moment(codes, centre=centre, prior=other)
+        return round_weights(weight, second, top, self.options.rounding)
+
+    def corrected(
+        self,
+        weight: Floats,
+        got: Floats,
+        bias: Floats,
+        encoding: Encoding,
+        rows: Floats | None,
+        pivot: float,
+    ) -> Floats:
+        """``bias`` for weights ``got`` in place of ``weight``, both on codes."""
+        fixed: Floats
+        if rows is not None and self.options.bias_correction:
+            real = rows.astype(np.float64)
+            exact = ((real - encoding.offset) / encoding.scale).mean(axis=0)
+            fixed = bias + weight @ exact - got @ encoding.encode(real).mean(axis=0)
+        else:
+            fixed = bias + (weight - got).sum(axis=1) * pivot
+        return fixed
+
+    def channels(
+        self, site: Site, consumers: Sequence[FloatLinear], widths: Sequence[int] = ()
+    ) -> Encoding:
+        """Per-channel scale and centre for ``site`` with the least error at the consumers.
+
+        ``widths``: bits of each consumer's weights (default: 8).
+        """
+        options = self.options
+        widths = widths or [8] * len(consumers)
+        centre, half = channel_range(site, options.clip, options.percentile)
+        rows = site.sample(_TRIAL_ROWS).astype(np.float64)
+        trials = []
+        for exponent in options.migrate:
+            scale = half**exponent * half.max() ** (1 - exponent) / CODES
+            encoding = Encoding(scale=scale, offset=centre)
+            error = 0.0
+            if len(options.migrate) > 1:
+                error = self.trial(rows, encoding, consumers, widths)
+            trials.append((error, encoding))
+        return min(trials, key=lambda trial: trial[0])[1]
+
+    def trial(
+        self,
+        rows: Floats,
+        encoding: Encoding,
+        consumers: Sequence[FloatLinear],
+        widths: Sequence[int],
+    ) -> float:
+        """Mean over consumers of the squared error over the variance of their outputs."""
+        codes = encoding.encode(rows)
+        total = 0.0
+        for consumer, bits in zip(consumers, widths, strict=True):
+            # At 8 bits a row's clipping hardly matters to the choice; at 4 it is half of it.
+            clip = self.options.clip if bits < 8 else "minmax"
+            exact = rows @ consumer.weight.T
+            weight, step = quantise_rows(consumer.weight * encoding.scale, clip=clip, bits=bits)
+            got = codes @ (weight * step[:, None]).T + consumer.weight @ encoding.offset
+            total += float(np.mean((got - exact) ** 2) / max(float(np.var(exact)), 1e-12))
+        return total
