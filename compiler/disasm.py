@@ -50,8 +50,11 @@ def _load(i: Load) -> str:
             f"A[{i.target}+{i.stride}] <- image+{i.address:#x} {i.strips}x{i.patches} patches of "
             f"{i.patch_rows}x{i.patch_bytes} bytes, pitch {i.pitch}"
         )
-    memory = "X" if i.kind == LoadKind.RESIDUAL else "N"
-    return f"{memory}[{i.target}] <- program+{i.address:#x} {i.beats * BEAT_BYTES} bytes"
+    memory = {LoadKind.RESIDUAL: "X", LoadKind.ACTIVATION: "A", LoadKind.NORM: "N"}[
+        LoadKind(i.kind)
+    ]
+    base = "output" if i.stored else "program"
+    return f"{memory}[{i.target}] <- {base}+{i.address:#x} {i.beats * BEAT_BYTES} bytes"
 
 
 def _gemm(i: Gemm) -> str:

@@ -49,6 +49,8 @@ class Semaphore(IntEnum):
     """head (or last layer) -> store"""
     PARAMETERS = 11
     """load of norms' parameters -> SYNC in front of what makes the residual that they normalise"""
+    FETCHED = 15
+    """FETCHes of some tokens' experts -> router of the next tokens, which changes the queues"""
     FREED = 12
     """SYNC -> load: what it will overwrite has been used"""
     SCALES = 13

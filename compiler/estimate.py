@@ -40,7 +40,7 @@ from .program import Program
 from .schedule import ExpertSchedule
 from .timing import Latencies, MemorySpeed, Timing, pixel_cycles
 
-__all__ = ["Estimate", "calibration_lengths", "estimate"]
+__all__ = ["Estimate", "calibration_lengths", "estimate", "router_lengths"]
 
 _FINISHED_TILES = 8
 _OPERAND_HALVES = 2
@@ -71,6 +71,24 @@ def calibration_lengths(schedule: ExpertSchedule, tokens: int) -> tuple[int, ...
     return tuple(floor.tolist())
 
 
+def router_lengths(
+    code: Sequence[Instruction], lengths: Sequence[Sequence[int]], layers: int
+) -> list[tuple[int, ...]]:
+    """Queue lengths of each router GEMM: as given, or a layer's spread evenly over its tokens."""
+    routers = [i.tokens for i in code if isinstance(i, Gemm) and i.mode == Destination.GATE]
+    if len(lengths) == len(routers):
+        return [tuple(layer) for layer in lengths]
+    if len(lengths) != layers:
+        raise ValueError(f"{len(lengths)} lists of lengths for {layers} MoE layers")
+    pieces = len(routers) // layers
+    total, found = sum(routers[:pieces]), []
+    for n, rows in enumerate(routers):
+        before = sum(routers[n // pieces * pieces : n])
+        edges = [[v * t // total for v in lengths[n // pieces]] for t in (before, before + rows)]
+        found.append(tuple(b - a for a, b in zip(*edges, strict=True)))
+    return found
+
+
 def estimate(
     program: Program,
     task: str,
@@ -82,13 +100,13 @@ def estimate(
     """Cycles of one frame of ``task``.
 
     ``lengths``: for each MoE layer, the tokens in each expert's queue (default: what calibration
-    saw on average). ``timing``: the memory.
+    saw on average); or for each router GEMM, where a layer's tokens go in pieces. ``timing``: the
+    memory.
     """
     about = program.task(task)
     if lengths is None:
         lengths = [calibration_lengths(s, program.geometry.tokens) for s in about.schedules]
-    if len(lengths) != len(about.schedules):
-        raise ValueError(f"{len(lengths)} lists of lengths for {len(about.schedules)} MoE layers")
+    lengths = router_lengths(program.instructions(task), lengths, len(about.schedules))
     model = _Model(
         program,
         task,
@@ -211,8 +229,13 @@ class _Model:
             )
         else:
             beats = i.beats
-            words = BEAT_BYTES // min(2 * self.config.array.outputs, BEAT_BYTES)
-            unpack = beats * (words if i.kind == LoadKind.RESIDUAL else 1)
+            sizes = {
+                LoadKind.RESIDUAL: 2 * self.config.array.outputs,
+                LoadKind.ACTIVATION: self.config.array.inputs,
+            }
+            unpack = beats * (
+                BEAT_BYTES // min(sizes.get(LoadKind(i.kind), BEAT_BYTES), BEAT_BYTES)
+            )
         data = max(unpack, beats * self.speed.beat)
         self.load_free = start + self.l.load + self.speed.latency + data
         self.busy["load"] += self.load_free - start
@@ -379,6 +402,7 @@ class _Model:
         now = self.take(i, i.wait_count or 1, now) + self.l.fetch
         self.fetch_free = now
         if not self.lengths[self.layer][i.queue]:
+            self.give(i, now)
             return
         block = BlockHeader(
             param_rows=i.param_rows, weight_rows=i.weight_rows, packed=bool(i.packed)
@@ -387,5 +411,6 @@ class _Model:
         self.beats += beats * self.config.memory.ports
         begin = self.demand.fetch(now, block)
         self.fetch_free = begin
+        self.give(i, begin)
         self.ring.advance(begin)
         self.ring.at = max(self.ring.at, begin) + beats * self.speed.weight_beat

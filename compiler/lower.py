@@ -63,6 +63,9 @@ def lower_mlp(c: Context, index: int, mlp: Mlp | Moe, signal: int) -> None:
         for span in c.spans(tiling.dense):
             lower_dense(c, index, mlp, span, signal=signal)
         return
-    for span in c.spans(tiling.routed):
+    spans = c.spans(tiling.routed)
+    for span in spans:
         tiles = ceil_div(span.count, c.config.array.tokens)
-        lower_moe(c, index, mlp, span, signal=signal, credits=tiles if signal else 0)
+        credits = tiles if signal else 0
+        more = span is not spans[-1]
+        lower_moe(c, index, mlp, span, signal=signal, credits=credits, more=more)

@@ -37,12 +37,15 @@ class _Lot:
     run: Callable[[], None]
 
 
-def lower_moe(c: Context, index: int, moe: Moe, span: Span, *, signal: int, credits: int) -> None:
+def lower_moe(
+    c: Context, index: int, moe: Moe, span: Span, *, signal: int, credits: int, more: bool
+) -> None:
     """Router, experts in the schedule's order, and ``credits`` for whoever reads the residual next.
 
     Streamed experts are interleaved so that an expert's second layer never has to wait for the
     pipeline to finish its first: fc1(0) fc1(1) fc2(0) fc1(2) fc2(1) ... Where hidden activations
-    have no room for two experts, they follow one another.
+    have no room for two experts, they follow one another. ``more``: other tokens of the layer
+    follow; their router may change the queues only when no FETCH looks at them any more.
     """
     code, name = c.code, f"block {index}"
     schedule = c.schedules[index]
@@ -70,7 +73,7 @@ def lower_moe(c: Context, index: int, moe: Moe, span: Span, *, signal: int, cred
     code.add(Sync(wait=Semaphore.ROUTED, wait_count=1, **fetchable), f"{name} queues complete")
 
     lots = [lot for e in schedule.on_demand for lot in _lots(c, index, moe, e, span)]
-    fetches = _Fetches(c, lots)
+    fetches = _Fetches(c, lots, signal=Semaphore.FETCHED if more else 0)
     fetches.issue(0)
     layers = [_Expert(c, index, moe, e, span) for e in schedule.streamed]
     overlap = c.plan.tiling.halves - 1
@@ -85,6 +88,8 @@ def lower_moe(c: Context, index: int, moe: Moe, span: Span, *, signal: int, cred
         fetches.issue(n + 1)
     if credits:
         code.add(Sync(signal=signal, count=credits), f"{name} experts complete")
+    if more and lots:
+        code.add(Sync(wait=Semaphore.FETCHED, wait_count=1), f"{name} queues no longer needed")
 
 
 class _Fetches:
@@ -96,8 +101,8 @@ class _Fetches:
     unless they fit the rings together.
     """
 
-    def __init__(self, c: Context, lots: list[_Lot]) -> None:
-        self.c, self.lots, self.next = c, lots, 0
+    def __init__(self, c: Context, lots: list[_Lot], *, signal: int) -> None:
+        self.c, self.lots, self.next, self.signal = c, lots, 0, signal
 
     def issue(self, used: int) -> None:
         """Lots before ``used`` have their GEMMs in the program."""
@@ -110,8 +115,11 @@ class _Fetches:
                 return
             lot = self.lots[self.next]
             first = {"wait": Semaphore.FETCHABLE, "wait_count": 1} if self.next == 0 else {}
-            self.c.code.fetch(lot.name, lot.block, lot.shape, queue=lot.expert, **first)
             self.next += 1
+            signal = self.signal if self.next == len(self.lots) else 0
+            self.c.code.fetch(
+                lot.name, lot.block, lot.shape, queue=lot.expert, signal=signal, **first
+            )
 
 
 class _Expert:

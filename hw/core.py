@@ -88,7 +88,7 @@ class Core(Component):
         m.submodules.activations = activations = Activations(config)
         m.submodules.residual = residual = Residual(config)
         m.submodules.kv = kv = KeyValues(config)
-        m.submodules.semaphores = semaphores = Semaphores(givers=5, takers=5)
+        m.submodules.semaphores = semaphores = Semaphores(givers=6, takers=5)
 
         # Instruction queues ------------------------------------------------------------------
         waiting = []
@@ -113,14 +113,14 @@ class Core(Component):
         # Semaphores --------------------------------------------------------------------------
         for port, giver in zip(
             semaphores.give,
-            (epilogue.give, layernorm.give, mover.load_give, mover.store_give),
+            (epilogue.give, layernorm.give, mover.load_give, mover.store_give, weight.give),
             strict=False,
         ):
             connect(m, giver, port)
         m.d.comb += [
-            semaphores.give[4].valid.eq(router.done & (epilogue.gate_signal != 0)),
-            semaphores.give[4].id.eq(epilogue.gate_signal),
-            semaphores.give[4].count.eq(1),
+            semaphores.give[5].valid.eq(router.done & (epilogue.gate_signal != 0)),
+            semaphores.give[5].id.eq(epilogue.gate_signal),
+            semaphores.give[5].count.eq(1),
         ]
         for port, taker in zip(
             semaphores.take,

@@ -33,7 +33,7 @@ class Unit(wiring.Component):
 
     The fields are checked and the credits taken before anything is read. Pixel rows are read as
     jobs of their own, as many as the landing buffer has room for at a time. Throughput: a beat of
-    norm parameters a cycle; a residual word, or a beat if that is less, a cycle; pixels as in
+    norm parameters a cycle; a word, or a beat if that is less, a cycle; pixels as in
     :class:`data_pixels.Unpacker`.
 
     Members
@@ -94,8 +94,10 @@ class Unit(wiring.Component):
         starts = {kind: Signal(name=f"start_{kind.name.lower()}") for kind in LoadKind}
         m.submodules.handed = handed = Queue(isa.Load.layout(), 2)
         now = handed.o.payload
+        patches, words = self._activations(m, now, landing.o, starts)
         ended = {
-            LoadKind.PIXELS: self._pixels(m, now, landing.o, starts[LoadKind.PIXELS]),
+            LoadKind.PIXELS: patches,
+            LoadKind.ACTIVATION: words,
             LoadKind.RESIDUAL: self._residual(m, now, landing.o, starts[LoadKind.RESIDUAL]),
             LoadKind.NORM: self._norm(m, now, landing.o, starts[LoadKind.NORM]),
         }
@@ -161,7 +163,6 @@ class Unit(wiring.Component):
     def _check(self, m: Module) -> Value:
         """1 if the instruction has a bad field."""
         load, config = self.i.payload, self._config
-        words = max(self._word_bytes // BEAT_BYTES, 1)  # beats of a residual word
         bad = Signal()
         m.d.comb += bad.eq(load.address[:_BEAT_SHIFT].any())
         with m.Switch(load.kind):
@@ -173,9 +174,14 @@ class Unit(wiring.Component):
                     | load.pitch[:_BEAT_SHIFT].any()
                 ):
                     m.d.comb += bad.eq(1)
-            with m.Case(LoadKind.RESIDUAL):
-                with m.If((load.beats == 0) | load.beats[: ceil_log2(words)].any()):
-                    m.d.comb += bad.eq(1)
+            for kind, size in (
+                (LoadKind.RESIDUAL, self._word_bytes),
+                (LoadKind.ACTIVATION, config.array.inputs),
+            ):
+                with m.Case(kind):
+                    beats = max(size // BEAT_BYTES, 1)  # of a word
+                    with m.If((load.beats == 0) | load.beats[: ceil_log2(beats)].any()):
+                        m.d.comb += bad.eq(1)
             with m.Case(LoadKind.NORM):
                 with m.If(load.beats == 0):
                     m.d.comb += bad.eq(1)
@@ -210,41 +216,86 @@ class Unit(wiring.Component):
             m.d.sync += [address.eq(address + load.pitch), left.eq(left - 1)]
         return left == 0
 
-    def _pixels(self, m: Module, load: View, beat: stream.Interface, start: Signal) -> Value:
+    def _activations(
+        self, m: Module, load: View, beat: stream.Interface, starts: dict[LoadKind, Signal]
+    ) -> tuple[Value, Value]:
+        """Patches of an image, or whole words; when each has ended."""
         m.submodules.pixels = pixels = Unpacker(self._config)
-        wiring.connect(m, wiring.flipped(self.a_write), pixels.o)
+        address, data, valid = (
+            Signal(isa.ADDRESS_BITS),
+            Signal(8 * self._config.array.inputs),
+            Signal(),
+        )
+        ended = self._words(
+            m, load, beat, starts[LoadKind.ACTIVATION], LoadKind.ACTIVATION,
+            size=self._config.array.inputs, depth=self._config.memory.activation_words,
+            out=(valid, self.a_write.ready, address, data),
+        )  # fmt: skip
         m.d.comb += [
-            pixels.start.eq(start),
+            pixels.start.eq(starts[LoadKind.PIXELS]),
             pixels.fields.eq(load),
             pixels.i.payload.eq(beat.payload),
         ]
+        with m.If(load.kind == LoadKind.ACTIVATION):
+            m.d.comb += [
+                self.a_write.valid.eq(valid),
+                self.a_write.payload.addr.eq(address),
+                self.a_write.payload.mask.eq(-1),
+                Value.cast(self.a_write.payload.data).eq(data),
+            ]
+        with m.Else():
+            m.d.comb += [
+                self.a_write.valid.eq(pixels.o.valid),
+                self.a_write.payload.eq(pixels.o.payload),
+                pixels.o.ready.eq(self.a_write.ready),
+            ]
         with m.If(load.kind == LoadKind.PIXELS):
             m.d.comb += [pixels.i.valid.eq(beat.valid), beat.ready.eq(pixels.i.ready)]
         with m.If(pixels.bad_address):
             m.d.sync += self.fault.eq(Error.ADDRESS)
-        return pixels.done
+        return pixels.done, ended
 
     def _residual(self, m: Module, load: View, beat: stream.Interface, start: Signal) -> Value:
-        """Several words from a beat, or a word from several beats."""
         out = self.x_write
+        return self._words(
+            m, load, beat, start, LoadKind.RESIDUAL,
+            size=self._word_bytes, depth=self._config.memory.residual_words,
+            out=(out.valid, out.ready, out.payload.addr, Value.cast(out.payload.data)),
+        )  # fmt: skip
+
+    def _words(
+        self,
+        m: Module,
+        load: View,
+        beat: stream.Interface,
+        start: Signal,
+        kind: LoadKind,
+        *,
+        size: int,
+        depth: int,
+        out: tuple[Value, Value, Value, Value],
+    ) -> Value:
+        """Words of ``size`` bytes one behind the other to ``out`` (valid, ready, address, data).
+
+        Several words come from a beat, or a word from several beats. 1 when all are written.
+        """
+        valid, ready, to, data = out
         left, address = Signal.like(load.beats), Signal.like(load.target)
         take, write, last = Signal(), Signal(), Signal()
-        per_beat, per_word = BEAT_BYTES // self._word_bytes, self._word_bytes // BEAT_BYTES
+        per_beat, per_word = BEAT_BYTES // size, size // BEAT_BYTES
         part = Signal(range(max(per_beat, per_word, 2)))
-        m.d.comb += take.eq(
-            (load.kind == LoadKind.RESIDUAL) & beat.valid & (left != 0) & (~out.valid | out.ready)
-        )
+        m.d.comb += take.eq((load.kind == kind) & beat.valid & (left != 0) & (~valid | ready))
         if per_beat:
-            word = beat.payload.word_select(part, 8 * self._word_bytes)
+            word = beat.payload.word_select(part, 8 * size)
             m.d.comb += [write.eq(take), last.eq(part == per_beat - 1)]
         else:
-            earlier = Signal(8 * self._word_bytes - _BEAT)
+            earlier = Signal(8 * size - _BEAT)
             word = Cat(earlier, beat.payload)
             m.d.comb += [write.eq(take & (part == per_word - 1)), last.eq(1)]
             with m.If(take):
                 m.d.sync += earlier.eq(word[_BEAT:])
-        with m.If(out.ready):
-            m.d.sync += out.valid.eq(0)
+        with m.If(ready):
+            m.d.sync += valid.eq(0)
         with m.If(take):
             m.d.sync += part.eq(Mux(part == max(per_beat, per_word) - 1, 0, part + 1))
             with m.If(last):
@@ -252,17 +303,13 @@ class Unit(wiring.Component):
                 m.d.sync += left.eq(left - 1)
         with m.If(write):
             m.d.sync += address.eq(address + 1)
-            with m.If(address < self._config.memory.residual_words):
-                m.d.sync += [
-                    out.valid.eq(1),
-                    out.payload.addr.eq(address),
-                    Value.cast(out.payload.data).eq(word),
-                ]
+            with m.If(address < depth):
+                m.d.sync += [valid.eq(1), to.eq(address), data.eq(word)]
             with m.Else():
                 m.d.sync += self.fault.eq(Error.ADDRESS)
         with m.If(start):
             m.d.sync += [left.eq(load.beats), address.eq(load.target), part.eq(0)]
-        return (left == 0) & ~out.valid
+        return (left == 0) & ~valid
 
     def _norm(self, m: Module, load: View, beat: stream.Interface, start: Signal) -> Value:
         out = self.norm

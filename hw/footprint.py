@@ -30,7 +30,7 @@ def buffers(config: AcceleratorConfig) -> dict[str, list[Bank]]:
     ring = 1 << ceil_log2(norm.longest_row(config) + norm.HIDDEN)
     scores = 2 << max(1, ceil_log2(softmax.key_tiles(config) * (a.tokens // 2)))
     weights = 1 << softmax.weights_address(config).size
-    slots = 1 << (ceil_log2(max(limits.tokens, 2)) + ceil_log2(limits.experts))
+    slots = 1 << (ceil_log2(gate.slots(config)) + ceil_log2(limits.experts))
     found = {
         "activation": banks_of(8 * a.inputs, mem.activation_words, bank=8 * config.piece_bytes),
         "residual": banks_of(RESIDUAL.width * a.outputs, mem.residual_words, count=2),

@@ -45,6 +45,11 @@ queue_entry = StructLayout({"token": unsigned(TOKEN_BITS), "score": unsigned(SCO
 """A token in an expert's queue."""
 
 
+def slots(config: AcceleratorConfig) -> int:
+    """Places of an expert's queue."""
+    return max(min(config.limits.tokens, config.limits.routed), 2)
+
+
 class Unit(wiring.Component):
     """Ranks, scores and queues.
 
@@ -314,8 +319,8 @@ class Unit(wiring.Component):
 
     def _push(self, m, q):
         """Entries to the queues."""
-        experts, tokens = self._config.limits.experts, self._config.limits.tokens
-        slot_bits, expert_bits = ceil_log2(max(tokens, 2)), ceil_log2(experts)
+        experts = self._config.limits.experts
+        slot_bits, expert_bits = ceil_log2(slots(self._config)), ceil_log2(experts)
         m.submodules.queues = memory = Memory(
             shape=unsigned(queue_entry.size), depth=1 << (slot_bits + expert_bits), init=[]
         )

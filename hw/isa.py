@@ -89,6 +89,8 @@ class LoadKind(IntEnum):
     """position embedding into the residual memory"""
     NORM = 2
     """gains and biases of the norms"""
+    ACTIVATION = 3
+    """words into the activation memory"""
 
 
 def bits(width: int, doc: str, *, signed: bool = False, default: int = 0) -> Any:
@@ -178,9 +180,9 @@ class Load(Instruction):
                         row[y*patch_bytes + b] = u8 - 128
 
     RESIDUAL: ``beats`` beats at ``program_base + address`` to X from word ``target`` on.
-    NORM: ``beats`` beats at ``program_base + address`` to the norm parameters from row ``target``
-    on. With ``stored`` both count from ``output_base`` instead: what a STORE whose credit was taken
-    has put there.
+    ACTIVATION: the same to A. NORM: ``beats`` beats at ``program_base + address`` to the norm
+    parameters from row ``target`` on. With ``stored`` all three count from ``output_base`` instead:
+    what a STORE whose credit was taken has put there.
     """
 
     OPCODE: ClassVar[Opcode] = Opcode.LOAD
@@ -188,14 +190,14 @@ class Load(Instruction):
     kind: int = bits(2, "LoadKind")
     address: int = bits(32, "byte offset, a multiple of 16")
     target: int = bits(ADDRESS_BITS, "first word or row written")
-    beats: int = bits(16, "RESIDUAL, NORM: beats of 16 bytes")
+    beats: int = bits(16, "not PIXELS: beats of 16 bytes")
     stride: int = bits(12, "PIXELS: words a patch occupies")
     strips: int = bits(10, "PIXELS: rows of patches")
     patches: int = bits(10, "PIXELS: patches in a strip")
     patch_rows: int = bits(6, "PIXELS: pixel rows of a patch")
     patch_bytes: int = bits(10, "PIXELS: bytes of a patch's pixel row, whole pieces (config)")
     pitch: int = bits(16, "PIXELS: bytes from one pixel row to the next, a multiple of 16")
-    stored: int = bits(1, "RESIDUAL, NORM: address counts from the output base")
+    stored: int = bits(1, "not PIXELS: address counts from the output base")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -360,7 +362,8 @@ class Fetch(Instruction):
     ``program_base +
     address + p * beats * 16``, where ``beats`` is a port's total; they go to the demand ring.
     ``packed`` rows have half the bytes: two weights a byte, the first in the low half; the ring
-    gets them as int8. Waits up front (for the gate); no signal.
+    gets them as int8. Waits up front (for the gate). Gives one credit when it has been skipped, or
+    asked for: from then on the queue's length is no longer looked at.
     """
 
     OPCODE: ClassVar[Opcode] = Opcode.FETCH

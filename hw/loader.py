@@ -371,6 +371,7 @@ class Loader(Component):
             | (g.top_k == 0)
             | (g.top_k > limits.top_k)
             | (g.top_k > g.experts)
+            | (g.tokens > limits.routed)
             | (g.otiles != gate_otiles)
         )
         gemm = (

@@ -67,7 +67,7 @@ def load_beat(config: AcceleratorConfig) -> StructLayout:
 
 def longest_row(config: AcceleratorConfig) -> int:
     """Most residual words of a token."""
-    return config.limits.depth // config.array.outputs
+    return min(config.limits.depth, 1 << DIM_BITS) // config.array.outputs
 
 
 class Engine(wiring.Component):

@@ -10,7 +10,14 @@ from amaranth.utils import ceil_log2
 
 from . import isa
 from .config import BEAT_BYTES, AcceleratorConfig
-from .interfaces import POINTER_BITS, AxiRead, ReadPort, TakeSignature, param_row
+from .interfaces import (
+    POINTER_BITS,
+    AxiRead,
+    GiveSignature,
+    ReadPort,
+    TakeSignature,
+    param_row,
+)
 from .regs import Error
 from .weight_port import Port, ring_beats, ring_lanes, ring_rows
 from .weight_rings import Ring
@@ -52,8 +59,8 @@ class Engine(wiring.Component):
         In(32). Base of FETCH addresses.
     i:
         In(stream of ``isa.Fetch.layout()``).
-    take:
-        Out(TakeSignature). One credit for ``wait_count`` 0.
+    take, give:
+        Out. One credit is taken for ``wait_count`` 0; one is given when a FETCH leaves ``i``.
     lengths:
         In(ArrayLayout(13, experts)). Tokens in each queue; looked at after the credits are taken.
     axi:
@@ -92,6 +99,7 @@ class Engine(wiring.Component):
                 "program": In(32),
                 "i": In(stream.Signature(isa.Fetch.layout())),
                 "take": Out(TakeSignature),
+                "give": Out(GiveSignature),
                 "lengths": In(ArrayLayout(13, config.limits.experts)),
                 "axi": Out(AxiRead).array(ports),
                 "rows": In(ReadPort(row_address(config), 8 * config.row_bytes)),
@@ -229,6 +237,9 @@ class Engine(wiring.Component):
         m.d.comb += [
             take.id.eq(fetch.wait),
             take.count.eq(Mux(fetch.wait_count == 0, 1, fetch.wait_count)),
+            self.give.valid.eq(self.i.valid & self.i.ready & (fetch.signal != 0)),
+            self.give.id.eq(fetch.signal),
+            self.give.count.eq(1),
         ]
         with m.FSM():
             with m.State("IDLE"):

@@ -13,7 +13,7 @@ import numpy as np
 from moevit.hw.config import BEAT_BYTES, AcceleratorConfig
 from moevit.hw.image import BlockHeader, unpack_channels
 from moevit.hw.isa import Attention, Destination, Fetch, Gemm, Load, LoadKind, Norm, Store
-from moevit.hw.norm import DIM_BITS
+from moevit.hw.norm import DIM_BITS, longest_row
 from moevit.hw.regs import Error
 from moevit.quant.formats import RESIDUAL, SCORE, VALUE, Multiplier, round_shift
 from moevit.quant.gate import Gate
@@ -59,20 +59,20 @@ class Engines:
     # Data engine -------------------------------------------------------------------------------
     def load(self, i: Load) -> None:
         """A whole LOAD."""
-        chip, array = self.chip, self.config.array
+        chip = self.chip
         if i.kind == LoadKind.PIXELS:
             self._pixels(i)
             return
-        require(i.kind in (LoadKind.RESIDUAL, LoadKind.NORM), f"LOAD kind {i.kind}")
         require(i.beats > 0, "LOAD of no beats")
         require(i.address % BEAT_BYTES == 0, f"LOAD from {i.address:#x}")
         base = self.bases.output if i.stored else self.bases.program
         data = self.memory.read(base + i.address, i.beats * BEAT_BYTES)
-        if i.kind == LoadKind.RESIDUAL:
-            whole = i.beats * BEAT_BYTES % (2 * array.outputs) == 0
+        if i.kind in (LoadKind.RESIDUAL, LoadKind.ACTIVATION):
+            memory: Ints = chip.residual if i.kind == LoadKind.RESIDUAL else chip.activations
+            whole = len(data) % memory[0].nbytes == 0
             require(whole, f"LOAD of {i.beats} beats, no whole words")
-            rows = data.view("<i2").reshape(-1, array.outputs)
-            chip.residual[chip.span(chip.residual, i.target, len(rows))] = rows
+            rows = data.view(memory.dtype).reshape(-1, memory.shape[1])
+            memory[chip.span(memory, i.target, len(rows))] = rows
         else:  # the last row may be incomplete
             start = np.int64(i.target * self.config.param_row_bytes)
             chip.scatter_bytes(chip.norm_params, start, data)
@@ -110,7 +110,7 @@ class Engines:
     def norm(self, i: Norm, rows: Ints) -> None:
         """Rows of a NORM."""
         chip, width = self.chip, i.words * self.config.array.outputs
-        require(0 < width <= self.config.limits.depth, f"NORM of {width} channels")
+        require(0 < i.words <= longest_row(self.config), f"NORM of {width} channels")
         require(
             0 < i.dim <= min(width, (1 << DIM_BITS) - 1), f"NORM of {i.dim} of {width} channels"
         )
@@ -150,6 +150,7 @@ class Engines:
             require(0 < i.experts and end <= limits.experts, f"GEMM of experts {i.shift}..{end}")
             require(i.mult <= SCORE.max, f"GEMM of scores from {i.mult}")
             require(0 < i.top_k <= min(i.experts, limits.top_k), f"GEMM of top {i.top_k}")
+            require(i.tokens <= limits.routed, f"router GEMM of {i.tokens} tokens")
             needed = -(-i.experts // self.config.array.outputs)
             require(i.otiles == needed, f"GEMM of {i.otiles} tiles of logits, not {needed}")
 

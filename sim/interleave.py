@@ -187,6 +187,7 @@ class _Machine:
             yield from self._take(i, i.wait_count or 1)
             yield lambda: True
             if not len(self.chip.queues[i.queue].tokens):
+                self._give(i, 1)
                 continue
 
             def room(i: Fetch = i) -> bool:
@@ -198,6 +199,7 @@ class _Machine:
 
             yield room
             self.engines.fetch(i)
+            self._give(i, 1)
 
     def loader(self) -> Process:
         """Reads operands tile by tile into the halves of the operand buffer."""

@@ -192,7 +192,6 @@ class _Run:
             self.engines.attention_write(i, everything, self.engines.attention_values(i, q))
         elif isinstance(i, Fetch):
             self.done.misses += self.engines.fetch(i)
-            return  # no signal
         self._give(i, i.count if isinstance(i, Sync) else tiles)
 
     def _gemm(self, i: Gemm) -> None:

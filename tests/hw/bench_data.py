@@ -36,7 +36,7 @@ CODE = 0x0FC0  # beside a page's end
 def instructions(rng: np.random.Generator) -> tuple[list[Load], list[Store]]:
     """Loads of all kinds and stores from both memories."""
     loads, stores = [], []
-    for n in range(9):
+    for n in range(12):
         patches, rows = int(rng.integers(1, 5)), int(rng.integers(1, 5))
         patch_bytes = PIECE * int(rng.integers(1, 7))
         pixels = {
@@ -47,13 +47,13 @@ def instructions(rng: np.random.Generator) -> tuple[list[Load], list[Store]]:
             "patch_bytes": patch_bytes,
             "pitch": -(-patches * patch_bytes // BEAT_BYTES) * BEAT_BYTES,
         }
-        kind = LoadKind(n % 3)
+        kind = LoadKind(n % 4)
         loads.append(
             Load(
                 kind=kind, address=BEAT_BYTES * int(rng.integers(0, 500)), wait=n % 2,
                 target=int(rng.integers(0, 30)), signal=1 + n,
                 stored=int(kind != LoadKind.PIXELS and n >= 6),
-                **(pixels if kind == LoadKind.PIXELS else {"beats": int(rng.integers(1, 60))}),
+                **(pixels if kind == LoadKind.PIXELS else {"beats": 2 * int(rng.integers(1, 30))}),
             )
         )  # fmt: skip
         words = 2 * int(rng.integers(1, 12))

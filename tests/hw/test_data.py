@@ -230,7 +230,7 @@ def test_pixel_throughput(shape, patch_bytes, least):
 
 
 @pytest.mark.parametrize("shape", sorted(SHAPES))
-def test_residual_and_norm_loads(shape):
+def test_loads_of_words(shape):
     bench = Bench(SHAPES[shape], seed=4)
     x, word = bench.x.copy(), bench.x.shape[1]
     memory = np.frombuffer(bytes(bench.contents), np.uint8)
@@ -240,7 +240,12 @@ def test_residual_and_norm_loads(shape):
         isa.Load(kind=LoadKind.RESIDUAL, address=0xFC0, target=7, beats=beats, wait=3, signal=2),
         isa.Load(kind=LoadKind.NORM, address=0x40, target=5, beats=21, wait=4, wait_count=9),
         isa.Load(kind=LoadKind.RESIDUAL, address=0x80, target=300, beats=beats, stored=1),
+        isa.Load(kind=LoadKind.ACTIVATION, address=0x180, target=9, beats=84, stored=1, signal=5),
+        isa.Load(kind=LoadKind.ACTIVATION, address=0x40, target=600, beats=24, wait=6),
     ]
+    a, row = bench.a.copy(), bench.a.shape[1]
+    for start, at, count in ((9, OUTPUT + 0x180, 84), (600, PROGRAM + 0x40, 24)):
+        a.reshape(-1)[start * row : start * row + 16 * count] = memory[at:][: 16 * count]
     x.reshape(-1)[300 * word : 300 * word + 16 * beats] = memory[OUTPUT + 0x80 :][: 16 * beats]
 
     async def test(ctx):
@@ -251,13 +256,14 @@ def test_residual_and_norm_loads(shape):
 
     bench.run(test)
     np.testing.assert_array_equal(bench.x, x)
+    np.testing.assert_array_equal(bench.a, a)
     parts = bench.config.param_row_bytes // 16
     assert bench.norm == {
         (5 + i // parts, i % parts): memory[PROGRAM + 0x40 + 16 * i :][:16].tobytes()
         for i in range(21)
     }
-    assert bench.gives == [(2, 1)]
-    assert bench.takes == [("load", 3, 1), ("load", 4, 9)]
+    assert bench.gives == [(2, 1), (5, 1)]
+    assert bench.takes == [("load", 3, 1), ("load", 4, 9), ("load", 6, 1)]
 
 
 @pytest.mark.parametrize("shape", sorted(SHAPES))
