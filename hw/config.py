@@ -258,12 +258,20 @@ _DEFAULT = AcceleratorConfig(
     limits=LimitConfig(tokens=256, depth=768, experts=16, top_k=8),
 )
 
+# The ZCU104's memories, of which at most 90 % may be used: 86 of 96 URAM (4,096 words of 72 bits),
+# 280 of 312 block RAM (512 of 72). Rows of 512 bytes are 64 banks of 64 bits, words of 32 bytes 4.
+#   URAM: ring 64, activations 12,288 words 3 x 4, residual 4,096 words twice 2 x 4: 84.
+#   block RAM: keys and values 64, demand ring 64, parameters 2 x 16, residual's last 1,024 words
+#   twice 2 x 2 x 4, norm parameters 16, operands 16, attention weights 16, landing buffers 10,
+#   scores 8, words of a norm 4, expert queues 3, tables 13.5: 262.5 (hw/footprint.py).
+# With these sizes `small` at 224x224 stays on the chip as a whole (11,820 activation words, 4,728
+# residual words); wider and longer networks go in tiles.
 _ZCU104 = AcceleratorConfig(
     name="zcu104",
     array=ArrayConfig(tokens=4, inputs=32, outputs=16),
     memory=MemoryConfig(
         activation_words=12288,
-        residual_words=4096,
+        residual_words=5120,
         kv_rows=512,
         ring_rows=4096,
         demand_rows=512,
@@ -272,7 +280,7 @@ _ZCU104 = AcceleratorConfig(
         norm_rows=512,
         ports=4,
     ),
-    limits=LimitConfig(tokens=256, depth=1536, experts=16, top_k=8),
+    limits=LimitConfig(tokens=1280, depth=3072, experts=16, top_k=8, routed=256),
 )
 
 PRESETS = {config.name: config for config in (_MICRO, _DEFAULT, _ZCU104)}

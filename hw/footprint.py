@@ -15,7 +15,7 @@ from moevit.quant.pwl import RECIPROCAL, RSQRT, Pwl
 
 from . import exp2, gate, norm, pwl, softmax
 from .config import BEAT_BYTES, AcceleratorConfig
-from .storage import Bank, banks_of
+from .storage import Bank, banks_of, sections
 
 __all__ = ["buffers", "on_chip"]
 
@@ -33,7 +33,11 @@ def buffers(config: AcceleratorConfig) -> dict[str, list[Bank]]:
     slots = 1 << (ceil_log2(gate.slots(config)) + ceil_log2(limits.experts))
     found = {
         "activation": banks_of(8 * a.inputs, mem.activation_words, bank=8 * config.piece_bytes),
-        "residual": banks_of(RESIDUAL.width * a.outputs, mem.residual_words, count=2),
+        "residual": [
+            bank
+            for depth in sections(mem.residual_words)
+            for bank in banks_of(RESIDUAL.width * a.outputs, depth, count=2)
+        ],
         "kv": banks_of(8 * a.outputs, mem.kv_rows, count=a.inputs),
         "ring": banks_of(8 * config.row_bytes, mem.ring_rows),
         "demand": banks_of(8 * config.row_bytes, mem.demand_rows),

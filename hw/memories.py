@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import stream
 from amaranth.lib.data import ArrayLayout, StructLayout
 from amaranth.lib.wiring import Component, In, Out
@@ -16,7 +16,7 @@ from amaranth.utils import ceil_log2
 from .config import AcceleratorConfig
 from .interfaces import ActivationWrite, ReadPort, activation_write, residual_word
 from .isa import ADDRESS_BITS
-from .storage import BANK_BITS, Memory
+from .storage import BANK_BITS, Memory, sections
 
 __all__ = ["Activations", "KeyValues", "Residual", "banks"]
 
@@ -137,29 +137,66 @@ class Residual(Component):
         m.d.comb += self.grant.eq(~norm.en)
         outputs: list[list[Any]] = []
         for copy in ("own", "norm"):
-            lanes = []
-            for i, memory in enumerate(banks(m, copy, width=width, depth=depth)):
-                write, read = memory.write_port(), memory.read_port()
+            read_en, read_addr = (
+                Signal(name=f"{copy}_en"),
+                Signal(range(depth), name=f"{copy}_addr"),
+            )
+            if copy == "own":
+                m.d.comb += [read_en.eq(epilogue.en), read_addr.eq(epilogue.addr)]
+            else:
                 m.d.comb += [
-                    write.en.eq(en),
-                    write.addr.eq(addr),
-                    write.data.eq(data[i * BANK_BITS : (i + 1) * BANK_BITS]),
+                    read_en.eq(norm.en | store.en),
+                    read_addr.eq(Mux(norm.en, norm.addr, store.addr)),
                 ]
-                if copy == "own":
-                    m.d.comb += [read.en.eq(epilogue.en), read.addr.eq(epilogue.addr)]
-                else:
-                    m.d.comb += [
-                        read.en.eq(norm.en | store.en),
-                        read.addr.eq(Mux(norm.en, norm.addr, store.addr)),
-                    ]
-                lanes.append(read.data)
-            outputs.append(lanes)
+            outputs.append(self._copy(m, copy, (en, addr, data), (read_en, read_addr)))
         m.d.comb += [
-            epilogue.data.eq(Cat(*outputs[0])),
-            norm.data.eq(Cat(*outputs[1])),
-            store.data.eq(Cat(*outputs[1])),
+            Value.cast(epilogue.data).eq(outputs[0]),
+            Value.cast(norm.data).eq(outputs[1]),
+            Value.cast(store.data).eq(outputs[1]),
         ]
         return m
+
+    def _copy(
+        self,
+        m: Module,
+        name: str,
+        write: tuple[Signal, Signal, Signal],
+        read: tuple[Signal, Signal],
+    ) -> Value:
+        """One copy, of several memories where the last words are block RAM; the word read."""
+        en, addr, data = write
+        first, words, chosen = 0, [], []
+        sizes = sections(self._config.memory.residual_words)
+        for n, depth in enumerate(sizes):
+            here, wanted = Signal(name=f"{name}_write_{n}"), Signal(name=f"{name}_read_{n}")
+            latest = Signal(name=f"{name}_latest_{n}")  # the word read last is here
+            m.d.comb += [here.eq(1), wanted.eq(1)]
+            if len(sizes) > 1:
+                m.d.comb += [
+                    here.eq((addr >= first) & (addr < first + depth)),
+                    wanted.eq((read[1] >= first) & (read[1] < first + depth)),
+                ]
+            with m.If(read[0]):
+                m.d.sync += latest.eq(wanted)
+            label = f"{name}_{first}" if n else name
+            lanes = []
+            for i, memory in enumerate(banks(m, label, width=len(data), depth=depth)):
+                put, get = memory.write_port(), memory.read_port()
+                m.d.comb += [
+                    put.en.eq(en & here),
+                    put.addr.eq(addr - first),
+                    put.data.eq(data[i * BANK_BITS : (i + 1) * BANK_BITS]),
+                    get.en.eq(read[0] & wanted),
+                    get.addr.eq(read[1] - first),
+                ]
+                lanes.append(get.data)
+            words.append(Cat(*lanes))
+            chosen.append(latest)
+            first += depth
+        word = words[0]
+        for there, other in zip(chosen[1:], words[1:], strict=True):
+            word = Mux(there, other, word)
+        return word
 
 
 class KeyValues(Component):

@@ -15,7 +15,7 @@ from amaranth.hdl import Shape
 from amaranth.lib import memory
 from amaranth.utils import ceil_log2
 
-__all__ = ["BANK_BITS", "Bank", "Memory", "Style", "banks_of", "style"]
+__all__ = ["BANK_BITS", "Bank", "Memory", "Style", "banks_of", "sections", "style"]
 
 BANK_BITS = 64
 """Memories are built of banks no wider than this: one machine word of a simulator, and a natural
@@ -25,6 +25,7 @@ _DISTRIBUTED_DEPTH = 64
 """Deepest memory that is made of look-up tables: they hold 64 bits each."""
 _ULTRA_DEPTH, _ULTRA_BITS = 2048, 36
 """An ultra RAM has 4,096 words of 72 bits; what fills less than a quarter of it is block RAM."""
+_ULTRA_WORDS = 4096
 
 
 class Style(StrEnum):
@@ -104,6 +105,15 @@ class Bank:
         if self.style != Style.ULTRA:
             return 0
         return self.count * -(-self.width // 72) * -(-self.depth // 4096)
+
+
+def sections(depth: int) -> list[int]:
+    """Depths of the memories, one behind the other, that make a deep one of ultra RAM.
+
+    Up to 1,024 words beyond a multiple of 4,096 take block RAM instead of as many ultra RAMs again.
+    """
+    rest = depth % _ULTRA_WORDS
+    return [depth - rest, rest] if depth > _ULTRA_WORDS and 0 < rest <= 1024 else [depth]
 
 
 def banks_of(width: int, depth: int, *, bank: int = BANK_BITS, count: int = 1) -> list[Bank]:

@@ -9,7 +9,7 @@ import pytest
 
 from moevit.hw.config import AcceleratorConfig, preset
 from moevit.hw.footprint import buffers, on_chip
-from moevit.hw.storage import Bank, Style, banks_of, style
+from moevit.hw.storage import Bank, Style, banks_of, sections, style
 from moevit.hw.verilog import rtlil
 
 
@@ -53,11 +53,19 @@ def test_banks_of() -> None:
     assert banks_of(12, 100) == [Bank(12, 100, 1)]
 
 
+@pytest.mark.parametrize(
+    ("depth", "expected"),
+    [(100, [100]), (4096, [4096]), (5120, [4096, 1024]), (5121, [5121]), (8192, [8192])],
+)
+def test_sections(depth: int, expected: list[int]) -> None:
+    assert sections(depth) == expected
+
+
 def _odd() -> AcceleratorConfig:
     """Sizes that no preset has, each memory with another depth."""
     return preset("micro").but(
         memory__activation_words=5000,
-        memory__residual_words=2600,
+        memory__residual_words=4300,
         memory__kv_rows=300,
         memory__ring_rows=2048,
         memory__demand_rows=256,
