@@ -164,8 +164,13 @@ def attend(
     target: int,
     stride: int,
     signal: int,
+    wait_count: int = 0,
 ) -> None:
-    """ATTENTION of ``heads`` for all tokens; queries and outputs lie ``stride`` words apart."""
+    """ATTENTION of ``heads`` for all tokens; queries and outputs lie ``stride`` words apart.
+
+    ``wait_count``: all tiles of queries, where keys and values are made piece by piece: only the
+    last query tile says that they are complete.
+    """
     s, plan = c.shapes, c.plan
     which = "" if heads[1] == s.geometry.heads else f" of heads {heads[0]}..{sum(heads) - 1}"
     c.code.add(
@@ -189,6 +194,7 @@ def attend(
             out_mult=a.softmax.out.mult,
             out_shift=a.softmax.out.shift,
             wait=Semaphore.QUERIES,
+            wait_count=wait_count,
             signal=signal,
         ),
         f"block {index} attention{which}",
@@ -205,7 +211,7 @@ def lower_dense(c: Context, index: int, mlp: Mlp, span: Span, *, signal: int) ->
         source=span.tokens,
         stride=span.stride,
         tokens=span.count,
-        target=c.plan.work.base,
+        target=span.work,
         target_stride=pitch,
         wait=Semaphore.TOKENS,
         signal=Semaphore.HIDDEN,
@@ -214,7 +220,7 @@ def lower_dense(c: Context, index: int, mlp: Mlp, span: Span, *, signal: int) ->
     c.code.gemms(
         c.matrix(f"{name} fc2", mlp.fc2),
         f"{name} fc2",
-        source=c.plan.work.base,
+        source=span.work,
         stride=pitch,
         tokens=span.count,
         mode=Destination.RESIDUAL,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from moevit.hw.config import AcceleratorConfig
 from moevit.hw.isa import Norm
 from moevit.quant.layernorm import LayerNorm
@@ -72,6 +74,15 @@ class Context:
             name, lambda: pack_linear(linear, self.config, inputs=head_index(self.shapes))
         )
 
+    def grouped_inputs(self, name: str, linear: Linear, heads: int, words: int) -> Matrix:
+        """The projection: its inputs in groups of ``heads`` padded heads, ``words`` a group."""
+        s, inputs = self.shapes, self.config.array.inputs
+        at = head_index(s)
+        group, rest = np.divmod(at, heads * s.head_chunks * inputs)
+        return self._once(
+            name, lambda: pack_linear(linear, self.config, inputs=group * words * inputs + rest)
+        )
+
     def _once(self, name: str, pack: Callable[[], Matrix]) -> Matrix:
         if name not in self.packed:
             self.packed[name] = pack()
@@ -86,6 +97,7 @@ class Context:
                 tokens=plan.tokens.base + first * s.chunks,
                 stride=s.chunks,
                 residual=plan.residual.base + first * s.words,
+                work=plan.work.base,
             )
             for first, count in cut(s.tokens, size)
         ]

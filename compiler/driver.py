@@ -78,7 +78,7 @@ def compile_network(
         rows = lower(context)
         head = network.heads.get(task)
         results[task] = Output(
-            address=0,
+            address=plan.scratch_bytes,
             rows=rows.rows,
             columns=rows.columns,
             item_bytes=rows.item_bytes,

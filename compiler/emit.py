@@ -36,7 +36,7 @@ class Semaphore(IntEnum):
     QUERIES = 4
     """query GEMM -> attention; keys and values are complete before the first of them"""
     ATTENDED = 5
-    """attention -> projection"""
+    """attention -> projection; where attention is stored, STORE of a group of heads -> SYNC"""
     HIDDEN = 6
     """first feed-forward layer -> second, even experts"""
     HIDDEN_ODD = 7
@@ -49,6 +49,8 @@ class Semaphore(IntEnum):
     """head (or last layer) -> store"""
     PARAMETERS = 11
     """load of norms' parameters -> SYNC in front of what makes the residual that they normalise"""
+    SPILLED = 14
+    """STORE -> load: of what it will overwrite, or of what it reads back"""
     FETCHED = 15
     """FETCHes of some tokens' experts -> router of the next tokens, which changes the queues"""
     FREED = 12

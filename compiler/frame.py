@@ -11,10 +11,19 @@ from moevit.hw.isa import Destination, Gemm, Load, LoadKind, Store
 
 from .context import Context
 from .emit import Semaphore, split
-from .layout import Shapes, ceil_div, pack_residual
+from .layout import Matrix, Shapes, ceil_div, pack_residual
 from .norms import load_norms, load_scales
 
-__all__ = ["OutputRows", "lower_input", "lower_output", "output_credits", "strip_groups"]
+__all__ = [
+    "OutputRows",
+    "head_matrix",
+    "load_patches",
+    "lower_input",
+    "lower_output",
+    "output_credits",
+    "output_rows",
+    "strip_groups",
+]
 
 MAX_GROUPS = 8
 """Loads of patch strips that a frame begins with: patch embedding starts after the first."""
@@ -76,6 +85,24 @@ def lower_input(c: Context) -> None:
 
 def _load_group(c: Context, strip: int, strips: int) -> None:
     s, (_, columns) = c.shapes, c.shapes.geometry.grid
+    token = int(s.geometry.class_token) + strip * columns if strip else 0
+    load_patches(
+        c,
+        strip,
+        strips,
+        residual=c.plan.residual.base + token * s.words,
+        pixels=c.plan.work.base + strip * columns * s.patch_chunks,
+    )
+
+
+def load_patches(
+    c: Context, strip: int, strips: int, *, residual: int, pixels: int, wait: int = 0
+) -> None:
+    """LOADs of the position embedding and the pixels of strips of patches, to these words.
+
+    The first strip brings the class token with it. ``wait``: one credit for both.
+    """
+    s, (_, columns) = c.shapes, c.shapes.geometry.grid
     front = int(s.geometry.class_token)
     start = front + strip * columns if strip else 0
     rows = front + (strip + strips) * columns - start
@@ -85,8 +112,10 @@ def _load_group(c: Context, strip: int, strips: int) -> None:
     c.code.add(
         Load(
             kind=LoadKind.RESIDUAL,
-            target=c.plan.residual.base + start * s.words,
+            target=residual,
             beats=length // BEAT_BYTES,
+            wait=wait,
+            wait_count=1 if wait else 0,
             signal=Semaphore.LOADED,
         ),
         f"tokens {start}..{start + rows - 1}, {size} bytes each",
@@ -96,7 +125,7 @@ def _load_group(c: Context, strip: int, strips: int) -> None:
         Load(
             kind=LoadKind.PIXELS,
             address=strip * s.geometry.patch * s.image_pitch,
-            target=c.plan.work.base + strip * columns * s.patch_chunks,
+            target=pixels,
             stride=s.patch_chunks,
             strips=strips,
             patches=columns,
@@ -185,19 +214,40 @@ def output_credits(c: Context) -> tuple[Semaphore, int, bool]:
     return Semaphore.RESIDUAL, tiles, not s.geometry.class_token
 
 
-def lower_output(c: Context) -> OutputRows:
-    """Final norm, head and stores; without a head the tokens themselves are the result."""
+def output_rows(c: Context) -> OutputRows:
+    """How the task's result lies in memory."""
     s, net, array = c.shapes, c.network, c.config.array
     width = s.chunks * array.inputs  # channels of a token, padded
     if net.norm is None:
-        source, words = c.plan.residual.base, s.words
-        pitch = 2 * width
-        _store(c, source, words, words, s.tokens, pitch, residual=1)
-        return OutputRows(rows=s.tokens, columns=s.geometry.dim, item_bytes=2, pitch=pitch)
-    index = 2 * len(net.blocks)
-    front = int(s.geometry.class_token)
+        return OutputRows(rows=s.tokens, columns=s.geometry.dim, item_bytes=2, pitch=2 * width)
     if c.task not in net.heads:
-        words = s.stored_words(width)
+        pitch = s.stored_words(width) * array.inputs
+        return OutputRows(rows=s.tokens, columns=s.geometry.dim, item_bytes=1, pitch=pitch)
+    head = net.heads[c.task]
+    columns = head.linear.shape[0]
+    return OutputRows(
+        rows=1 if head.class_token else s.geometry.patches,
+        columns=columns,
+        item_bytes=2,
+        pitch=s.stored_words(2 * columns) * array.inputs,
+    )
+
+
+def head_matrix(c: Context, out: OutputRows) -> Matrix:
+    """The task's head. Padding up to whole beats is computed, so that nothing stale is stored."""
+    otiles = out.pitch // (2 * c.config.array.outputs)
+    return c.matrix(f"head {c.task}", c.network.heads[c.task].linear, otiles=otiles)
+
+
+def lower_output(c: Context) -> OutputRows:
+    """Final norm, head and stores; without a head the tokens themselves are the result."""
+    s, net, out = c.shapes, c.network, output_rows(c)
+    words = out.pitch // c.config.array.inputs
+    if net.norm is None:
+        _store(c, c.plan.residual.base, s.words, s.words, s.tokens, out.pitch, residual=1)
+        return out
+    index = 2 * len(net.blocks)
+    if c.task not in net.heads:
         c.norm(
             net.norm,
             index,
@@ -207,43 +257,35 @@ def lower_output(c: Context) -> OutputRows:
             signal=Semaphore.OUTPUT,
             note="final norm",
         )
-        pitch = words * array.inputs
-        _store(c, c.plan.tokens.base, words, words, s.tokens, pitch)
-        return OutputRows(rows=s.tokens, columns=s.geometry.dim, item_bytes=1, pitch=pitch)
+        _store(c, c.plan.tokens.base, words, words, s.tokens, out.pitch)
+        return out
     head = net.heads[c.task]
-    first = 0 if head.class_token else front
-    rows = 1 if head.class_token else s.geometry.patches
+    first = 0 if head.class_token else int(s.geometry.class_token)
     c.norm(
         net.norm,
         index,
         first=first,
         skip=first,
-        tokens=rows,
+        tokens=out.rows,
         wait=Semaphore.RESIDUAL,
         wait_count=s.tiles if head.class_token else 0,  # so that no credit is left over
         signal=Semaphore.TOKENS,
         note=f"final norm of the {'class token' if head.class_token else 'patches'}",
     )
-    linear = head.linear
-    columns = linear.shape[0]
-    words = s.stored_words(2 * columns)
-    pitch = words * array.inputs
-    # Padding up to whole beats is computed as well, so that nothing stale is stored.
-    matrix = c.matrix(f"head {c.task}", linear, otiles=pitch // (2 * array.outputs))
     c.code.gemms(
-        matrix,
+        head_matrix(c, out),
         f"head {c.task}",
         source=c.plan.tokens.base,
         stride=s.chunks,
-        tokens=rows,
+        tokens=out.rows,
         mode=Destination.ACT16,
         target=c.plan.work.base,
         target_stride=words,
         wait=Semaphore.TOKENS,
         signal=Semaphore.OUTPUT,
     )
-    _store(c, c.plan.work.base, words, words, rows, pitch)
-    return OutputRows(rows=rows, columns=columns, item_bytes=2, pitch=pitch)
+    _store(c, c.plan.work.base, words, words, out.rows, out.pitch)
+    return out
 
 
 def _store(

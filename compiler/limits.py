@@ -6,6 +6,7 @@ from moevit.hw.config import AcceleratorConfig
 from moevit.hw.norm import DIM_BITS
 
 from .buffers import Buffers
+from .spill import least_words
 
 __all__ = ["check_limits"]
 
@@ -49,26 +50,30 @@ class _Limits:
             )
 
 
+def _least(b: Buffers) -> tuple[tuple[int, int], str]:
+    """Activation and residual words that a network needs at least, and how it would run then."""
+    s, n, memory = b.shapes, b.shapes.tokens, b.config.memory
+    tile = min(b.config.array.tokens, n)
+    work = max(b.pixels, n * s.attention_chunks, tile * max(b.hidden, b.expert), b.head)
+    whole = (n * b.row + b.gate_inputs + work, n * s.words)
+    if b.gates:
+        return whole, "all tokens, for gates in front of blocks"
+    tiles = least_words(b)
+    there = (memory.activation_words, memory.residual_words)
+    if all(need <= has for need, has in zip(whole, there, strict=True)):
+        return whole, "all tokens"
+    if whole[0] < tiles[0] and whole[1] <= there[1]:
+        return whole, "all tokens"
+    return tiles, "tokens in the smallest tiles"
+
+
 def check_limits(b: Buffers) -> None:
     """Raises ``ValueError`` naming what does not fit, however small its tiles, and what would."""
     config, s, n = b.config, b.shapes, b.shapes.tokens
     limits, array = _Limits(config), config.array
-    tile = min(array.tokens, n)
-    users = {
-        "pixel patches": b.pixels,
-        "queries": n * s.attention_chunks,
-        "hidden activations": tile * b.hidden,
-        "an expert's hidden activations": tile * b.expert,
-        "head outputs": b.head,
-    }
-    largest = max(users, key=users.__getitem__)
-    limits.buffer(
-        f"Activation memory (tokens{', gate inputs' if b.gates else ''} and {largest})",
-        n * b.row + b.gate_inputs + users[largest],
-        "activation_words",
-        array.inputs,
-    )
-    limits.buffer("Residual memory", n * s.words, "residual_words", 2 * array.outputs)
+    (activations, residual), how = _least(b)
+    limits.buffer(f"Activation memory ({how})", activations, "activation_words", array.inputs)
+    limits.buffer(f"Residual memory ({how})", residual, "residual_words", 2 * array.outputs)
     limits.buffer("Key and value memory (one head)", b.head_rows, "kv_rows", config.row_bytes)
     limits.buffer(
         f"Norm parameter memory ({'gate inputs, ' if b.gates else ''}two norms)",

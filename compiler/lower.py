@@ -12,6 +12,7 @@ from .frame import OutputRows, lower_input, lower_output, output_credits
 from .layout import ceil_div
 from .moe import lower_moe
 from .norms import gate_input, needed, used
+from .passing import lower_passing
 
 __all__ = ["lower"]
 
@@ -21,6 +22,8 @@ def lower(c: Context) -> OutputRows:
     net, s = c.network, c.shapes
     if not net.blocks:
         raise ValueError("A network needs at least one block")
+    if c.plan.spill is not None:
+        return lower_passing(c)
     lower_input(c)
     for index, block in enumerate(net.blocks):
         if index:

@@ -135,7 +135,7 @@ class _Expert:
         self.names = (f"{name} fc1", f"{name} fc2")
         self.matrices = (c.matrix(self.names[0], mlp.fc1), c.matrix(self.names[1], mlp.fc2))
         pitch = c.shapes.hidden_chunks(mlp.fc1.shape[0])
-        hidden = c.plan.work.base + half * c.plan.hidden_pitch
+        hidden = span.work + half * c.plan.hidden_pitch
         queue = {"use_queue": 1, "queue": expert, "demand": int(demand)}
         self.fields = (
             {

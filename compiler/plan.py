@@ -26,21 +26,23 @@ Head outputs are written once a frame and stored; the frame ends when the store 
 Tiles (:class:`~.tiling.Tiling`) change none of it. Where keys and values are there for some heads
 at a time, attention output of a head replaces its queries, word by word as they have been read, and
 the norm output stays until the last head's queries are made. Where the feed-forward part takes some
-tokens at a time, the next norm overwrites only rows of tokens whose second layer is done.
+tokens at a time, the next norm overwrites only rows of tokens whose second layer is done. Where
+even one word for each token is too much, tokens pass through the chip (:mod:`.spill`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moevit.quant.network import Network
 
 from .buffers import Buffers
 from .layout import Shapes
 from .limits import check_limits
+from .spill import Spill, plan_spill
 from .tiling import Tiling, even
 
-__all__ = ["MemoryPlan", "Region", "plan_memory"]
+__all__ = ["MemoryPlan", "Region", "place", "plan_memory"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +77,29 @@ class MemoryPlan:
     """parameters of the NORMs that make them"""
     hidden_pitch: int
     """activation words from the first half of experts' hidden activations to the second"""
+    inputs: Region | None = None
+    """norm outputs on their way to attention, where they do not stay on the chip"""
+    spill: Spill | None = None
 
     @property
     def regions(self) -> tuple[Region, ...]:
         """Every region."""
-        every = (self.tokens, self.work, self.residual, self.keys, self.values, self.norms)
+        every: tuple[Region, ...] = (
+            self.tokens,
+            self.work,
+            self.residual,
+            self.keys,
+            self.values,
+            self.norms,
+        )
+        if self.inputs is not None:
+            every += (self.inputs,)
         return every + ((self.ahead, self.scales) if self.ahead.size else ())
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes from the output base on that hold tokens while the frame runs; results follow."""
+        return self.spill.scratch.size if self.spill else 0
 
     def norm_row(self, number: int, words: int) -> int:
         """Parameter row of norm ``number``, ``words`` rows each."""
@@ -91,7 +110,7 @@ def plan_memory(network: Network, shapes: Shapes) -> MemoryPlan:
     """Place every buffer; raises ``ValueError`` naming what does not fit and what would hold it."""
     b = Buffers.of(network, shapes)
     check_limits(b)
-    plan = _resident(b)
+    plan = _resident(b) or _spilled(b)
     if plan is None:
         raise AssertionError(f"no tiling of a network that fits: {b}")
     return plan
@@ -121,6 +140,23 @@ def _resident(b: Buffers) -> MemoryPlan | None:
     )
     work = max(fixed, dense * b.hidden, halves * routed * b.expert)
     return place(b, tiling, tokens=n * b.row, work=work, residual=n * s.words)
+
+
+def _spilled(b: Buffers) -> MemoryPlan | None:
+    """Tokens pass through the chip; see :mod:`.spill`."""
+    found = plan_spill(b)
+    if found is None:
+        return None
+    tiling, spill = found
+    n = b.shapes.tokens
+    # Feed-forward: rows, then hidden activations. Before, in the same place: queries, then inputs.
+    tokens = min(tiling.dense, tiling.routed) * spill.row
+    queries = spill.queries * n * spill.group
+    work = b.config.memory.activation_words - tokens
+    plan = place(b, tiling, tokens=tokens, work=work, residual=b.config.memory.residual_words)
+    size = spill.buffers * spill.rows * spill.norm
+    inputs = Region(name="inputs of attention", memory="A", base=queries, size=size)
+    return replace(plan, inputs=inputs, spill=spill)
 
 
 def place(b: Buffers, tiling: Tiling, *, tokens: int, work: int, residual: int) -> MemoryPlan:

@@ -35,13 +35,14 @@ class Span:
     """Tokens that go through a feed-forward part together, and where their rows lie.
 
     ``tokens``: activation word of the first row, ``stride`` words from row to row. ``residual``:
-    residual word of the first row.
+    residual word of the first row. ``work``: activation word of hidden activations.
     """
 
     count: int
     tokens: int
     stride: int
     residual: int
+    work: int
 
 
 def cut(total: int, size: int) -> list[tuple[int, int]]:

@@ -317,7 +317,7 @@ def regions(bench: Bench) -> dict[str, int]:
     """Offsets into what each master reads."""
     header = bench.header
     share = 16 * header.stream_beats
-    loads = {k: bench.code[bench.find(Load, kind=k)] for k in LoadKind}
+    loads = {k: bench.code[bench.find(Load, kind=k)] for k in LoadKind if k != LoadKind.ACTIVATION}
     return {
         "header": 0,
         "first instruction": header.code_offset,

@@ -76,3 +76,28 @@ def test_resident(changes: dict, expected: dict, threshold: float) -> None:
     tiling = plan(network, config).tiling
     assert expected.items() <= vars(tiling).items()
     check(network, config, threshold, seed=5)
+
+
+SHORT = preset("micro").but(
+    memory__activation_words=280, memory__residual_words=100, memory__kv_rows=40
+)
+"""Memories that hold some of :data:`LONG`'s tokens."""
+
+
+@pytest.mark.parametrize("threshold", [0.0, float("inf")])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"memory__kv_rows": 15, "memory__norm_rows": 16},
+        {"memory__ring_rows": 64, "memory__param_rows": 32, "memory__demand_rows": 32},
+        {"memory__residual_words": 48, "limits__routed": 6},
+        {"memory__activation_words": 1000},
+    ],
+)
+def test_passing(changes: dict, threshold: float) -> None:
+    """Tokens that lie in memory and pass through the chip."""
+    config = SHORT.but(**changes)
+    network = random_network(3, LONG)
+    assert plan(network, config).spill is not None
+    check(network, config, threshold, seed=5)
