@@ -27,7 +27,7 @@ BEAT_BYTES = 16
 CHANNEL_BYTES = 8
 """Bytes of one channel's parameters (bias, multiplier, shift) in memory and on chip."""
 
-ISA_VERSION = 4
+ISA_VERSION = 5
 """Part of every configuration hash: changes whenever an instruction's layout or meaning does."""
 
 

@@ -50,9 +50,10 @@ def test_every_refusal_names_the_buffer_and_the_change() -> None:
         plan(SMALL)
     text = str(caught.value)
     for word in (
-        r"Activation memory \(tokens and pixel patches\) needs \d+ bytes, there are 512: "
+        r"Activation memory \(tokens in the smallest tiles\) needs \d+ bytes, there are 512: "
         r"memory\.activation_words=\d+",
-        r"Residual memory needs \d+ bytes, there are 128: memory\.residual_words=56",
+        r"Residual memory \(tokens in the smallest tiles\) needs 256 bytes, there are 128: "
+        r"memory\.residual_words=32",
         r"Key and value memory \(one head\) needs \d+ bytes",
         r"Norm parameter memory \(two norms\) needs \d+ bytes",
         r"The number of tokens is 7, at most 4 can be counted: limits\.tokens=7",
