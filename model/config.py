@@ -11,6 +11,7 @@ from typing import Any
 from .layout import CLASSES
 
 __all__ = [
+    "GATES",
     "KINDS",
     "LABELLED",
     "PRESETS",
@@ -21,6 +22,9 @@ __all__ = [
     "TaskConfig",
     "preset",
 ]
+
+GATES = ("multi", "one", "conditioned")
+"""Kinds of gate: one a task; one for all tasks; one for all that sees an embedding of the task."""
 
 KINDS = ("segmentation", "depth", "normals", "edges", "saliency", "human_parts")
 """Kinds of task: how a head's raw output is decoded, trained and scored (:mod:`.tasks`)."""
@@ -81,6 +85,14 @@ class ModelConfig:
     elsewhere; ``experts`` of hidden width ``expert_hidden``, ``top_k`` of them a token. Pixels are
     normalised as ``(pixel / pixel_scale - pixel_mean) / pixel_std`` before the patch embedding.
 
+    ``gate`` is one of :data:`GATES`; a conditioned one sees beside the token ``gate_task_dim``
+    channels made of the task's number, through ``gate_task_hidden`` hidden ones (0: as many).
+    ``gate_input_ahead``: gates read the tokens in front of their block, not the normalised ones
+    behind its attention. ``experts_per_task``: how many experts a task may choose among (0: all),
+    from ``expert_starts`` on, an expert a task (empty: spread evenly). ``renormalise``: scores add
+    up to one over the ``top_k``. ``prune_threshold``: a score not above it counts as 0 and its
+    expert is not computed; 0 keeps all.
+
     The last fields hold what imported models do differently. ``attention_scale``: factor of the
     scores, ``(dim / heads) ** -0.5`` if None. ``class_token_in_position``: row 0 of the position
     embedding is the class token itself, which then is no parameter of its own. ``gate_bias``: each
@@ -111,6 +123,14 @@ class ModelConfig:
     class_token_in_position: bool = False
     gate_bias: bool = False
     final_norm: bool = True
+    gate: str = "multi"
+    gate_task_dim: int = 0
+    gate_task_hidden: int = 0
+    gate_input_ahead: bool = False
+    experts_per_task: int = 0
+    expert_starts: tuple[int, ...] = ()
+    renormalise: bool = False
+    prune_threshold: float = 0.0
 
     def __post_init__(self) -> None:
         _positive(
@@ -132,6 +152,7 @@ class ModelConfig:
             raise ValueError(f"Model dim {self.dim} must be a multiple of heads {self.heads}")
         if self.top_k > self.experts:
             raise ValueError(f"Model top_k {self.top_k} must be at most experts {self.experts}")
+        self._check_routing()
         if self.mlp_hidden < 1:
             raise ValueError(f"Model mlp_ratio must be positive, not {self.mlp_ratio!r}")
         if not self.norm_eps > 0:
@@ -164,6 +185,53 @@ class ModelConfig:
                 raise ValueError(
                     f"Task {task.name} stride {task.stride} must divide patch {self.patch}"
                 )
+
+    def _check_routing(self) -> None:
+        if self.gate not in GATES:
+            raise ValueError(f"Model gate must be one of {', '.join(GATES)}, not {self.gate!r}")
+        if (self.gate == "conditioned") != (self.gate_task_dim > 0):
+            raise ValueError(
+                f"Model gate_task_dim must be positive for a conditioned gate and 0 for others, "
+                f"not {self.gate_task_dim!r} for {self.gate}"
+            )
+        if self.gate_task_hidden < 0 or (self.gate_task_hidden and not self.gate_task_dim):
+            raise ValueError(
+                "Model gate_task_hidden must not be negative, and 0 without gate_task_dim, "
+                f"not {self.gate_task_hidden!r}"
+            )
+        if not 0 <= self.experts_per_task <= self.experts:
+            raise ValueError(
+                f"Model experts_per_task must be from 0 to {self.experts}, "
+                f"not {self.experts_per_task!r}"
+            )
+        if self.top_k > self.window:
+            raise ValueError(
+                f"Model top_k {self.top_k} must be at most experts_per_task {self.window}"
+            )
+        spare = self.experts - self.window
+        if self.expert_starts and (
+            len(self.expert_starts) != len(self.tasks)
+            or not all(0 <= start <= spare for start in self.expert_starts)
+        ):
+            raise ValueError(
+                f"Model expert_starts must be {len(self.tasks)} numbers from 0 to {spare}, "
+                f"not {self.expert_starts}"
+            )
+        if not 0 <= self.prune_threshold < 1:
+            raise ValueError(
+                f"Model prune_threshold must be from 0 to below 1, not {self.prune_threshold!r}"
+            )
+
+    @property
+    def window(self) -> int:
+        """Experts that a task may choose among."""
+        return self.experts_per_task or self.experts
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """First of the experts that each task may choose; spread as M3ViT spreads two tasks'."""
+        spare, last = self.experts - self.window, max(len(self.tasks) - 1, 1)
+        return self.expert_starts or tuple(task * spare // last for task in range(len(self.tasks)))
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -234,6 +302,12 @@ class ModelConfig:
                         f"Model configuration {name} must be {length} numbers, not {value!r}"
                     )
                 fields[name] = tuple(value)
+        starts = fields.get("expert_starts", [])
+        if not isinstance(starts, list) or not all(type(start) is int for start in starts):
+            raise ValueError(
+                f"Model configuration expert_starts must be whole numbers, not {starts!r}"
+            )
+        fields["expert_starts"] = tuple(starts)
         try:
             return cls(**fields)
         except TypeError as error:

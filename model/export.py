@@ -56,26 +56,34 @@ def _mlp(module: Any) -> FloatMlp:
     return FloatMlp(fc1=_linear(module.fc1), fc2=_linear(module.fc2))
 
 
-def _moe(module: MixtureOfExperts, tasks: tuple[str, ...]) -> FloatMoe:
-    gates = _array(module.router.weight)  # (T, E, D)
-    bias = module.router.bias
-    biases = np.zeros(gates.shape[:2], np.float32) if bias is None else _array(bias)  # (T, E)
+def _moe(module: MixtureOfExperts, model: M3ViT) -> FloatMoe:
+    """A mixture with one router a task: what a gate adds for the task is in the router's bias."""
+    router, config = module.router, model.config
+    embedding, routers = model.task_embedding(), {}
+    for number, task in enumerate(config.task_names):
+        weight, bias = router.gate(number, embedding)
+        zero = np.zeros(len(weight), np.float32)
+        routers[task] = FloatLinear(
+            weight=_array(weight), bias=zero if bias is None else _array(bias)
+        )
     return FloatMoe(
-        k=module.router.top_k,
-        routers={
-            t: FloatLinear(weight=g, bias=b) for t, g, b in zip(tasks, gates, biases, strict=True)
-        },
+        k=router.top_k,
+        routers=routers,
         experts=tuple(_mlp(expert) for expert in module.experts),
+        starts={} if router.whole else dict(zip(config.task_names, config.starts, strict=True)),
+        renormalise=router.renormalise,
+        threshold=router.threshold,
+        ahead=config.gate_input_ahead,
     )
 
 
-def _block(module: Block, tasks: tuple[str, ...]) -> FloatBlock:
+def _block(module: Block, model: M3ViT) -> FloatBlock:
     mlp = module.mlp
     return FloatBlock(
         norm1=_norm(module.norm1),
         attention=_attention(module.attn),
         norm2=_norm(module.norm2),
-        mlp=_moe(mlp, tasks) if isinstance(mlp, MixtureOfExperts) else _mlp(mlp),
+        mlp=_moe(mlp, model) if isinstance(mlp, MixtureOfExperts) else _mlp(mlp),
     )
 
 
@@ -103,7 +111,7 @@ def to_float_network(model: M3ViT) -> FloatNetwork:
             bias=_array(model.patch_embed.proj.bias),
         ),
         embedding=embedding,
-        blocks=tuple(_block(cast(Block, block), config.task_names) for block in model.blocks),
+        blocks=tuple(_block(cast(Block, block), model) for block in model.blocks),
         norm=_norm(model.norm) if isinstance(model.norm, nn.LayerNorm) else None,
         heads={
             task.name: FloatHead(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ._timm import Mlp, PatchEmbed, trunc_normal_
 from .config import ModelConfig, TaskConfig
-from .moe import Balance, MixtureOfExperts
+from .moe import Balance, MixtureOfExperts, Router, TaskEmbedding
 
 __all__ = ["Attention", "Block", "ClassHead", "Head", "M3ViT"]
 
@@ -56,34 +56,47 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """``x + attn(norm1(x))``, then ``x + mlp(norm2(x))``; ``mlp`` is dense or a mixture."""
+    """``x + attn(norm1(x))``, then ``x + mlp(norm2(x))``; ``mlp`` is dense or a mixture.
+
+    With ``gate_input_ahead`` the mixture's gate reads ``x`` as it comes in.
+    """
 
     def __init__(self, config: ModelConfig, *, moe: bool) -> None:
         super().__init__()
-        dim = config.dim
+        dim, self.ahead = config.dim, config.gate_input_ahead
         self.norm1 = nn.LayerNorm(dim, eps=config.norm_eps)
         self.attn = Attention(dim, config.heads, config.attention_scale)
         self.norm2 = nn.LayerNorm(dim, eps=config.norm_eps)
         self.mlp: nn.Module
         if moe:
-            self.mlp = MixtureOfExperts(
+            router = Router(
                 dim,
                 config.experts,
                 config.top_k,
-                config.expert_hidden,
                 len(config.tasks),
-                gate_bias=config.gate_bias,
+                bias=config.gate_bias,
+                shared=config.gate != "multi",
+                task_dim=config.gate_task_dim,
+                windows=(config.window, config.starts),
+                renormalise=config.renormalise,
+                threshold=config.prune_threshold,
             )
+            self.mlp = MixtureOfExperts(router, dim, config.expert_hidden)
         else:
             self.mlp = Mlp(dim, hidden_features=config.mlp_hidden, act_layer=nn.GELU)
 
-    def forward(self, x: Tensor, task: Tensor | int) -> Tensor:
-        """``(B, N, D)`` to the same, for the task number(s) ``task``."""
+    def forward(self, x: Tensor, task: Tensor | int, embedding: Tensor | None = None) -> Tensor:
+        """``(B, N, D)`` to the same, for the task number(s) ``task``.
+
+        ``embedding`` ``(T, C)`` is what a conditioned gate sees of the tasks.
+        """
+        before = x
         x = x + self.attn(self.norm1(x))
         y = self.norm2(x)
-        update: Tensor = (
-            self.mlp(y, task) if isinstance(self.mlp, MixtureOfExperts) else self.mlp(y)
-        )
+        if not isinstance(self.mlp, MixtureOfExperts):
+            update: Tensor = self.mlp(y)
+        else:
+            update = self.mlp(y, task, before if self.ahead else y, embedding)
         return x + update
 
 
@@ -147,6 +160,13 @@ class M3ViT(nn.Module):
         self.blocks = nn.ModuleList(
             Block(config, moe=config.is_moe(index)) for index in range(config.depth)
         )
+        self.gate_task: TaskEmbedding | None = None
+        if config.gate == "conditioned":
+            self.gate_task = TaskEmbedding(
+                len(config.tasks),
+                config.gate_task_hidden or config.gate_task_dim,
+                config.gate_task_dim,
+            )
         self.norm: nn.Module = nn.Identity()
         if config.final_norm:
             self.norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
@@ -184,11 +204,18 @@ class M3ViT(nn.Module):
         tokens: Tensor = x + self.pos_embed
         return tokens
 
+    def task_embedding(self) -> Tensor | None:
+        """What a conditioned gate sees of each task ``(T, C)``; None for other gates."""
+        if self.gate_task is None:
+            return None
+        out: Tensor = self.gate_task()
+        return out
+
     def tokens(self, images: Tensor, task: Tensor | int) -> Tensor:
         """Tokens ``(B, N, D)`` after the last norm, for a task number or one number a sample."""
-        x = self.embed(images)
+        x, embedding = self.embed(images), self.task_embedding()
         for block in self.blocks:
-            x = block(x, task)
+            x = block(x, task, embedding)
         out: Tensor = self.norm(x)
         return out
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checkpoint import write_atomically
@@ -52,7 +53,7 @@ class _DenseMixture(nn.Module):
 
     def __init__(self, mixture: MixtureOfExperts) -> None:
         super().__init__()
-        self.router, self.top_k = mixture.router, mixture.router.top_k
+        self.router = mixture.router
         experts: list[Any] = list(mixture.experts)
         for name in ("fc1", "fc2"):
             layers = [getattr(expert, name) for expert in experts]
@@ -62,11 +63,16 @@ class _DenseMixture(nn.Module):
             self.register_buffer(f"{name}_bias", bias)
         self.act = experts[0].act
 
-    def forward(self, x: Tensor, task: int) -> Tensor:
+    def forward(self, x: Tensor, task: int, gate_input: Tensor, embedding: Tensor | None) -> Tensor:
         """``(B, N, D)`` to the same."""
-        probabilities = self.router(x, task).softmax(-1)  # (B, N, E)
-        chosen = probabilities.topk(self.top_k, dim=-1)
-        scores = torch.zeros_like(probabilities).scatter(-1, chosen.indices, chosen.values)
+        router, count = self.router, len(self.fc1_weight)
+        probabilities = router(gate_input, task, embedding).softmax(-1)  # (B, N, W)
+        chosen = probabilities.topk(router.top_k, dim=-1)
+        scores = router.weigh(chosen.values)
+        scores = torch.zeros_like(probabilities).scatter(-1, chosen.indices, scores)
+        if not router.whole:  # zeros for the experts that the task cannot choose
+            first = int(router.windows[task, 0])
+            scores = F.pad(scores, (first, count - first - scores.shape[-1]))
         rows = x.flatten(0, 1)[None]  # (1, n, D)
         hidden = self.act(rows @ self.fc1_weight + self.fc1_bias)  # (E, n, hidden)
         y = hidden @ self.fc2_weight + self.fc2_bias  # (E, n, D)
@@ -99,12 +105,17 @@ class _Graph(nn.Module):
         return tuple(outputs)
 
     def _blocks(self, x: Tensor, first: int, end: int, task: int) -> Tensor:
+        embedding = self.model.task_embedding()
         for index in range(first, end):
             block: Any = self.model.blocks[index]
+            before = x
             x = x + block.attn(block.norm1(x))
             y = block.norm2(x)
-            key = str(index)
-            x = x + (self.dense[key](y, task) if key in self.dense else block.mlp(y))
+            if str(index) in self.dense:
+                gate_input = before if block.ahead else y
+                x = x + self.dense[str(index)](y, task, gate_input, embedding)
+            else:
+                x = x + block.mlp(y)
         return x
 
 

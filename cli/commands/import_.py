@@ -10,6 +10,7 @@ import typer
 from moevit.cli.errors import UserError
 from moevit.cli.options import Json
 from moevit.cli.progress import progress
+from moevit.cli.settings import GATE_SETTINGS, GateSettings, read
 
 if TYPE_CHECKING:  # torch is imported when there is something to import
     from moevit.model.importers.common import Imported
@@ -72,12 +73,14 @@ def m3vit(
     tasks: Tasks = "",
     mean: Mean = (0.485, 0.456, 0.406),
     std: Deviation = (0.229, 0.224, 0.225),
+    settings: GateSettings = None,
     as_json: Json = False,
 ) -> None:
     """Import an M3ViT checkpoint.
 
-    The backbone with its experts and gates: one a task, one for all, or one that sees the task.
-    Without final norm and heads its result is the tokens.
+    The backbone with its experts and gates: one a task, one for all, or one that sees the task. How
+    it was trained to use them is not in the file: say it with --top-k and --set. Without final norm
+    and heads its result is the tokens.
     """
     _check_target(output)
     with progress("moevit import m3vit", quiet=as_json) as report:
@@ -92,6 +95,7 @@ def m3vit(
             tasks=_names(tasks),
             pixel_mean=mean,
             pixel_std=std,
+            **read(settings, GATE_SETTINGS),
         )
         _write(imported, output)
     _say(imported, output, as_json=as_json)

@@ -10,6 +10,7 @@ import typer
 from moevit.cli.errors import UserError
 from moevit.cli.options import DEFAULT_SIZE, Seed, Size
 from moevit.cli.progress import progress
+from moevit.cli.settings import Settings, changed
 
 __all__ = ["command"]
 
@@ -27,6 +28,7 @@ ImageSize = Annotated[
 def command(
     size: Size = DEFAULT_SIZE,
     image_size: ImageSize = None,
+    settings: Settings = None,
     seed: Seed = 0,
     output: Output = Path("model.safetensors"),
 ) -> None:
@@ -44,6 +46,7 @@ def command(
         if not found:
             raise UserError(f"--image-size: expected HxW such as 128x256, not {image_size!r}")
         config = dataclasses.replace(config, image=(int(found[1]), int(found[2])))
+    config = changed(config, settings)
     with progress("moevit init") as report:
         report(f"making {size}", 0.0)
         import torch

@@ -10,6 +10,7 @@ import typer
 
 from moevit.cli.errors import UserError
 from moevit.cli.options import DEFAULT_SIZE, Json, Seed, Size
+from moevit.cli.settings import Settings, changed
 from moevit.model.config import preset as model_preset
 
 __all__ = ["command"]
@@ -58,6 +59,7 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on from the saved sta
 
 def command(
     size: Size = DEFAULT_SIZE,
+    settings: Settings = None,
     output: Output = Path("model.safetensors"),
     steps: Steps = 3600,
     batch: Batch = 16,
@@ -85,7 +87,7 @@ def command(
     Scenes are rendered once into the cache. Ctrl-C leaves the last saved state; --resume goes on
     from it.
     """
-    config = model_preset(size)
+    config = changed(model_preset(size), settings)
     if output.is_dir():
         raise UserError(f"{output}: is a folder; expected the name of a file")
     from moevit.model.train import train

@@ -5,8 +5,10 @@ parameters: image, heads, experts a token, names of the tasks, mean and deviatio
 
 Gates are matrices ``(D, E)``: one a task (``gate.T.w_gate``), or one for all (``gate.w_gate``). The
 task-conditioned gate ``(D + C, E)`` sees the token beside C channels that
-``gate_task_represent`` makes of the task's number alone; they add a constant to the logits, which
-becomes the router's bias. Weights of the auxiliary gate ``w_gate_aux`` act only on a training loss.
+``gate_task_represent`` makes of the task's number alone. What else the training was told about its
+gates (``gate_input_ahead``, ``num_experts_pertask``, ``expert_prune``; scores over the chosen
+experts, as its gate ``noisy`` has them) the file does not say: those are parameters too. Weights of
+the auxiliary gate ``w_gate_aux`` act only on a training loss.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import ModelConfig
@@ -36,7 +37,8 @@ __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "import_m3vit"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-_EPS = 1e-6  # of every LayerNorm, the task representation's too
+_EPS = 1e-6  # of every LayerNorm
+_REPRESENT = "gate_task_represent."
 
 
 def import_m3vit(
@@ -49,11 +51,17 @@ def import_m3vit(
     tasks: Sequence[str] = (),
     pixel_mean: tuple[float, float, float] = IMAGENET_MEAN,
     pixel_std: tuple[float, float, float] = IMAGENET_STD,
+    gate_input_ahead: bool = False,
+    experts_per_task: int = 0,
+    expert_starts: Sequence[int] = (),
+    prune_threshold: float = 0.0,
+    renormalise: bool = False,
 ) -> Imported:
     """Read a checkpoint file. The model has no final norm and no heads: it gives tokens.
 
     ``image`` is (height, width) in pixels, square if None; ``heads`` are 64 channels wide if None.
-    ``tasks`` are names for the gates; with one gate for all tasks, a single name at most. Raises
+    ``tasks`` are names for the gates; one gate for all tasks serves as many as there are names. The
+    last five say what gates were trained with, as in :class:`~..config.ModelConfig`. Raises
     ``ValueError`` listing each tensor that is missing, misshapen or unexpected.
     """
     tensors = Tensors(str(path), read_weights(path))
@@ -86,8 +94,15 @@ def import_m3vit(
         norm_eps=_EPS,
         pixel_mean=pixel_mean,
         pixel_std=pixel_std,
-        gate_bias=gates.conditioned,
         final_norm=False,
+        gate=gates.kind,
+        gate_task_dim=gates.width,
+        gate_task_hidden=gates.hidden,
+        gate_input_ahead=gate_input_ahead,
+        experts_per_task=experts_per_task,
+        expert_starts=tuple(expert_starts),
+        prune_threshold=prune_threshold,
+        renormalise=renormalise,
     )
     model = {
         "patch_embed.proj.weight": tensors.take("patch_embed.proj.weight", dim, 3, patch, patch),
@@ -95,6 +110,7 @@ def import_m3vit(
         "cls_token": tensors.take("cls_token", 1, 1, dim),
         "pos_embed": tensors.take("pos_embed", 1, tokens, dim),
     }
+    model |= gates.embedding()
     for block in range(depth):
         model |= _block(tensors, config, block, gates)
     ignored = tensors.leave(n for n in tensors.names if n.endswith(".w_gate_aux"))
@@ -157,56 +173,59 @@ def _block(tensors: Tensors, config: ModelConfig, index: int, gates: _Gates) -> 
 class _Gates:
     """The gates of all mixtures: their form, and each as our router's parameters.
 
-    ``tasks``: how many tasks the gates tell apart, 0 if one gate serves all.
+    ``kind`` is a :data:`~..config.GATES`; ``tasks``: how many tasks the gates tell apart, 0 if one
+    gate serves all; ``width`` and ``hidden`` channels of the task's embedding, 0 without one.
     """
 
     def __init__(self, tensors: Tensors, mixtures: Sequence[int], dim: int) -> None:
         self.tensors, self.dim = tensors, dim
-        self.conditioned = any(n.startswith("gate_task_represent.") for n in tensors.names)
-        self.extra: Tensor | None = None  # (T, C)
+        self.kind, self.tasks, self.width, self.hidden = "multi", 0, 0, 0
         if not mixtures:
-            self.multi, self.tasks = False, 0
             return
         prefix = f"blocks.{mixtures[0]}.mlp.gate."
         pattern = re.compile(re.escape(prefix) + r"(\d+)\.w_gate")
         numbers = {int(m[1]) for n in tensors.names if (m := pattern.fullmatch(n))}
-        self.multi = bool(numbers)
-        self.tasks = max(numbers) + 1 if numbers else 0
-        if self.conditioned:
-            if self.multi:
-                raise ValueError(
-                    f"{tensors.source} has gate_task_represent and a gate for each task; "
-                    "expected one gate for all beside it"
-                )
-            self.extra = self._represent()
-            self.tasks = len(self.extra)
+        conditioned = any(n.startswith(_REPRESENT) for n in tensors.names)
+        if numbers and conditioned:
+            raise ValueError(
+                f"{tensors.source} has gate_task_represent and a gate for each task; "
+                "expected one gate for all beside it"
+            )
+        if numbers:
+            self.tasks = max(numbers) + 1
+        elif conditioned:
+            self.kind = "conditioned"
+            self.hidden, self.tasks = tensors.shape(_REPRESENT + "fc1.weight", 2)
+            self.width = tensors.shape(_REPRESENT + "fc2.weight", 2)[0]
+        else:
+            self.kind = "one"
 
-    def _represent(self) -> Tensor:
-        """What the gate sees beside the token, for each task: ``(T, C)``.
-
-        The task's one-hot number through linear, GELU, linear, LayerNorm.
-        """
-        t, name = self.tensors, "gate_task_represent."
-        hidden, tasks = t.shape(name + "fc1.weight", 2)
-        width = t.shape(name + "fc2.weight", 2)[0]
-        fc1, bias1 = t.take(name + "fc1.weight", hidden, tasks), t.take(name + "fc1.bias", hidden)
-        fc2, bias2 = t.take(name + "fc2.weight", width, hidden), t.take(name + "fc2.bias", width)
-        gain, bias = t.take(name + "norm.weight", width), t.take(name + "norm.bias", width)
-        x = F.gelu(F.linear(torch.eye(tasks), fc1, bias1))
-        return F.layer_norm(F.linear(x, fc2, bias2), (width,), gain, bias, eps=_EPS)
+    def embedding(self) -> dict[str, Tensor]:
+        """What makes the task's channels: one-hot number, linear, GELU, linear, LayerNorm."""
+        if self.kind != "conditioned":
+            return {}
+        shapes = {
+            "fc1.weight": (self.hidden, self.tasks),
+            "fc1.bias": (self.hidden,),
+            "fc2.weight": (self.width, self.hidden),
+            "fc2.bias": (self.width,),
+            "norm.weight": (self.width,),
+            "norm.bias": (self.width,),
+        }
+        return {
+            f"gate_task.{name}": self.tensors.take(_REPRESENT + name, *shape)
+            for name, shape in shapes.items()
+        }
 
     def router(self, block: int, tasks: int, experts: int) -> dict[str, Tensor]:
         """The router's parameters of a block."""
         ours, theirs = f"blocks.{block}.mlp.router.", f"blocks.{block}.mlp.gate."
         take, dim = self.tensors.take, self.dim
-        if self.multi:
+        if self.kind == "multi":
             gates = [take(f"{theirs}{task}.w_gate", dim, experts).T for task in range(tasks)]
             return {ours + "weight": torch.stack(gates)}
-        if self.extra is None:
-            gate = take(theirs + "w_gate", dim, experts).T
-            return {ours + "weight": gate.expand(tasks, -1, -1).clone()}
-        gate = take(theirs + "w_gate", dim + self.extra.shape[1], experts)
-        return {
-            ours + "weight": gate[:dim].T.expand(tasks, -1, -1).clone(),
-            ours + "bias": self.extra @ gate[dim:],
-        }
+        gate = take(theirs + "w_gate", dim + self.width, experts)
+        out = {ours + "weight": gate[:dim].T[None].contiguous()}
+        if self.width:
+            out[ours + "task_weight"] = gate[dim:].T.contiguous()
+        return out

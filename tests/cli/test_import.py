@@ -50,6 +50,9 @@ def test_edge_moe(moevit, tmp_path: Path) -> None:
     assert model["class_token_in_position"]
 
 
+FITS = ("--image", size(M3vit.IMAGE), "--heads", str(M3vit.HEADS))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -57,6 +60,11 @@ def test_edge_moe(moevit, tmp_path: Path) -> None:
         (["m3vit", "w.pth"], "patches are no square"),
         (["m3vit", "w.pth", "--image", "16"], "--image: '16' is no size"),
         (["m3vit", "bad.pth"], "lacks patch_embed.proj.weight"),
+        (["m3vit", "w.pth", "--set", "experts=2"], "'experts=2' is no NAME=VALUE with a name of"),
+        (
+            ["m3vit", "w.pth", *FITS, "--set", "experts_per_task=9"],
+            "experts_per_task must be from 0 to 4, not 9",
+        ),
         (["edge-moe", "none"], "none does not exist"),
         (["timm", "resnet18"], "'resnet18' is no model"),
         (

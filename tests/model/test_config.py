@@ -41,6 +41,14 @@ def test_unknown_preset_and_task_name_the_known_ones(micro: ModelConfig) -> None
         ({"image": (16, 30)}, r"image \(16, 30\) must be a multiple of patch 8"),
         ({"heads": 3}, "dim 16 must be a multiple of heads 3"),
         ({"top_k": 5}, "top_k 5 must be at most experts 4"),
+        ({"gate": "two"}, "gate must be one of multi, one, conditioned, not 'two'"),
+        ({"gate": "conditioned"}, "gate_task_dim must be positive .*, not 0 for conditioned"),
+        ({"gate_task_dim": 3}, "gate_task_dim must be .*, not 3 for multi"),
+        ({"gate_task_hidden": 3}, "gate_task_hidden must not be negative.*, not 3"),
+        ({"experts_per_task": 5}, "experts_per_task must be from 0 to 4, not 5"),
+        ({"experts_per_task": 1}, "top_k 2 must be at most experts_per_task 1"),
+        ({"expert_starts": (0, 0)}, r"expert_starts must be 5 numbers from 0 to 0, not \(0, 0\)"),
+        ({"prune_threshold": 1.0}, "prune_threshold must be from 0 to below 1, not 1.0"),
         ({"mlp_ratio": 0.0}, "mlp_ratio must be positive, not 0.0"),
         ({"norm_eps": 0.0}, "norm_eps must be positive, not 0.0"),
         ({"pixel_std": (0.2, 0.0, 0.2)}, "pixel_std must be positive"),
@@ -77,6 +85,7 @@ def test_tasks_that_do_not_fit_are_refused(micro: ModelConfig) -> None:
         (lambda v: v.update(image=[64]), r"image must be 2 numbers, not \[64\]"),
         (lambda v: v["tasks"][0].pop("kind"), "Task configuration lacks the field 'kind'"),
         (lambda v: v.update(mlp_ratio=None), "bad field"),
+        (lambda v: v.update(expert_starts=["a"]), r"expert_starts must be whole.*, not \['a'\]"),
     ],
 )
 def test_broken_json_names_the_field(micro: ModelConfig, change, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -90,3 +99,12 @@ def test_broken_json_names_the_field(micro: ModelConfig, change, message: str) -
 def test_text_that_is_no_object_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="Model configuration"):
         ModelConfig.from_json(text)
+
+
+def test_windows_are_spread_over_the_tasks(micro: ModelConfig) -> None:
+    assert dataclasses.replace(micro, experts_per_task=2).starts == (0, 0, 1, 1, 2)
+    two = dataclasses.replace(micro, experts_per_task=3, tasks=micro.tasks[:2])
+    assert two.starts == (0, 1)  # as M3ViT has it for two tasks: 0 and E - n
+    given = dataclasses.replace(two, expert_starts=(1, 0))
+    assert given.starts == (1, 0)
+    assert ModelConfig.from_json(given.to_json()) == given

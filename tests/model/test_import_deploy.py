@@ -33,6 +33,15 @@ def m3vit(folder: Path) -> M3ViT:
     return import_m3vit(path, image=M3vit.IMAGE, heads=M3vit.HEADS, top_k=M3vit.TOP_K).model
 
 
+def m3vit_windows(folder: Path) -> M3ViT:
+    path = folder / "m3vit.pth"
+    torch.save(m3vit_weights("one"), path)
+    options = {"image": M3vit.IMAGE, "heads": M3vit.HEADS, "tasks": ["a", "b"], "top_k": 2}
+    return import_m3vit(
+        path, **options, gate_input_ahead=True, experts_per_task=3, prune_threshold=0.2
+    ).model
+
+
 def edge_moe(folder: Path) -> M3ViT:
     edge_moe_folder(folder)
     options = {"image": EdgeMoe.IMAGE, "heads": EdgeMoe.HEADS, "top_k": EdgeMoe.TOP_K}
@@ -51,7 +60,7 @@ def classifier(folder: Path) -> M3ViT:
     return import_timm(name, weights=folder / "w.pth", **sizes).model
 
 
-@pytest.mark.parametrize("source", [m3vit, edge_moe, classifier])
+@pytest.mark.parametrize("source", [m3vit, m3vit_windows, edge_moe, classifier])
 def test_from_float_to_the_program(source: object, tmp_path: Path) -> None:
     assert callable(source)
     model: M3ViT = source(tmp_path)

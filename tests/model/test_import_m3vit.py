@@ -29,8 +29,12 @@ def norm(x: torch.Tensor, gain: torch.Tensor, bias: torch.Tensor) -> torch.Tenso
     return centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt() * gain + bias
 
 
-def reference(w: Weights, image: torch.Tensor, task: int, gate: str) -> torch.Tensor:
+def reference(
+    w: Weights, image: torch.Tensor, task: int, gate: str, options: dict[str, Any]
+) -> torch.Tensor:
     """Tokens ``(N, D)`` of an image ``(H, W, 3)``, one token and one expert at a time."""
+    start = options.get("expert_starts", (0, 0, 0))[task]
+    window = slice(start, start + options.get("experts_per_task", EXPERTS))
     pixels = (image / 255 - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
     rows = [w["cls_token"][0, 0]]
     for y in range(0, IMAGE[0], PATCH):
@@ -46,7 +50,7 @@ def reference(w: Weights, image: torch.Tensor, task: int, gate: str) -> torch.Te
         condition = norm(r["fc2.weight"] @ x + r["fc2.bias"], r["norm.weight"], r["norm.bias"])
     for i in range(DEPTH):
         b = {k.removeprefix(f"blocks.{i}."): v for k, v in w.items()}
-        y = norm(tokens, b["norm1.weight"], b["norm1.bias"])
+        before, y = tokens, norm(tokens, b["norm1.weight"], b["norm1.bias"])
         q, k, v = (y @ b["attn.qkv.weight"].T + b["attn.qkv.bias"]).split(D, dim=1)
         size = D // HEADS
         heads = [
@@ -61,13 +65,19 @@ def reference(w: Weights, image: torch.Tensor, task: int, gate: str) -> torch.Te
             continue
         matrix = b[f"mlp.gate.{task}.w_gate" if gate == "multi" else "mlp.gate.w_gate"]
         updates = []
-        for token in y:
-            scores = (torch.cat([token, condition]) @ matrix).softmax(0)
+        for token, seen in zip(y, before if options.get("gate_input_ahead") else y, strict=True):
+            scores = (torch.cat([seen, condition]) @ matrix[:, window]).softmax(0)
+            best = scores.argsort(descending=True)[:K]
+            if options.get("renormalise"):
+                scores = scores / scores[best].sum()
             total = torch.zeros(D)
-            for e in scores.argsort(descending=True)[:K].tolist():
+            for place in best.tolist():
+                e, score = start + place, scores[place]
+                if score <= options.get("prune_threshold", 0):
+                    continue
                 up, down = b["mlp.experts.htoh4.weight"][e], b["mlp.experts.h4toh.weight"][e]
                 hidden = F.gelu(up @ token + b["mlp.experts.htoh4.bias"][e])
-                total += scores[e] * (down @ hidden + b["mlp.experts.h4toh.bias"][e])
+                total += score * (down @ hidden + b["mlp.experts.h4toh.bias"][e])
             updates.append(total)
         tokens = tokens + torch.stack(updates)
     return tokens
@@ -78,32 +88,41 @@ def save(w: Any, folder: Path, name: str = "m3vit.pth") -> Path:
     return folder / name
 
 
+WINDOWS = {"experts_per_task": 3, "expert_starts": (1, 0, 1)}
+
+
 @pytest.mark.parametrize(
-    ("gate", "wrap"),
+    ("gate", "wrap", "options"),
     [
-        ("multi", lambda w: w),
-        ("one", lambda w: {"state_dict": {f"module.{k}": v for k, v in w.items()}, "epoch": 3}),
+        ("multi", lambda w: w, {}),
+        ("one", lambda w: {"state_dict": {f"module.{k}": v for k, v in w.items()}, "epoch": 3}, {}),
         (
             "conditioned",
             lambda w: {"state_dict": {f"module.backbone.{k}": v for k, v in w.items()}},
+            {},
         ),
+        ("multi", lambda w: w, {"gate_input_ahead": True}),
+        ("conditioned", lambda w: w, WINDOWS),
+        ("multi", lambda w: w, {**WINDOWS, "renormalise": True, "prune_threshold": 0.4}),
+        ("conditioned", lambda w: w, {"gate_input_ahead": True, "prune_threshold": 0.3}),
     ],
 )
-def test_same_function(gate: str, wrap: Any, tmp_path: Path) -> None:
+def test_same_function(gate: str, wrap: Any, options: dict[str, Any], tmp_path: Path) -> None:
     w = m3vit_weights(gate)
     path = save(wrap(w), tmp_path)
-    imported = import_m3vit(path, image=IMAGE, heads=HEADS, top_k=K)
+    imported = import_m3vit(path, image=IMAGE, heads=HEADS, top_k=K, **options)
     store(imported.model, tmp_path / "out.safetensors", imported.source)
     model = load(tmp_path / "out.safetensors")
     config = model.config
-    assert not config.final_norm and config.gate_bias == (gate == "conditioned")
+    assert not config.final_norm and config.gate == gate
+    assert (config.gate_task_dim, config.gate_task_hidden) == ((5, 6) if gate[0] == "c" else (0, 0))
     assert len(config.tasks) == (1 if gate == "one" else 3)
     images = torch.randint(0, 256, (2, *IMAGE, 3), generator=torch.Generator().manual_seed(1))
     results = []
     for index, task in enumerate(config.task_names):
         with torch.no_grad():
             got = model(images.to(torch.uint8), task)
-        expected = torch.stack([reference(w, image, index, gate) for image in images])
+        expected = torch.stack([reference(w, image, index, gate, options) for image in images])
         assert got.shape == (2, TOKENS, D)
         assert torch.allclose(got, expected, atol=1e-5, rtol=1e-5)
         results.append(got)

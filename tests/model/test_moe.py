@@ -7,12 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moevit.model.moe import MixtureOfExperts, Router, squared_cv
+from moevit.model.moe import MixtureOfExperts, Router, TaskEmbedding, squared_cv
+from moevit.quant.gate import NOBODY
 
 
 def mixture(experts: int, top_k: int, tasks: int = 2, dim: int = 6) -> MixtureOfExperts:
     torch.manual_seed(experts * 10 + top_k)
-    layer = MixtureOfExperts(dim, experts, top_k, 5, tasks)
+    layer = MixtureOfExperts(Router(dim, experts, top_k, tasks), dim, 5)
     torch.nn.init.normal_(layer.router.weight)
     return layer
 
@@ -77,6 +78,88 @@ def test_all_tokens_to_one_expert() -> None:
     assert layer.routing is not None
     assert layer.routing.experts.unique().tolist() == [2]
     torch.testing.assert_close(y, layer.routing.scores.view(1, 9, 1) * layer.experts[2](x))
+
+
+def windowed(**options: object) -> MixtureOfExperts:
+    """Four experts, three tasks that see two of them each."""
+    torch.manual_seed(3)
+    router = Router(6, 4, 1, 3, windows=(2, (0, 2, 1)), **options)  # type: ignore[arg-type]
+    layer = MixtureOfExperts(router, 6, 5)
+    torch.nn.init.normal_(router.weight)
+    return layer
+
+
+@pytest.mark.parametrize("options", [{}, {"shared": True, "bias": True}, {"task_dim": 3}])
+def test_windows_of_experts(options: dict[str, object]) -> None:
+    layer = windowed(**options).eval()
+    x, embedding = torch.randn(3, 50, 6), torch.randn(3, 3)
+    for parameter in layer.router.parameters():
+        torch.nn.init.normal_(parameter)
+    together = layer(x, torch.tensor([2, 0, 1]), embedding=embedding)
+    assert layer.routing is not None
+    chosen = layer.routing.experts.view(3, 50)
+    for sample, task in enumerate((2, 0, 1)):
+        assert chosen[sample].unique().tolist() == [[0, 1], [2, 3], [1, 2]][task]
+        alone = layer(x[sample : sample + 1], task, embedding=embedding)
+        torch.testing.assert_close(together[sample : sample + 1], alone)
+        weight, bias = layer.router.gate(task, embedding)
+        logits = x[sample] @ weight.T + (0 if bias is None else bias)
+        torch.testing.assert_close(layer.routing.probabilities, logits.softmax(-1))
+
+
+def test_losses_of_windows_are_each_task_s_own() -> None:
+    layer = windowed()
+    tasks = torch.tensor([0] * 10 + [2] * 4)
+    logits = torch.randn(14, 2)
+    importance, load = layer.router.balance(logits, logits, tasks)
+    parts = [layer.router.balance(logits[tasks == t], logits[tasks == t]) for t in (0, 2)]
+    assert importance == pytest.approx(float(sum(p.importance for p in parts) / 2), rel=1e-5)
+    assert load == pytest.approx(float(sum(p.load for p in parts) / 2), rel=1e-5)
+    layer.train()(torch.randn(2, 8, 6), torch.tensor([0, 1]))
+    assert layer.losses is not None and torch.isfinite(layer.losses.importance)
+
+
+def test_renormalised_scores_add_up_to_one() -> None:
+    router = Router(6, 5, 3, 1, renormalise=True)
+    logits = torch.randn(20, 5)
+    routing = router.route(logits)
+    best = logits.gather(1, routing.experts)
+    torch.testing.assert_close(routing.scores, best.softmax(-1))
+
+
+def test_dropped_choices_are_not_computed() -> None:
+    layer = mixture(4, 3).eval()
+    x = torch.randn(2, 20, 6)
+    whole = layer(x, 0)
+    plain = layer.routing
+    layer.router.threshold = 0.2
+    calls = [0] * 4
+    for e, expert in enumerate(layer.experts):
+        expert.register_forward_hook(
+            lambda _m, inputs, _o, e=e: calls.__setitem__(e, len(inputs[0]))
+        )
+    pruned = layer(x, 0)
+    routing = layer.routing
+    assert plain is not None and routing is not None
+    keep = plain.scores > 0.2
+    assert 0 < keep.sum() < keep.numel()
+    assert torch.equal(routing.experts, plain.experts.where(keep, torch.tensor(NOBODY)))
+    assert torch.equal(routing.scores, plain.scores * keep)
+    assert calls == [int((routing.experts == e).sum()) for e in range(4)]
+    assert not torch.allclose(whole, pruned)
+    layer.router.threshold = 1.0
+    assert torch.equal(layer(x, 0), torch.zeros_like(x))  # nobody gets anything
+
+
+def test_training_reaches_the_task_embedding() -> None:
+    embedding = TaskEmbedding(3, 7, 4)
+    router = Router(6, 4, 2, 3, shared=True, task_dim=4)
+    MixtureOfExperts(router, 6, 5)(
+        torch.randn(2, 8, 6), torch.tensor([0, 2]), embedding=embedding()
+    ).square().sum().backward()
+    for module in (embedding, router):
+        for name, parameter in module.named_parameters():
+            assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 
 
 def test_noise_is_for_training_only() -> None:

@@ -56,6 +56,24 @@ def test_all_tasks_equal_pytorch(exported: Any, batch: int) -> None:
     assert not np.allclose(outputs[1], outputs[3], atol=1e-2)  # tasks do differ
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"gate": "one", "prune_threshold": 0.3, "renormalise": True},
+        {
+            "gate": "conditioned",
+            "gate_task_dim": 4,
+            "experts_per_task": 2,
+            "gate_input_ahead": True,
+        },
+    ],
+)
+def test_other_gates(micro: ModelConfig, tmp_path: Path, changes: dict[str, Any]) -> None:
+    config = dataclasses.replace(micro, **changes)
+    report = export_onnx(lively(config), tmp_path / "gates.onnx", config.task_names[:2])
+    assert max(report["difference"].values()) <= TOLERANCE
+
+
 def test_the_file(exported: Any) -> None:
     model, path, report = exported
     proto = onnx.load(path)

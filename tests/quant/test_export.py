@@ -1,6 +1,7 @@
 """The PyTorch model and its float parameters in NumPy compute the same."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,10 +28,21 @@ CONFIG = ModelConfig(
 )
 
 
-@pytest.mark.parametrize("class_token", [True, False])
-def test_same_function(class_token: bool) -> None:
+CONDITIONED = {"gate": "conditioned", "gate_task_dim": 5, "gate_task_hidden": 7}
+ROUTING: list[dict[str, Any]] = [
+    {"class_token": False},
+    {"gate": "one", "prune_threshold": 0.3, "top_k": 4},
+    {"gate_bias": True, "experts_per_task": 3, "renormalise": True},
+    {**CONDITIONED, "gate_input_ahead": True, "moe_every": 1},
+    {**CONDITIONED, "gate_bias": True, "experts_per_task": 2, "expert_starts": (2, 0, 1, 1, 0)},
+    {"gate_input_ahead": True, "prune_threshold": 0.99, "renormalise": True, "moe_every": 3},
+]
+
+
+@pytest.mark.parametrize("changes", [{}, *ROUTING])
+def test_same_function(changes: dict[str, Any]) -> None:
     torch.manual_seed(0)
-    model = M3ViT(dataclasses.replace(CONFIG, class_token=class_token)).eval()
+    model = M3ViT(dataclasses.replace(CONFIG, **changes)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
