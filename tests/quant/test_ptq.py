@@ -50,6 +50,51 @@ def test_mixtures_are_close_to_float() -> None:
     assert min(decibels(net, quantised)) > 20  # some tokens are routed differently
 
 
+@pytest.mark.parametrize(
+    "gate",
+    [
+        {},
+        {"window": 3, "renormalise": True},
+        {"threshold": 0.3, "k": 3},
+        {"ahead": True},
+        {"ahead": True, "window": 2, "threshold": 0.2, "renormalise": True},
+    ],
+)
+def test_gates_are_close_to_float(gate: dict[str, Any]) -> None:
+    """Logits, scores and the chosen experts of every kind of gate, in the first mixture."""
+    net = float_network(5, moe=(1,), **gate)
+    quantised = quantise(net, prepare(net))
+    check_network(quantised)
+    golden, pictures = Golden(quantised), random_images(98, net.geometry, 20)
+    moe = quantised.blocks[1].mlp
+    assert isinstance(moe, Moe)
+    step = 1 / (np.log2(np.e) * (1 << LOGIT.frac))
+    for task in net.tasks:
+        seen: dict[str, Any] = {}
+        noise, variance, same = 0.0, 0.0, []
+        for picture in pictures:
+            net.run(picture[None], [task], seen.__setitem__)
+            result = golden.run(picture, task, trace=True)
+            exact, chosen = (seen[f"blocks.1.{n}.{task}"] for n in ("logits", "routing"))
+            got = result.trace["blocks.1.logits"] * step
+            noise += float(np.mean((got - exact) ** 2))
+            variance += float(np.var(exact))
+            (routing,) = result.routing
+            agree = np.all(np.sort(chosen) == np.sort(routing.indices), axis=1)
+            same.append(agree)
+            float_moe = net.blocks[1].mlp
+            scores = float_moe.route(task, exact)[1]  # type: ignore[union-attr]
+            ordered = agree & np.all(chosen == routing.indices, axis=1)
+            gap = np.abs(scores - routing.scores / 32768).max(axis=1)
+            # Softmax: a share moves by a quarter of the spread of the logits' errors, at most.
+            bound = np.abs(got - exact).max(axis=1) / 2 + 2e-4
+            assert np.all(gap[ordered] <= bound[ordered])
+            window = list(moe.window(task))
+            assert set(routing.indices.ravel().tolist()) <= {*window, -1}
+        assert noise / variance < 0.001
+        assert np.mean(np.concatenate(same)) > 0.93
+
+
 def test_experts_of_four_bits() -> None:
     """Only experts are narrow, and the searched step beats the one that covers every weight."""
     net = float_network(4, moe=(1,))

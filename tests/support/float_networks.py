@@ -34,8 +34,15 @@ def float_network(
     moe: tuple[int, ...] = (1,),
     tasks: tuple[str, ...] = ("a", "b"),
     class_token: bool = True,
+    window: int = 0,
+    **gate: Any,
 ) -> FloatNetwork:
-    """A network on 16 x 24 pictures with patches of 8; same seed, same network."""
+    """A network on 16 x 24 pictures with patches of 8; same seed, same network.
+
+    ``window``: experts that a task may choose among, each task's one further on than the last's (0:
+    all). ``gate``: further fields of the mixtures.
+    """
+    seen = window or experts
     rng = np.random.default_rng(seed)
 
     def normal(*shape: int, size: float = 1.0) -> Any:
@@ -57,12 +64,16 @@ def float_network(
     def mixture() -> FloatMoe:
         routers = {
             task: FloatLinear(
-                weight=normal(experts, dim, size=dim**-0.5), bias=np.zeros(experts, np.float32)
+                weight=normal(seen, dim, size=dim**-0.5), bias=np.zeros(seen, np.float32)
             )
             for task in tasks
         }
         return FloatMoe(
-            k=k, routers=routers, experts=tuple(mlp(expert_hidden) for _ in range(experts))
+            k=k,
+            routers=routers,
+            experts=tuple(mlp(expert_hidden) for _ in range(experts)),
+            starts={t: n % (experts - seen + 1) for n, t in enumerate(tasks)} if window else {},
+            **gate,
         )
 
     geometry = Geometry(
