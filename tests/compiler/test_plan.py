@@ -3,6 +3,7 @@
 import re
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from moevit.compiler import compile_network
@@ -78,6 +79,32 @@ def test_the_named_changes_are_enough() -> None:
         if not name.endswith("depth"):
             with pytest.raises(ValueError, match=name.replace("__", ".")):
                 plan(SMALL.but(**{**changes, name: changes[name] - 1}))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_smallest_tiles_are_what_is_asked_for(seed: int) -> None:
+    """With exactly what the message names a network fits; with one less of anything it does not."""
+    rng = np.random.default_rng(seed)
+    sizes = Sizes(
+        image_height=8 * int(rng.integers(1, 6)),
+        image_width=8 * int(rng.integers(1, 6)),
+        heads=(heads := int(rng.integers(2, 5))),
+        dim=heads * 4 * int(rng.integers(1, 7)),
+        hidden=int(rng.integers(1, 200)),
+        class_token=bool(rng.integers(2)),
+    )
+    fields = ("activation_words", "residual_words", "kv_rows", "norm_rows")
+    tiny = preset("micro").but(**{f"memory__{field}": 1 for field in fields})
+    with pytest.raises(ValueError) as caught:
+        plan(tiny, sizes)
+    named = dict(re.findall(r"memory\.(\w+)=(\d+) would", str(caught.value)))
+    assert set(fields) <= set(named)
+    changes = {f"memory__{name}": int(value) for name, value in named.items()}
+    plan(tiny.but(**changes), sizes)
+    for field in fields:
+        less = {f"memory__{field}": changes[f"memory__{field}"] - 1}
+        with pytest.raises(ValueError, match=rf"needs \d+ bytes, .*memory\.{field}="):
+            plan(tiny.but(**{**changes, **less}), sizes)
 
 
 def test_rings_too_small_for_one_output_tile() -> None:

@@ -1,13 +1,19 @@
 """Networks in tiles: whatever is cut, the integers are those of the golden model."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from support.programs import place, run_program
+from support.rtl import CONFIGS, SMALL, TIMINGS, Board, mismatch, random_sizes
 
 from moevit.compiler import Program, compile_network
+from moevit.compiler.buffers import Buffers
 from moevit.compiler.layout import Shapes
 from moevit.compiler.plan import MemoryPlan, plan_memory
+from moevit.compiler.spill import least_words
 from moevit.hw.config import AcceleratorConfig, preset
+from moevit.hw.regs import Error
 from moevit.quant.golden import Golden
 from moevit.quant.network import Network
 from moevit.quant.random_network import Sizes, random_images, random_network
@@ -101,3 +107,80 @@ def test_passing(changes: dict, threshold: float) -> None:
     network = random_network(3, LONG)
     assert plan(network, config).spill is not None
     check(network, config, threshold, seed=5)
+
+
+def cramped(network: Network, config: AcceleratorConfig, rng: np.random.Generator):
+    """``config`` with memories from what the smallest tiles need to three times that."""
+    b = Buffers.of(network, Shapes(config=config, geometry=network.geometry))
+    activations, residual = least_words(b)
+    factor = rng.choice([1.0, 1.2, 1.7, 3.0], 3)
+    return config.but(
+        memory__activation_words=int(activations * factor[0]),
+        memory__residual_words=int(residual * factor[1]),
+        memory__kv_rows=int(b.head_rows * factor[2]),
+        memory__norm_rows=int(rng.integers(2, 5)) * b.shapes.words,
+        limits__routed=int(rng.integers(config.array.tokens, 30)),
+    )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random(seed: int) -> None:
+    """Any network in memories that just hold it."""
+    rng = np.random.default_rng(seed)
+    config = CONFIGS[("micro", "small")[seed % 2]]
+    while True:
+        sizes = replace(random_sizes(rng, config), ahead=False)
+        if sizes.patch * sizes.channels % config.piece_bytes == 0:
+            break
+    network = random_network(seed, sizes)
+    config = cramped(network, config, rng)
+    check(network, config, float(rng.choice([0.0, 3.0, float("inf")])), seed=seed)
+
+
+RTL = {
+    "micro": SHORT.but(memory__norm_rows=24, limits__routed=12),
+    "small": SMALL.but(
+        memory__activation_words=330,
+        memory__residual_words=160,
+        memory__kv_rows=48,
+        memory__norm_rows=36,
+        limits__routed=20,
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RTL)
+def test_rtl(name: str) -> None:
+    """The accelerator, behind memories that stall; frames of several networks in turn."""
+    config, rng = RTL[name], np.random.default_rng(1)
+    cases, kinds = [], set()
+    while len(cases) < 12:
+        seed = int(rng.integers(1000))
+        sizes = replace(random_sizes(rng, config), ahead=False)
+        if not cases:
+            sizes = replace(LONG, channels=4) if name == "micro" else replace(LONG, dim=48)
+        network = random_network(seed, sizes)
+        try:
+            found = plan(network, config)
+        except ValueError as error:
+            assert "does not fit" in str(error)
+            continue
+        whole = found.spill is None and found.tiling.heads == network.geometry.heads
+        if whole and found.tiling.dense == found.tiling.routed == network.geometry.tokens:
+            continue
+        kinds.add("passing" if found.spill else "resident")
+        program = compile_network(network, config, threshold=float(rng.choice([0.0, 5.0])))
+        cases.append((seed, network, program))
+    assert kinds == {"passing", "resident"}
+    with Board(config) as board:
+        for n, (seed, network, program) in enumerate(cases):
+            image = random_images(seed, network.geometry)[0]
+            for task in network.tasks:
+                timing = list(TIMINGS)[n % len(TIMINGS)]
+                board.sim.configure(TIMINGS[timing].but(seed=seed))
+                frame = board.run(program, image, task)
+                where = f"network {seed}, {task}, memory {timing}"
+                assert frame.error == Error.NONE, f"{frame.error.name}: {where}"
+                want = Golden(network).run(image, task).output
+                assert not (wrong := mismatch(frame.output, want)), f"{wrong}: {where}"
