@@ -4,6 +4,7 @@ Use them as annotations: `def command(preset: Preset = DEFAULT_PRESET, as_json: 
 The values are checked where the thing named is looked up, and here for backends and tasks.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -32,6 +33,7 @@ __all__ = [
     "check_backend",
     "chosen_tasks",
     "expert_bits",
+    "parse_image_size",
 ]
 
 DEFAULT_PRESET = "default"
@@ -126,3 +128,19 @@ def chosen_tasks(text: str, available: Sequence[str]) -> list[str]:
                 f"--task: unknown task {name!r}; expected {', '.join([*available, ALL_TASKS])}"
             )
     return names
+
+
+def parse_image_size(text: str | None) -> tuple[int, int] | None:
+    """Height and width from `HxW`; None for None.
+
+    Raises
+    ------
+    UserError
+        If it is not two numbers with an x between them.
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not found:
+        raise UserError(f"--image-size: expected HxW such as 128x256, not {text!r}")
+    return int(found[1]), int(found[2])

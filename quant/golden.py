@@ -7,7 +7,7 @@ reproduce its outputs bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -226,6 +226,24 @@ class Golden:
         if task not in self.network.heads:
             raise ValueError(f"The network has no head for task {task!r}")
         return dequantise(output, self.network.heads[task], self.network.geometry.grid)
+
+    def router_inputs(self, images: Ints, task: str) -> Iterator[tuple[int, Ints, Ints]]:
+        """Each MoE layer of a batch: its block, residual ``x (B, tokens, D)``, activations ``y``.
+
+        The caller does the layer: it writes the new residual to ``x`` before it asks for the next.
+        """
+        self._check_task(task)
+        keep = _Trace(False)
+        state = self._prefix(self._check(np.asarray(images)), False)
+        x = state.x
+        for i, block in enumerate(self.network.blocks[state.block :], state.block):
+            if i > state.block:
+                x = self._attention(block, x, keep, "")
+            if isinstance(block.mlp, Moe):
+                x = x.copy()
+                yield i, x, block.norm2.compute(x)
+            else:
+                x = self._mlp(block, x, keep, "")
 
     # Steps -------------------------------------------------------------------------------------
     def _check_task(self, task: str) -> None:

@@ -1,61 +1,160 @@
 """`moevit bench`."""
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from moevit.cli.errors import UserError
 from moevit.cli.files import write_json, write_text
-from moevit.cli.options import DEFAULT_SIZE, Model, Size
-from moevit.cli.progress import progress
+from moevit.cli.options import DEFAULT_SIZE, Json, Model, Seed, parse_image_size
+from moevit.cli.progress import Report, progress
 
 __all__ = ["command"]
 
 Presets = Annotated[
-    str, typer.Option(metavar="NAMES", help="Hardware presets, separated by commas.")
+    str, typer.Option(metavar="NAMES", help="Without --size: hardware presets, by commas.")
 ]
 Images = Annotated[int, typer.Option(metavar="N", min=1, help="Test scenes on each preset's RTL.")]
 Validation = Annotated[
     int, typer.Option(metavar="N", min=1, help="Validation scenes for the accuracy.")
 ]
-Results = Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Results (JSON).")]
+Results = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="Results (JSON); without --size bench/results.json if not given.",
+        show_default=False,
+    ),
+]
 Docs = Annotated[
     Path,
     typer.Option(metavar="FILE", help="Markdown page whose marked part gets the tables, if any."),
+]
+FrameSize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Run one frame of a model of this size in RTL instead, from pixels to features.",
+        show_default=False,
+    ),
+]
+FramePreset = Annotated[
+    str, typer.Option(metavar="NAME", help="With --size: the hardware preset.")
+]
+ImageSize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HxW",
+        help="With --size: picture's height and width; the size's own if not given.",
+        show_default=False,
+    ),
+]
+Experts = Annotated[
+    str, typer.Option(metavar="BITS", help="With --size: the experts' weights, int8 or int4.")
+]
+Tasks = Annotated[
+    str,
+    typer.Option(
+        metavar="NAMES",
+        help="With --size: a task for each frame, by commas; the first task if not given.",
+        show_default=False,
+    ),
+]
+AllTasks = Annotated[
+    bool, typer.Option("--all-tasks", help="With --size: also all tasks of the picture in one run.")
+]
+Router = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="With --size: uniform (all experts used alike), random, or a checkpoint's.",
+    ),
 ]
 
 
 def command(
     presets: Presets = "default,zcu104",
-    size: Size = DEFAULT_SIZE,
+    size: FrameSize = None,
     model: Model = None,
     images: Images = 4,
     validation: Validation = 500,
-    output: Results = Path("bench/results.json"),
+    output: Results = None,
     docs: Docs = Path("docs/benchmarks.md"),
+    preset: FramePreset = "zcu104",
+    image_size: ImageSize = None,
+    experts: Experts = "int8",
+    tasks: Tasks = "",
+    all_tasks: AllTasks = False,
+    router: Router = "uniform",
+    seed: Seed = 0,
+    as_json: Json = False,
 ) -> None:
-    """Measure everything that the documentation quotes.
+    """Measure everything that the documentation quotes, or one frame of any size.
 
-    Cycles, utilisation, stalls and bytes of each task on each preset's RTL, the estimate beside
-    them, simulated cycles a second, wall time of each stage, and accuracy in float and integer.
-    Takes some minutes, more where simulators have to be built.
+    Without --size: cycles, utilisation, stalls and bytes of each task of the shipped model on each
+    preset's RTL, the estimate beside them, simulated cycles a second, wall time of each stage, and
+    accuracy in float and integer. Takes some minutes, more where simulators have to be built.
+
+    With --size: one frame from uint8 pixels to the last block's features, checked bit for bit.
     """
-    with progress("moevit bench") as report:
-        from moevit.cli.benchmark import check_presets, insert, measure, tables
+    if size is not None:
+        if model is not None:
+            raise UserError("--model: with --size name the checkpoint by --router")
+        with progress("moevit bench", quiet=as_json) as report:
+            from moevit.cli.reference import Reference, measure_frames
 
-        names = check_presets(presets)
-        if docs.exists():
-            insert(docs, "")  # whether it can be done: before all the work, not after
-        found = measure(
-            size=size,
-            model=model,
-            presets=names,
-            images=images,
-            validation=validation,
-            report=report,
-        )
+            reference = Reference(
+                size=size,
+                preset=preset,
+                image=parse_image_size(image_size),
+                experts=experts,
+                router=router,
+                seed=seed,
+            )
+            names = [part.strip() for part in tasks.split(",") if part.strip()]
+            frame = measure_frames(reference, tasks=names, all_tasks=all_tasks, report=report)
+        if output is not None:
+            write_json(output, frame)
+        if as_json:
+            typer.echo(json.dumps(frame, indent=2))
+        else:
+            from moevit.cli.reference_report import text
+
+            typer.echo(text(frame))
+        return
+    with progress("moevit bench", quiet=as_json) as report:
+        found, page = _recorded(presets, model, images, validation, docs, report)
+    output = output or Path("bench/results.json")
     write_json(output, found)
+    if page is not None:
+        write_text(docs, page)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
     typer.echo(f"results: {output}")
-    if docs.exists():
-        write_text(docs, insert(docs, tables(found)))
+    if page is not None:
         typer.echo(f"tables: {docs}")
+
+
+def _recorded(
+    presets: str, model: Path | None, images: int, validation: int, docs: Path, report: Report
+) -> tuple[dict[str, Any], str | None]:
+    """The shipped model's results, and the page with its tables where there is one."""
+    from moevit.cli.benchmark import check_presets, insert, measure, tables
+
+    names = check_presets(presets)
+    if docs.exists():
+        insert(docs, "")  # whether it can be done: before all the work, not after
+    found = measure(
+        size=DEFAULT_SIZE,
+        model=model,
+        presets=names,
+        images=images,
+        validation=validation,
+        report=report,
+    )
+    return found, insert(docs, tables(found)) if docs.exists() else None

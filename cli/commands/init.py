@@ -1,14 +1,13 @@
 """`moevit init`."""
 
 import dataclasses
-import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from moevit.cli.errors import UserError
-from moevit.cli.options import DEFAULT_SIZE, Seed, Size
+from moevit.cli.options import DEFAULT_SIZE, Seed, Size, parse_image_size
 from moevit.cli.progress import progress
 from moevit.cli.settings import Settings, changed
 
@@ -41,11 +40,8 @@ def command(
     from moevit.model.config import preset
 
     config = preset(size)
-    if image_size is not None:
-        found = re.fullmatch(r"(\d+)x(\d+)", image_size)
-        if not found:
-            raise UserError(f"--image-size: expected HxW such as 128x256, not {image_size!r}")
-        config = dataclasses.replace(config, image=(int(found[1]), int(found[2])))
+    if (image := parse_image_size(image_size)) is not None:
+        config = dataclasses.replace(config, image=image)
     config = changed(config, settings)
     with progress("moevit init") as report:
         report(f"making {size}", 0.0)

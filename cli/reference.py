@@ -1,0 +1,293 @@
+"""Whole frames of any model size in RTL, beside the peers: `moevit bench --size`.
+
+The timed frame runs from uint8 pixels to the last block's features, as the peers' does; the same
+frame with the final norm and the task's head is run beside it. The memory is the board's DDR4 model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moevit import model as model_package
+from moevit import quant as quant_package
+from moevit.compiler import Program, compile_network
+from moevit.compiler.estimate import estimate
+from moevit.hw.config import AcceleratorConfig
+from moevit.hw.config import preset as hardware_preset
+from moevit.hw.regs import Counter
+from moevit.model.config import ModelConfig
+from moevit.model.config import preset as model_preset
+from moevit.quant.balance import balance_routers
+from moevit.quant.golden import Golden, GoldenResult
+from moevit.quant.io import load_network, save_network
+from moevit.quant.network import Network
+from moevit.sim import cache
+from moevit.sim.counters import STALLS, Counters, performance
+from moevit.sim.rtl import RtlDevice, board_memory, build_simulator
+
+from .errors import UserError
+from .files import readable
+from .peers import BOARD_WATTS
+from .workload import quantise_model
+
+__all__ = ["EXPERTS", "ROUTERS", "Reference", "backbone", "measure_frames", "reference_network"]
+
+Report = Callable[[str, float], None]
+
+EXPERTS = {"int8": 8, "int4": 4}
+"""Bits of the experts' weights by the names of the option."""
+ROUTERS = ("uniform", "random")
+"""Routers that are made here; any other name is a checkpoint."""
+
+_CALIBRATION_IMAGES = 8  # of random weights: they only set scales and schedules
+_PICOJOULES_A_BIT = 20.0  # DDR4 with its PHY, a usual assumption
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """Which network runs on what."""
+
+    size: str
+    preset: str
+    image: tuple[int, int] | None = None
+    experts: str = "int8"
+    router: str = "uniform"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.experts not in EXPERTS:
+            raise UserError(f"--experts: expected {' or '.join(EXPERTS)}, not {self.experts!r}")
+        hardware_preset(self.preset)
+        try:
+            _ = self.model_config
+        except ValueError as error:
+            if self.image is None:
+                raise
+            raise UserError(f"--image-size: {error}") from None
+
+    @property
+    def model_config(self) -> ModelConfig:
+        """The model; a checkpoint must be of it."""
+        config = model_preset(self.size)
+        return config if self.image is None else dataclasses.replace(config, image=self.image)
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The trained weights, where ``router`` names them."""
+        if self.router in ROUTERS:
+            return None
+        return readable(Path(self.router), f"{', '.join(ROUTERS)} or a checkpoint")
+
+
+def reference_network(reference: Reference, report: Report) -> Network:
+    """The quantised network, from the cache: random weights of a seed, or a checkpoint's."""
+    path, config = reference.checkpoint, reference.model_config
+    folders = (Path(str(p.__file__)).parent for p in (model_package, quant_package))
+    key = cache.digest(
+        "reference",
+        config.to_json() if path is None else path.read_bytes(),
+        json.dumps([reference.experts, reference.router in ROUTERS[:1], reference.seed]),
+        cache.source_digest(*folders),
+    )
+    name = "network.safetensors"
+
+    def make(folder: Path) -> None:
+        save_network(_make(reference, report), folder / name)
+
+    def waiting() -> None:
+        report("waiting for another process that quantises the same model", 0.0)
+
+    network = load_network(cache.entry("networks", key, make, waiting) / name)
+    g, wanted = network.geometry, config.image
+    if (g.image_height, g.image_width) != wanted or g.dim != config.dim:
+        raise UserError(
+            f"{path}: is a model of width {g.dim} for {g.image_height}x{g.image_width} pixels, "
+            f"expected {config.dim} and {wanted[0]}x{wanted[1]}"
+        )
+    return network
+
+
+def _make(reference: Reference, report: Report) -> Network:
+    import torch
+
+    from moevit.model.checkpoint import load
+    from moevit.model.m3vit import M3ViT
+    from moevit.model.scenes import scene
+    from moevit.quant.ptq import Options
+
+    report("making the model", 0.0)
+    path = reference.checkpoint
+    torch.manual_seed(reference.seed)
+    model = M3ViT(reference.model_config) if path is None else load(path)
+    options = Options(expert_bits=EXPERTS[reference.experts])
+    images = _CALIBRATION_IMAGES if path is None else 8 * _CALIBRATION_IMAGES
+    network = quantise_model(model, images=images, options=options, report=report)
+    if reference.router != "uniform":
+        return network
+    report("balancing the routers", 1.0)
+    height, width = reference.model_config.image
+    pictures = [scene("calibration", n, height, width).image for n in range(images)]
+    return balance_routers(network, np.stack(pictures))
+
+
+def backbone(network: Network) -> Network:
+    """The network up to its last block's features, which are the residual stream."""
+    return dataclasses.replace(network, norm=None, heads={})
+
+
+def _fails(name: str, found: Any, expected: Any) -> None:
+    if not np.array_equal(found, expected):
+        raise RuntimeError(f"{name}: not the golden model's integers")
+
+
+def measure_frames(
+    reference: Reference,
+    *,
+    tasks: Sequence[str] = (),
+    all_tasks: bool = False,
+    report: Report,
+) -> dict[str, Any]:
+    """One test scene through the RTL: what a machine reads of `moevit bench --size`.
+
+    ``tasks`` are run one frame after the other on one device, the first task alone if empty; each
+    is repeated once before, so that what a switch costs is a difference of two measurements.
+    ``all_tasks`` adds one run of every task of the picture. ``RuntimeError`` where an integer is
+    not the golden model's.
+    """
+    config = hardware_preset(reference.preset)
+    network = reference_network(reference, report)
+    tasks = list(tasks) or [network.tasks[0]]
+    for task in tasks:
+        if task not in network.tasks:
+            expected = ", ".join(network.tasks)
+            raise UserError(f"--tasks: unknown task {task!r}; expected some of {expected}")
+    distinct = list(dict.fromkeys(tasks))
+    report("compiling", 0.0)
+    body = backbone(network)
+    program = compile_network(body, config, distinct)
+    build_simulator(config, report)
+    report("computing the golden model", 0.0)
+    picture = _picture(reference)
+    golden = {task: Golden(body).run(picture, task) for task in distinct}
+    timing = board_memory(config)
+    with RtlDevice(config, timing=timing) as device:
+        device.load(program)
+        repeats: dict[str, Counters] = {}
+        for task in distinct:
+            for _ in range(2 if len(tasks) > 1 else 1):
+                repeats[task] = _run(device, picture, golden[task], report)
+        frames = [(t, _run(device, picture, golden[t], report)) for t in tasks[1:]]
+    first = repeats[tasks[0]]
+    frames.insert(0, (tasks[0], first))
+    found = _frame(reference, config, program, golden[tasks[0]], first)
+    found |= _with_head(reference, config, network, tasks[0], picture, first, report)
+    found["frames"] = [{"task": task, "cycles": c.cycles} for task, c in frames]
+    if len(tasks) > 1:
+        found["repeat_cycles"] = {task: c.cycles for task, c in repeats.items()}
+        found["switch_cycles"] = sum(c.cycles - repeats[task].cycles for task, c in frames)
+    if all_tasks:
+        from .together import measure_together
+
+        found["all_tasks"] = measure_together(network, config, picture, report)
+    return found
+
+
+def _picture(reference: Reference) -> Any:
+    from moevit.model.scenes import scene
+
+    return scene("test", 0, *reference.model_config.image).image
+
+
+def _run(device: RtlDevice, picture: Any, expected: GoldenResult, report: Report) -> Counters:
+    report(f"simulating {expected.task}", 0.5)
+    result = device.run(picture, expected.task)
+    _fails(f"{device.config.name}, {expected.task}", result.output, expected.output)
+    assert result.counters is not None
+    return result.counters
+
+
+def _frame(
+    reference: Reference,
+    config: AcceleratorConfig,
+    program: Program,
+    golden: GoldenResult,
+    counters: Counters,
+) -> dict[str, Any]:
+    task, timing = golden.task, board_memory(config)
+    macs = program.task(task).useful_macs
+    cost = performance(counters, config, macs)
+    lengths = [layer.counts for layer in golden.routing]
+    predicted = estimate(program, task, timing).cycles
+    routed = estimate(program, task, timing, lengths=lengths).cycles
+    values = counters.values
+    return {
+        "preset": config.name,
+        "size": reference.size,
+        "image_size": "x".join(str(side) for side in reference.model_config.image),
+        "tokens": program.geometry.tokens,
+        "task": task,
+        "router": reference.router,
+        "experts": reference.experts,
+        "bit_exact": True,
+        "cycles": cost.cycles,
+        "ms": cost.ms,
+        "fps": cost.fps,
+        "clock_mhz": config.clock_mhz,
+        "mac_utilisation": cost.mac_utilisation,
+        "useful_macs": macs,
+        "macs_per_cycle": config.array.macs,
+        "array_busy_cycles": values[Counter.ARRAY_BUSY],
+        "stall_cycles": {c.name.lower().removeprefix("stall_"): values[c] for c in STALLS},
+        "bytes_read": counters.bytes_read,
+        "bytes_written": counters.bytes_written,
+        "misses": values[Counter.MISSES],
+        "expert_tokens": [list(layer) for layer in lengths],
+        "simulation_s": counters.seconds,
+        "simulated_cycles_per_s": counters.cycles_per_second,
+        "estimate_cycles": predicted,
+        "estimate_error": predicted / cost.cycles - 1,
+        "estimate_cycles_this_routing": routed,
+        "energy_estimate": energy(cost.ms, counters.bytes_read + counters.bytes_written),
+        "memory": asdict(timing),
+    }
+
+
+def energy(ms: float, moved: int) -> dict[str, Any]:
+    """An estimate of a frame's energy, with what it assumes."""
+    low, high = BOARD_WATTS
+    return {
+        "millijoules": [low * ms, high * ms],
+        "of_which_memory": moved * 8 * _PICOJOULES_A_BIT * 1e-9,
+        "assumes": f"a board that draws {low} to {high} W as the peers' do, {_PICOJOULES_A_BIT:g} "
+        "pJ a bit of DDR4 traffic, the target clock; nothing is measured",
+    }
+
+
+def _with_head(
+    reference: Reference,
+    config: AcceleratorConfig,
+    network: Network,
+    task: str,
+    picture: Any,
+    alone: Counters,
+    report: Report,
+) -> dict[str, Any]:
+    """The same frame with final norm and head."""
+    program = compile_network(network, config, [task])
+    golden = Golden(network).run(picture, task)
+    with RtlDevice(config, timing=board_memory(config)) as device:
+        device.load(program)
+        cycles = _run(device, picture, golden, report).cycles
+    predicted = estimate(program, task, board_memory(config)).cycles
+    return {
+        "cycles_with_head": cycles,
+        "head_cycles": cycles - alone.cycles,
+        "estimate_cycles_with_head": predicted,
+    }
