@@ -1,7 +1,7 @@
 """Whole frames of any model size in RTL, beside the peers: `moevit bench --size`.
 
 The timed frame runs from uint8 pixels to the last block's features, as the peers' does; the same
-frame with the final norm and the task's head is run beside it. The memory is the board's DDR4 model.
+frame with the final norm and the task's head is run beside it. The memory is that of the board.
 """
 
 from __future__ import annotations

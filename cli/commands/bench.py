@@ -42,9 +42,7 @@ FrameSize = Annotated[
         show_default=False,
     ),
 ]
-FramePreset = Annotated[
-    str, typer.Option(metavar="NAME", help="With --size: the hardware preset.")
-]
+FramePreset = Annotated[str, typer.Option(metavar="NAME", help="With --size: the hardware preset.")]
 ImageSize = Annotated[
     str | None,
     typer.Option(

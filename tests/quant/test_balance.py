@@ -11,7 +11,8 @@ from moevit.quant.network import Moe
 from moevit.quant.random_network import Sizes, random_network
 
 SIZES = Sizes(
-    moe=(1, 3), patch=4, image_height=32, image_width=32, channels=3, heads=2, dim=16, depth=4, hidden=24,
+    moe=(1, 3), patch=4,
+    image_height=32, image_width=32, channels=3, heads=2, dim=16, depth=4, hidden=24,
     experts=8, top_k=2, expert_hidden=12, tasks=2,
 )  # fmt: skip
 
