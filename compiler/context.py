@@ -24,7 +24,11 @@ __all__ = ["Context"]
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """One task of a network on its way into ``code``; a network's tasks share ``packed``."""
+    """One task of a network on its way into ``code``; a network's tasks share ``packed``.
+
+    ``output``: byte offset of the result in the output area. ``stored``: semaphore that gets a
+    credit when the result is in memory.
+    """
 
     network: Network
     task: str
@@ -34,6 +38,8 @@ class Context:
     schedules: dict[int, ExpertSchedule]
     code: Code
     packed: dict[str, Matrix] = field(default_factory=dict)
+    output: int = 0
+    stored: int = 0
 
     def matrix(
         self,

@@ -5,37 +5,60 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from moevit.hw.config import AcceleratorConfig
-from moevit.quant.network import Mlp, Network
+from moevit.quant.network import Mlp, Moe, Network
 
 from .context import Context
 from .emit import Code
+from .frame import OutputRows
 from .layout import Bytes, Matrix, Shapes
 from .link import link
 from .lower import lower
 from .plan import plan_memory
-from .program import ImageFormat, Output, Program, TaskProgram
+from .program import ALL, ImageFormat, Output, Program, TaskProgram, Together
 from .schedule import DEFAULT_THRESHOLD, expert_schedules
+from .together import lower_together, plan_together
 
-__all__ = ["compile_network", "useful_macs"]
+__all__ = ["compile_network", "shared_macs", "useful_macs"]
 
 
 def useful_macs(network: Network, task: str) -> int:
     """Multiply-accumulates of one image: no padding, every token in ``top_k`` experts."""
     g = network.geometry
-    n, dim = g.tokens, g.dim
-    total = g.patches * dim * g.patch * g.patch * g.channels
-    for block in network.blocks:
-        total += 4 * n * dim * dim + 2 * n * n * dim  # q, k, v, projection; scores, weighted sum
-        if isinstance(block.mlp, Mlp):
-            total += 2 * n * dim * block.mlp.fc1.shape[0]
-        else:
-            hidden = sum(e.fc1.shape[0] for e in block.mlp.experts) / len(block.mlp.experts)
-            total += n * dim * block.mlp.gate.experts
-            total += round(2 * n * block.mlp.gate.k * dim * hidden)
+    total = _embedding_macs(network)
+    total += sum(_attention_macs(network) + _mlp_macs(network, b.mlp) for b in network.blocks)
     if task in network.heads:
         head = network.heads[task]
-        total += (1 if head.class_token else g.patches) * dim * head.linear.shape[0]
+        total += (1 if head.class_token else g.patches) * g.dim * head.linear.shape[0]
     return total
+
+
+def shared_macs(network: Network) -> int:
+    """Those of :func:`useful_macs` in front of the first router, the same for every task."""
+    total = _embedding_macs(network)
+    for block in network.blocks:
+        total += _attention_macs(network)
+        if not isinstance(block.mlp, Mlp):
+            break
+        total += _mlp_macs(network, block.mlp)
+    return total
+
+
+def _embedding_macs(network: Network) -> int:
+    g = network.geometry
+    return g.patches * g.dim * g.patch * g.patch * g.channels
+
+
+def _attention_macs(network: Network) -> int:
+    n, dim = network.geometry.tokens, network.geometry.dim
+    return 4 * n * dim * dim + 2 * n * n * dim  # q, k, v, projection; scores, weighted sum
+
+
+def _mlp_macs(network: Network, mlp: Mlp | Moe) -> int:
+    n, dim = network.geometry.tokens, network.geometry.dim
+    if isinstance(mlp, Mlp):
+        return 2 * n * dim * mlp.fc1.shape[0]
+    hidden = sum(e.fc1.shape[0] for e in mlp.experts) / len(mlp.experts)
+    return n * dim * mlp.gate.experts + round(2 * n * mlp.gate.k * dim * hidden)
 
 
 def compile_network(
@@ -44,12 +67,15 @@ def compile_network(
     tasks: Sequence[str] | None = None,
     *,
     threshold: float = DEFAULT_THRESHOLD,
+    together: bool = False,
 ) -> Program:
     """Compile ``tasks`` (default: all) of a quantised network.
 
     ``threshold`` is the number of tokens an image above which calibration makes an expert worth
     streaming. Raises ``ValueError`` for an unknown task and for a network that the configuration
     cannot hold, naming each buffer, the bytes needed and there, and the change that would do.
+    ``together`` adds a program of all ``tasks`` of a picture (:mod:`.together`), about as large as
+    the others are in all.
     """
     tasks = list(network.tasks if tasks is None else tasks)
     for task in tasks:
@@ -61,11 +87,10 @@ def compile_network(
     plan = plan_memory(network, shapes)
     packed: dict[str, Matrix] = {}
     pool: dict[str, Bytes] = {}
-    codes, results, schedules = {}, {}, {}
-    for task in tasks:
-        schedules[task] = expert_schedules(network, task, threshold)
-        code = Code(config=config, pool=pool)
-        context = Context(
+    schedules = {task: expert_schedules(network, task, threshold) for task in tasks}
+
+    def context(task: str, code: Code) -> Context:
+        return Context(
             network=network,
             task=task,
             config=config,
@@ -75,19 +100,23 @@ def compile_network(
             code=code,
             packed=packed,
         )
-        rows = lower(context)
-        head = network.heads.get(task)
-        results[task] = Output(
-            address=plan.scratch_bytes,
-            rows=rows.rows,
-            columns=rows.columns,
-            item_bytes=rows.item_bytes,
-            pitch=rows.pitch,
-            scale=head.linear.scale if head else network.residual_scale,
-            channels=head.channels if head else 0,
-            upscale=head.upscale if head else 1,
-        )
-        codes[task] = code
+
+    codes = {task: Code(config=config, pool=pool) for task in tasks}
+    results = {
+        task: _output(network, task, lower(context(task, code)), plan.scratch_bytes)
+        for task, code in codes.items()
+    }
+    regions = plan.regions
+    outputs, room = {}, 0
+    if together:
+        whole = plan_together(network, shapes, plan)
+        codes[ALL] = code = Code(config=config, pool=pool)
+        rows, room = lower_together([context(task, code) for task in tasks], whole)
+        address = 0
+        for task, found in zip(tasks, rows, strict=True):
+            outputs[task] = _output(network, task, found, address)
+            address += outputs[task].size
+        regions += whole.regions
     linked = link(codes, config)
     return Program(
         config=config,
@@ -109,6 +138,30 @@ def compile_network(
             )
             for task in tasks
         },
-        regions=plan.regions,
+        together=Together(
+            base=linked.bases[ALL],
+            outputs=outputs,
+            room=room,
+            notes=tuple(item.note for item in codes[ALL].items),
+            useful_macs=sum(useful_macs(network, task) for task in tasks)
+            - (len(tasks) - 1) * shared_macs(network),
+        )
+        if together
+        else None,
+        regions=regions,
         meta={"threshold": threshold, "network": network.meta},
+    )
+
+
+def _output(network: Network, task: str, rows: OutputRows, address: int) -> Output:
+    head = network.heads.get(task)
+    return Output(
+        address=address,
+        rows=rows.rows,
+        columns=rows.columns,
+        item_bytes=rows.item_bytes,
+        pitch=rows.pitch,
+        scale=head.linear.scale if head else network.residual_scale,
+        channels=head.channels if head else 0,
+        upscale=head.upscale if head else 1,
     )

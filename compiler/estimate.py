@@ -97,16 +97,16 @@ def estimate(
     lengths: Sequence[Sequence[int]] | None = None,
     latencies: Latencies | None = None,
 ) -> Estimate:
-    """Cycles of one frame of ``task``.
+    """Cycles of one frame of ``task``, or of all together (:data:`~.program.ALL`).
 
     ``lengths``: for each MoE layer, the tokens in each expert's queue (default: what calibration
     saw on average); or for each router GEMM, where a layer's tokens go in pieces. ``timing``: the
     memory.
     """
-    about = program.task(task)
+    about, schedules = program.entry(task), program.schedules(task)
     if lengths is None:
-        lengths = [calibration_lengths(s, program.geometry.tokens) for s in about.schedules]
-    lengths = router_lengths(program.instructions(task), lengths, len(about.schedules))
+        lengths = [calibration_lengths(s, program.geometry.tokens) for s in schedules]
+    lengths = router_lengths(program.instructions(task), lengths, len(schedules))
     model = _Model(
         program,
         task,

@@ -298,8 +298,10 @@ def _store(
             stride=stride,
             words=words,
             rows=rows,
+            address=c.output,
             pitch=pitch,
             wait=Semaphore.OUTPUT,
+            signal=c.stored,
         ),
         f"{rows} rows of {pitch} bytes",
     )

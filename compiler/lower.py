@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 from moevit.hw.isa import Halt, Sync
-from moevit.quant.network import Mlp, Moe
+from moevit.quant.network import Mlp
 
 from .block import lower_attention, lower_dense
 from .context import Context
@@ -13,62 +16,94 @@ from .layout import ceil_div
 from .moe import lower_moe
 from .norms import gate_input, needed, used
 from .passing import lower_passing
+from .plan import Region
 
-__all__ = ["lower"]
+__all__ = ["lower", "lower_attention_half", "lower_block", "lower_mlp_half"]
 
 
 def lower(c: Context) -> OutputRows:
     """Write the whole frame of a task into ``c.code``."""
-    net, s = c.network, c.shapes
-    if not net.blocks:
+    if not c.network.blocks:
         raise ValueError("A network needs at least one block")
     if c.plan.spill is not None:
         return lower_passing(c)
     lower_input(c)
-    for index, block in enumerate(net.blocks):
-        if index:
-            c.norm(
-                block.norm1,
-                2 * index,
-                tokens=s.tokens,
-                wait=Semaphore.RESIDUAL,
-                signal=Semaphore.TOKENS,
-                note=f"block {index} norm1",
-            )
-        gate_input(c, index)
-        lower_attention(c, index, block)
-        c.norm(
-            block.norm2,
-            2 * index + 1,
-            tokens=s.tokens,
-            wait=Semaphore.RESIDUAL,
-            signal=Semaphore.TOKENS,
-            note=f"block {index} norm2",
-        )
-        needed(c, 2 * index + 2)
-        last = index + 1 == len(net.blocks)
-        reader, credits, aligned = (
-            output_credits(c) if last else (Semaphore.RESIDUAL, s.tiles, True)
-        )
-        lower_mlp(c, index, block.mlp, reader if aligned else Semaphore.NONE)
-        if not aligned:  # the final norm's tiles begin behind the class token
-            c.code.add(Sync(signal=reader, count=credits), "all tokens complete")
-        used(c, 2 * index + 1)
+    for index in range(len(c.network.blocks)):
+        lower_block(c, index)
     rows = lower_output(c)
     c.code.add(Halt(), "end of the frame")
     return rows
 
 
-def lower_mlp(c: Context, index: int, mlp: Mlp | Moe, signal: int) -> None:
-    """The feed-forward part of a block; every tile of its residuals is signalled."""
-    tiling = c.plan.tiling
+def lower_block(c: Context, index: int, *, more: bool = False) -> None:
+    """Attention and feed-forward part of block ``index``, with their norms."""
+    lower_attention_half(c, index)
+    lower_mlp_half(c, index, more=more)
+
+
+def lower_attention_half(c: Context, index: int, *, tokens: Region | None = None) -> None:
+    """Block ``index`` up to its second norm, which writes to ``tokens`` (default: the plan's)."""
+    block, s = c.network.blocks[index], c.shapes
+    if index:
+        c.norm(
+            block.norm1,
+            2 * index,
+            tokens=s.tokens,
+            wait=Semaphore.RESIDUAL,
+            signal=Semaphore.TOKENS,
+            note=f"block {index} norm1",
+        )
+    gate_input(c, index)
+    lower_attention(c, index, block)
+    target = c if tokens is None else replace(c, plan=replace(c.plan, tokens=tokens))
+    target.norm(
+        block.norm2,
+        2 * index + 1,
+        tokens=s.tokens,
+        wait=Semaphore.RESIDUAL,
+        signal=Semaphore.TOKENS,
+        note=f"block {index} norm2",
+    )
+
+
+def lower_mlp_half(
+    c: Context,
+    index: int,
+    *,
+    first: bool = True,
+    more: bool = False,
+    ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Block ``index`` behind its second norm; every tile of its residuals is signalled.
+
+    ``first``: the norm's output is awaited, not known to be complete. ``more``: a router may
+    follow with nothing between. ``ready``: see :func:`~.moe.lower_moe`.
+    """
+    needed(c, 2 * index + 2)
+    last = index + 1 == len(c.network.blocks)
+    reader, credits, aligned = (
+        output_credits(c) if last else (Semaphore.RESIDUAL, c.shapes.tiles, True)
+    )
+    signal = reader if aligned else Semaphore.NONE
+    mlp, tiling = c.network.blocks[index].mlp, c.plan.tiling
     if isinstance(mlp, Mlp):
         for span in c.spans(tiling.dense):
             lower_dense(c, index, mlp, span, signal=signal)
-        return
-    spans = c.spans(tiling.routed)
-    for span in spans:
-        tiles = ceil_div(span.count, c.config.array.tokens)
-        credits = tiles if signal else 0
-        more = span is not spans[-1]
-        lower_moe(c, index, mlp, span, signal=signal, credits=credits, more=more)
+    else:
+        spans = c.spans(tiling.routed)
+        for span in spans:
+            tiles = ceil_div(span.count, c.config.array.tokens)
+            lower_moe(
+                c,
+                index,
+                mlp,
+                span,
+                signal=signal,
+                credits=tiles if signal else 0,
+                more=more or span is not spans[-1],
+                wait=Semaphore.TOKENS if first else Semaphore.NONE,
+                ready=ready,
+            )
+    if not aligned:  # the final norm's tiles begin behind the class token
+        c.code.add(Sync(signal=reader, count=credits), "all tokens complete")
+    used(c, 2 * index + 1)

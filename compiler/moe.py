@@ -38,14 +38,25 @@ class _Lot:
 
 
 def lower_moe(
-    c: Context, index: int, moe: Moe, span: Span, *, signal: int, credits: int, more: bool
+    c: Context,
+    index: int,
+    moe: Moe,
+    span: Span,
+    *,
+    signal: int,
+    credits: int,
+    more: bool,
+    wait: int = Semaphore.TOKENS,
+    ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Router, experts in the schedule's order, and ``credits`` for whoever reads the residual next.
 
     Streamed experts are interleaved so that an expert's second layer never has to wait for the
     pipeline to finish its first: fc1(0) fc1(1) fc2(0) fc1(2) fc2(1) ... Where hidden activations
-    have no room for two experts, they follow one another. ``more``: other tokens of the layer
-    follow; their router may change the queues only when no FETCH looks at them any more.
+    have no room for two experts, they follow one another. ``more``: another router follows (other
+    tokens of the layer, another task) that may change the queues only when no FETCH looks at them
+    any more. ``wait``: who completes the tokens. ``ready`` adds what experts have to wait for
+    behind the router.
     """
     code, name = c.code, f"block {index}"
     schedule = c.schedules[index]
@@ -63,7 +74,7 @@ def lower_moe(
         top_k=gate.k,
         renormalise=int(gate.renormalise),
         mult=gate.least,
-        wait=Semaphore.NONE if ahead else Semaphore.TOKENS,
+        wait=Semaphore.NONE if ahead else wait,
         signal=Semaphore.ROUTED,
     )
     if ahead:  # the experts read any token
@@ -71,6 +82,7 @@ def lower_moe(
         code.add(Sync(wait=Semaphore.TOKENS, wait_count=tiles), f"{name} tokens complete")
     fetchable = {"signal": Semaphore.FETCHABLE, "count": 1} if schedule.on_demand else {}
     code.add(Sync(wait=Semaphore.ROUTED, wait_count=1, **fetchable), f"{name} queues complete")
+    ready()
 
     lots = [lot for e in schedule.on_demand for lot in _lots(c, index, moe, e, span)]
     fetches = _Fetches(c, lots, signal=Semaphore.FETCHED if more else 0)

@@ -22,7 +22,10 @@ from .layout import Bytes
 from .plan import Region
 from .schedule import ExpertSchedule
 
-__all__ = ["FORMAT", "ImageFormat", "Output", "Program", "TaskProgram"]
+__all__ = ["ALL", "FORMAT", "ImageFormat", "Output", "Program", "TaskProgram", "Together"]
+
+ALL = "all"
+"""Names the program of all tasks of one picture, beside the tasks' own."""
 
 FORMAT = "moevit-program-1"
 """Names the file format; a file that says anything else is refused."""
@@ -104,6 +107,22 @@ class TaskProgram:
     useful_macs: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Together:
+    """All tasks of one picture in one run, which share what comes before the first router.
+
+    ``outputs``: each task's result in the output area, in the order of execution. ``room``: bytes
+    of that area that the device writes, among them a copy of the shared residual. ``useful_macs``
+    counts what is shared once.
+    """
+
+    base: int
+    outputs: dict[str, Output]
+    room: int
+    notes: tuple[str, ...]
+    useful_macs: int
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Program:
     """A compiled network for one accelerator configuration.
@@ -119,6 +138,7 @@ class Program:
     tasks: dict[str, TaskProgram]
     regions: tuple[Region, ...]
     meta: dict[str, Any] = field(default_factory=dict)
+    together: Together | None = None
 
     def task(self, name: str) -> TaskProgram:
         """The task called ``name``; raises ``ValueError`` listing those that exist."""
@@ -126,13 +146,24 @@ class Program:
             raise ValueError(f"Unknown task {name!r}; expected one of {', '.join(self.tasks)}")
         return self.tasks[name]
 
+    def entry(self, name: str) -> TaskProgram | Together:
+        """The task called ``name``, or all of them together for ``ALL`` where that is there."""
+        return self.together if name == ALL and self.together is not None else self.task(name)
+
+    def schedules(self, name: str) -> tuple[ExpertSchedule, ...]:
+        """The schedule of every MoE layer of an entry, in the order of execution."""
+        entry = self.entry(name)
+        if isinstance(entry, TaskProgram):
+            return entry.schedules
+        return tuple(s for task in entry.outputs for s in self.task(task).schedules)
+
     def header(self, task: str) -> ProgramHeader:
-        """The task's program header."""
-        return ProgramHeader.decode(self.memory[self.task(task).base :][:HEADER_BYTES].tobytes())
+        """The header of an entry's program."""
+        return ProgramHeader.decode(self.memory[self.entry(task).base :][:HEADER_BYTES].tobytes())
 
     def instructions(self, task: str) -> list[Instruction]:
-        """The task's instructions, decoded from the image."""
-        header, base = self.header(task), self.task(task).base
+        """An entry's instructions, decoded from the image."""
+        header, base = self.header(task), self.entry(task).base
         start = base + header.code_offset
         end = start + header.code_count * INSTRUCTION_BYTES
         if end > len(self.memory):
@@ -165,7 +196,8 @@ class Program:
     @property
     def output_bytes(self) -> int:
         """Bytes that a caller must provide for the largest result."""
-        return max(t.output.address + t.output.size for t in self.tasks.values())
+        room = self.together.room if self.together else 0
+        return max(room, *(t.output.address + t.output.size for t in self.tasks.values()))
 
     # Files -------------------------------------------------------------------------------------
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -190,6 +222,8 @@ class Program:
             "sha256": hashlib.sha256(self.memory.tobytes()).hexdigest(),
             "meta": self.meta,
         }
+        if self.together is not None:
+            about["together"] = asdict(self.together)
         data: bytes = save(
             {"memory": self.memory}, {"format": FORMAT, "program": json.dumps(about)}
         )
@@ -229,6 +263,7 @@ class Program:
                 tasks={name: _task(task) for name, task in about["tasks"].items()},
                 regions=tuple(Region(**region) for region in about["regions"]),
                 meta=about["meta"],
+                together=_together(about["together"]) if "together" in about else None,
             )
             digest, config_hash = about["sha256"], about["config_hash"]
         except (KeyError, TypeError) as error:
@@ -242,13 +277,13 @@ class Program:
             raise ValueError(
                 f"config_hash is {config_hash}, expected {expected} for the file's configuration"
             )
-        for name in program.tasks:
+        for name in (*program.tasks, *([ALL] if program.together else ())):
             program._check(name)
         return program
 
     def _check(self, name: str) -> None:
         """Header, code and stream of one task lie in the image and belong to the configuration."""
-        task, header = self.tasks[name], self.header(name)
+        task, header = self.entry(name), self.header(name)
         if header.config_hash != self.config.hash:
             raise ValueError(
                 f"task {name!r}: config_hash in the header is {header.config_hash:016x}, "
@@ -269,6 +304,16 @@ def _task(data: dict[str, Any]) -> TaskProgram:
         base=data["base"],
         output=Output(**data["output"]),
         schedules=tuple(ExpertSchedule.from_dict(s) for s in data["schedules"]),
+        notes=tuple(data["notes"]),
+        useful_macs=data["useful_macs"],
+    )
+
+
+def _together(data: dict[str, Any]) -> Together:
+    return Together(
+        base=data["base"],
+        outputs={name: Output(**output) for name, output in data["outputs"].items()},
+        room=data["room"],
         notes=tuple(data["notes"]),
         useful_macs=data["useful_macs"],
     )

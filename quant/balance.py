@@ -75,12 +75,13 @@ def _balance(
         moe = network.blocks[index].mlp
         assert isinstance(moe, Moe)
         rows = y.reshape(-1, y.shape[-1])
+        if moe.ahead is not None:
+            raise ValueError(f"Block {index}: only gates that read the block's norm are balanced")
         router = balance_router(moe.routers[task], rows, moe.gate.k)
-        chosen, _ = moe.gate.compute(router.values(rows))
-        usage = np.bincount(chosen.ravel(), minlength=moe.gate.experts) / len(images)
-        found[index] = (router, tuple(usage.tolist()))
-        balanced = _moe(moe, {task: found[index]})
-        flat, _, _ = run_experts(balanced, task, x.reshape(rows.shape), rows)
+        balanced = replace(moe, routers={**moe.routers, task: router})
+        flat, chosen, _ = run_experts(balanced, task, x.reshape(rows.shape), rows, rows)
+        sent = np.bincount(chosen[chosen >= 0], minlength=len(moe.experts))
+        found[index] = (router, tuple((sent / len(images)).tolist()))
         x[...] = flat.reshape(x.shape)
     return found
 

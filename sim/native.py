@@ -328,7 +328,7 @@ class NativeSim:
             self._library.moevit_counter_name(i).decode()
             for i in range(self._library.moevit_counter_count())
         ]
-        self._first_cycle = self._cycle
+        self._first_cycle = self.cycle
 
     def _parameters(self, timing: MemoryTiming) -> _Parameters:
         values = {f.name: getattr(timing, f.name) for f in fields(timing)}
@@ -362,7 +362,8 @@ class NativeSim:
         return self._handle
 
     @property
-    def _cycle(self) -> int:
+    def cycle(self) -> int:
+        """Cycles since the simulation began."""
         return int(self._library.moevit_cycle(self._open))
 
     # Memory ------------------------------------------------------------------------------------
@@ -440,7 +441,7 @@ class NativeSim:
         progress:
             Called with the cycles that have passed, about every `CHUNK_CYCLES`.
         """
-        first = self._cycle
+        first = self.cycle
         started = time.perf_counter()
         interrupt = False
         passed = 0
@@ -448,7 +449,7 @@ class NativeSim:
             while passed < max_cycles and not interrupt:
                 chunk = min(CHUNK_CYCLES, max_cycles - passed)
                 interrupt = self._library.moevit_run(self._open, chunk) == 0
-                passed = self._cycle - first
+                passed = self.cycle - first
                 if progress is not None:
                     progress(passed)
         finally:
@@ -466,10 +467,10 @@ class NativeSim:
             name: PortStats(**dict(zip(self._counters, values[i * width :], strict=False)))
             for i, name in enumerate(self._names)
         }
-        return Stats(cycles=self._cycle - self._first_cycle, seconds=self._seconds, ports=ports)
+        return Stats(cycles=self.cycle - self._first_cycle, seconds=self._seconds, ports=ports)
 
     def clear_stats(self) -> None:
         """Counts from zero."""
         self._library.moevit_clear_counters(self._open)
-        self._first_cycle = self._cycle
+        self._first_cycle = self.cycle
         self._seconds = 0.0

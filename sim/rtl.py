@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from moevit.compiler.program import Program
+from moevit.compiler.program import ALL, Output, Program
 from moevit.hw import verilog
 from moevit.hw.config import BEAT_BYTES, ISA_VERSION, AcceleratorConfig
 from moevit.hw.regs import (
@@ -100,6 +100,8 @@ class Simulator(Protocol):
     def close(self) -> None: ...
     @property
     def stats(self) -> Stats: ...
+    @property
+    def cycle(self) -> int: ...
 
 
 Connect = Callable[[int, int, MemoryTiming], Simulator]
@@ -219,12 +221,44 @@ class RtlDevice:
     # Frames ------------------------------------------------------------------------------------
     def run(self, image: Any, task: str, *, progress: Progress | None = None) -> Result:
         """One picture; see :class:`~.device.Device`."""
-        sim, program = self.simulator, self._program
-        assert program is not None
-        about = program.task(task)
-        sim.write(self._image, program.image.pack(image).tobytes())
-        sim.write(self._output, b"\xa5" * about.output.size)  # nothing may be left from before
-        sim.reg_write(Register.PROGRAM_BASE, _MEMORY_BASE + about.base)
+        about = self._loaded.task(task)
+        self._frame(image, about.base, task, about.output.size, progress)
+        return self._result(task, about.output)
+
+    def run_all(self, image: Any, *, progress: Progress | None = None) -> dict[str, Result]:
+        """One picture under all tasks in one frame, whose counters every result has.
+
+        Raises as :meth:`run`, and ``ValueError`` for a program that was compiled without it.
+        """
+        about = self._loaded.together
+        if about is None:
+            raise ValueError("The program has no frame of all tasks; compile it with together=True")
+        self._frame(image, about.base, ALL, about.room, progress)
+        return {task: self._result(task, output) for task, output in about.outputs.items()}
+
+    def align(self) -> None:
+        """Idles until the memory's refresh is where it was when the simulation began.
+
+        Frames that start there meet the same refreshes: equal work takes equal cycles.
+        """
+        period = self.timing.refresh_period
+        if period and (rest := -self.simulator.cycle % period):
+            self.simulator.run(rest)
+
+    @property
+    def _loaded(self) -> Program:
+        _ = self.simulator
+        assert self._program is not None
+        return self._program
+
+    def _frame(
+        self, image: Any, base: int, name: str, written: int, progress: Progress | None
+    ) -> None:
+        """Runs one frame to its end; ``written``: bytes of its output area."""
+        sim = self.simulator
+        sim.write(self._image, self._loaded.image.pack(image).tobytes())
+        sim.write(self._output, b"\xa5" * written)  # nothing may be left from before
+        sim.reg_write(Register.PROGRAM_BASE, _MEMORY_BASE + base)
         sim.clear_stats()
         sim.reg_write(Register.CONTROL, 1 << Control.START)
         try:
@@ -235,25 +269,26 @@ class RtlDevice:
         if not finished.interrupt:
             self._give_up(sim)
             raise failure(
-                Error.ABORTED, f"task {task} did not end within {self.max_cycles:,} cycles"
+                Error.ABORTED, f"task {name} did not end within {self.max_cycles:,} cycles"
             )
         status = sim.reg_read(Register.STATUS)
         if status >> Status.FAILED & 1:
             code = sim.reg_read(Register.ERROR)
             sim.reg_write(Register.CONTROL, 1 << Control.CLEAR_IRQ)
-            raise failure(code, f"task {task}, after {finished.cycles:,} cycles")
+            raise failure(code, f"task {name}, after {finished.cycles:,} cycles")
         stats = sim.stats
         if stats.violations:
             raise RuntimeError(f"The accelerator broke the AXI protocol {stats.violations} times")
         self._counters = self._read_counters(sim, stats.seconds)
         sim.reg_write(Register.CONTROL, 1 << Control.CLEAR_IRQ)
-        output = about.output.unpack(
-            sim.read(self._output + about.output.address, about.output.size)
-        )
+
+    def _result(self, task: str, about: Output) -> Result:
+        """What the frame that has just ended left of a task."""
+        output = about.unpack(self.simulator.read(self._output + about.address, about.size))
         return Result(
             task=task,
             output=output,
-            planes=planes(program, task, output),
+            planes=planes(self._loaded, task, output),
             counters=self._counters,
         )
 

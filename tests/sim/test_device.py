@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from moevit.compiler import Program, compile_network
-from moevit.hw.config import preset
+from moevit.hw.config import ISA_VERSION, preset
 from moevit.hw.regs import (
     COUNTER_BASE,
     DEVICE_ID,
@@ -131,7 +131,7 @@ class Fake:
         self.frames = frames
         self.registers: dict[int, int] = {
             Register.ID: DEVICE_ID,
-            Register.VERSION: 1,
+            Register.VERSION: ISA_VERSION,
             Register.HASH_LOW: CONFIG.hash & 0xFFFF_FFFF,
             Register.HASH_HIGH: CONFIG.hash >> 32,
             **{COUNTER_BASE + 4 * c: 100 + c for c in Counter},

@@ -1,0 +1,74 @@
+"""All tasks of one picture in one run, measured against running them one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from moevit.compiler import compile_network
+from moevit.compiler.estimate import estimate
+from moevit.compiler.program import ALL
+from moevit.hw.config import AcceleratorConfig
+from moevit.quant.golden import Golden
+from moevit.quant.network import Network
+from moevit.sim.counters import STALLS
+from moevit.sim.rtl import RtlDevice, board_memory
+
+__all__ = ["measure_together"]
+
+Report = Callable[[str, float], None]
+
+
+def measure_together(
+    network: Network, config: AcceleratorConfig, picture: Any, report: Report
+) -> dict[str, Any]:
+    """Cycles of all tasks with their heads, in one run and one by one, all of it in RTL.
+
+    ``RuntimeError`` where an integer is not the golden model's.
+    """
+    report("compiling all tasks", 0.7)
+    program = compile_network(network, config, together=True)
+    assert program.together is not None
+    timing = board_memory(config)
+    golden = {t: r[0] for t, r in Golden(network).run_batch(picture[None]).items()}
+    singles: dict[str, int] = {}
+    with RtlDevice(config, timing=timing) as device:
+        device.load(program)
+        for task, exact in golden.items():
+            report(f"simulating {task}", 0.8)
+            device.align()
+            result = device.run(picture, task)
+            _check(task, result.output, exact.output)
+            assert result.counters is not None
+            singles[task] = result.counters.cycles
+        report("simulating all tasks", 0.9)
+        device.align()
+        for task, result in device.run_all(picture).items():
+            _check(f"{task} of all", result.output, golden[task].output)
+        counters = device.counters
+    assert counters is not None
+    total, cycles = sum(singles.values()), counters.cycles
+    predicted = estimate(program, ALL, timing).cycles
+    macs = program.together.useful_macs
+    return {
+        "tasks": list(golden),
+        "cycles": cycles,
+        "bit_exact": True,
+        "single_cycles": singles,
+        "single_cycles_sum": total,
+        "saved": 1 - cycles / total,
+        "useful_macs": macs,
+        "mac_utilisation": macs / (cycles * config.array.macs),
+        "stall_cycles": {c.name.lower().removeprefix("stall_"): counters.values[c] for c in STALLS},
+        "bytes_read": counters.bytes_read,
+        "bytes_written": counters.bytes_written,
+        "estimate_cycles": predicted,
+        "estimate_error": predicted / cycles - 1,
+    }
+
+
+def _check(name: str, found: Any, expected: Any) -> None:
+    if not np.array_equal(found, expected):
+        raise RuntimeError(f"{name}: not the golden model's integers")
