@@ -34,15 +34,14 @@ from moevit.sim.rtl import RtlDevice, board_memory, build_simulator
 
 from .errors import UserError
 from .files import readable
+from .options import DEFAULT_EXPERTS, expert_bits
 from .peers import BOARD_WATTS
 from .workload import quantise_model
 
-__all__ = ["EXPERTS", "ROUTERS", "Reference", "backbone", "measure_frames", "reference_network"]
+__all__ = ["ROUTERS", "Reference", "backbone", "measure_frames", "reference_network"]
 
 Report = Callable[[str, float], None]
 
-EXPERTS = {"int8": 8, "int4": 4}
-"""Bits of the experts' weights by the names of the option."""
 ROUTERS = ("uniform", "random")
 """Routers that are made here; any other name is a checkpoint."""
 
@@ -57,13 +56,12 @@ class Reference:
     size: str
     preset: str
     image: tuple[int, int] | None = None
-    experts: str = "int8"
+    experts: str = DEFAULT_EXPERTS
     router: str = "uniform"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.experts not in EXPERTS:
-            raise UserError(f"--experts: expected {' or '.join(EXPERTS)}, not {self.experts!r}")
+        expert_bits(self.experts)
         hardware_preset(self.preset)
         try:
             _ = self.model_config
@@ -125,7 +123,7 @@ def _make(reference: Reference, report: Report) -> Network:
     path = reference.checkpoint
     torch.manual_seed(reference.seed)
     model = M3ViT(reference.model_config) if path is None else load(path)
-    options = Options(expert_bits=EXPERTS[reference.experts])
+    options = Options(expert_bits=expert_bits(reference.experts))
     images = _CALIBRATION_IMAGES if path is None else 8 * _CALIBRATION_IMAGES
     network = quantise_model(model, images=images, options=options, report=report)
     if reference.router != "uniform":

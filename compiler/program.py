@@ -179,7 +179,7 @@ class Program:
         Raises ``ValueError`` for a stream that does not consist of whole blocks.
         """
         header = self.header(task)
-        stream = self.memory[self.task(task).base + header.stream_offset :]
+        stream = self.memory[self.entry(task).base + header.stream_offset :]
         found, at = [], 0
         while at < header.stream_beats:
             start = at * BEAT_BYTES

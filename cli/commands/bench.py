@@ -8,7 +8,15 @@ import typer
 
 from moevit.cli.errors import UserError
 from moevit.cli.files import write_json, write_text
-from moevit.cli.options import DEFAULT_SIZE, Json, Model, Seed, parse_image_size
+from moevit.cli.options import (
+    DEFAULT_EXPERTS,
+    DEFAULT_SIZE,
+    Experts,
+    Json,
+    Model,
+    Seed,
+    parse_image_size,
+)
 from moevit.cli.progress import Report, progress
 
 __all__ = ["command"]
@@ -51,9 +59,6 @@ ImageSize = Annotated[
         show_default=False,
     ),
 ]
-Experts = Annotated[
-    str, typer.Option(metavar="BITS", help="With --size: the experts' weights, int8 or int4.")
-]
 Tasks = Annotated[
     str,
     typer.Option(
@@ -84,7 +89,7 @@ def command(
     docs: Docs = Path("docs/benchmarks.md"),
     preset: FramePreset = "zcu104",
     image_size: ImageSize = None,
-    experts: Experts = "int8",
+    experts: Experts = None,
     tasks: Tasks = "",
     all_tasks: AllTasks = False,
     router: Router = "uniform",
@@ -109,7 +114,7 @@ def command(
                 size=size,
                 preset=preset,
                 image=parse_image_size(image_size),
-                experts=experts,
+                experts=experts or DEFAULT_EXPERTS,
                 router=router,
                 seed=seed,
             )

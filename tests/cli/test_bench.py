@@ -1,0 +1,94 @@
+"""`moevit bench --size`: what it refuses, what it computes from a frame, and its table."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from moevit.cli import reference
+from moevit.cli.errors import UserError
+from moevit.cli.peers import BOARD_WATTS, PEERS
+from moevit.cli.reference_report import beside_peers, text
+from moevit.model.config import PRESETS
+from moevit.quant.golden import Golden
+from moevit.quant.network import Moe
+
+KEYS = {
+    "preset", "size", "tokens", "bit_exact", "cycles", "mac_utilisation", "stall_cycles",
+    "bytes_read", "macs_per_cycle", "simulation_s", "simulated_cycles_per_s", "estimate_cycles",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--preset", "zcu999"], "Unknown preset 'zcu999'"),
+        (["--size", "huge"], "Size must be one of"),
+        (["--image-size", "128"], "--image-size: expected HxW such as 128x256, not '128'"),
+        (["--image-size", "100x256"], "--image-size: "),
+        (["--experts", "int3"], "--experts: unknown format 'int3'"),
+        (["--router", "missing.safetensors"], "missing.safetensors"),
+        (["--model", "x.safetensors"], "--model: with --size name the checkpoint by --router"),
+    ],
+)
+def test_refusals(moevit, options, message) -> None:
+    status, out, err = moevit("bench", "--size", "tiny", *options)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+
+
+@pytest.fixture
+def small(monkeypatch) -> None:
+    """A preset of the size that the micro accelerator runs in a moment."""
+    tiny = dataclasses.replace(
+        PRESETS["nano"], image=(16, 32), dim=16, depth=4, heads=2, experts=4, expert_hidden=16
+    )
+    monkeypatch.setitem(PRESETS, "nano", tiny)
+
+
+@pytest.mark.slow
+def test_a_frame(moevit, small) -> None:
+    frame = ["bench", "--size", "nano", "--preset", "micro", "--json"]
+    status, out, err = moevit(*frame, "--tasks", "depth,edges,depth", "--all-tasks")
+    assert (status, err) == (0, "")
+    found = json.loads(out)
+    assert set(found) >= KEYS
+    assert (found["preset"], found["size"], found["tokens"]) == ("micro", "nano", 9)
+    assert found["bit_exact"] is True and found["switch_cycles"] == 0
+    assert [f["task"] for f in found["frames"]] == ["depth", "edges", "depth"]
+    assert found["frames"][0] == found["frames"][2]
+    stalls = found["stall_cycles"]
+    assert set(stalls) == {"operand", "weight", "drain", "softmax", "no_work"}
+    assert abs(sum(stalls.values()) + found["array_busy_cycles"] - found["cycles"]) <= 2
+    macs = found["cycles"] * found["macs_per_cycle"]
+    assert found["mac_utilisation"] == pytest.approx(found["useful_macs"] / macs)
+    whole = found["all_tasks"]
+    assert whole["bit_exact"] and whole["cycles"] < whole["single_cycles_sum"]
+    assert whole["single_cycles_sum"] == sum(whole["single_cycles"].values())
+    assert found["head_cycles"] > 0
+    low, _high = found["energy_estimate"]["millijoules"]
+    assert low == pytest.approx(BOARD_WATTS[0] * found["ms"])
+    assert "FPS/(DSP x MHz)" in text(found)
+    assert beside_peers([found]).count("\n") == 2 + len(PEERS)
+
+
+def test_uniform_routers_use_every_expert(moevit, small, micro_cache) -> None:
+    about = reference.Reference(size="nano", preset="micro")
+    network = reference.reference_network(about, lambda _what, _share: None)
+    for task in network.tasks:
+        run = Golden(network).run(reference._picture(about), task)
+        for layer in run.routing:
+            assert min(layer.counts) >= 0.5 * np.mean(layer.counts)
+    body = reference.backbone(network)
+    assert body.norm is None and not body.heads
+    assert any(isinstance(block.mlp, Moe) for block in body.blocks)
+
+
+def test_a_checkpoint_of_another_model(moevit, small, checkpoint) -> None:
+    about = reference.Reference(size="tiny", preset="micro", router=str(checkpoint))
+    with pytest.raises(UserError, match="is a model of width 16 for 16x32 pixels, expected 192"):
+        reference.reference_network(about, lambda _what, _share: None)
