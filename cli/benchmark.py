@@ -254,16 +254,16 @@ def _stages(found: Mapping[str, Any]) -> str:
     )
 
 
-def insert(page: Path, generated: str) -> str:
+def insert(page: Path, generated: str, begin_mark: str = BEGIN, end_mark: str = END) -> str:
     """The page's text with what stands between the markers replaced.
 
     ``ValueError`` naming the page where the markers are missing.
     """
-    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = page.read_text(encoding="utf-8").partition(begin_mark)
+    _, end, after = rest.partition(end_mark)
     if not begin or not end:
-        raise ValueError(f"{page}: lacks the lines {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n\n{generated}\n\n{END}{after}"
+        raise ValueError(f"{page}: lacks the lines {begin_mark} and {end_mark}")
+    return f"{before}{begin_mark}\n\n{generated}\n\n{end_mark}{after}"
 
 
 def check_presets(names: str) -> list[str]:

@@ -20,17 +20,21 @@ __all__ = [
     "ALL_TASKS",
     "BACKENDS",
     "DEFAULT_EXPERTS",
+    "DEFAULT_METHOD",
     "DEFAULT_PRESET",
     "DEFAULT_SIZE",
+    "QUANTISATION",
     "Backend",
     "Experts",
     "Json",
+    "Method",
     "Model",
     "Preset",
     "Seed",
     "Size",
     "Task",
     "check_backend",
+    "check_method",
     "chosen_tasks",
     "expert_bits",
     "parse_image_size",
@@ -39,9 +43,23 @@ __all__ = [
 DEFAULT_PRESET = "default"
 DEFAULT_SIZE = "nano"
 DEFAULT_EXPERTS = "int8"
+DEFAULT_METHOD = "default"
 ALL_TASKS = "all"
 
 _EXPERTS = {"int8": 8, "int4": 4}
+
+#: The names of :data:`moevit.quant.methods.METHODS`, which is slow to import; a test compares.
+QUANTISATION = (
+    "minmax",
+    "percentile",
+    "mse",
+    "migrate",
+    "bias",
+    "gptq",
+    "descent",
+    "default",
+    "all",
+)
 
 #: What runs a network, from the fastest to the truest.
 BACKENDS = {
@@ -91,6 +109,15 @@ Experts = Annotated[
         show_default=False,
     ),
 ]
+Method = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=f"How a checkpoint is quantised: {', '.join(QUANTISATION)} "
+        "(`moevit quantize --compare all` compares them).",
+        show_default=False,
+    ),
+]
 Seed = Annotated[int, typer.Option(metavar="N", help="Seed of everything random.", min=0)]
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object instead of text for people.")
@@ -101,6 +128,13 @@ def check_backend(name: str, allowed: Sequence[str] = tuple(BACKENDS)) -> str:
     """`name`, if it is one of `allowed`; UserError naming them otherwise."""
     if name not in allowed:
         raise UserError(f"--backend: unknown backend {name!r}; expected {', '.join(allowed)}")
+    return name
+
+
+def check_method(name: str) -> str:
+    """`name`, if it is a method of quantisation; UserError naming them otherwise."""
+    if name not in QUANTISATION:
+        raise UserError(f"--method: unknown method {name!r}; expected {', '.join(QUANTISATION)}")
     return name
 
 

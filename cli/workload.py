@@ -28,13 +28,21 @@ from moevit.sim.backends import Forward
 
 from .errors import UserError
 from .files import readable
-from .options import DEFAULT_EXPERTS, expert_bits
+from .options import DEFAULT_EXPERTS, DEFAULT_METHOD, check_method, expert_bits
 
 if TYPE_CHECKING:  # torch is imported by those who use it
     from moevit.model.m3vit import M3ViT
-    from moevit.quant.ptq import Options
+    from moevit.quant.calibrate import Calibration
+    from moevit.quant.float_network import FloatNetwork
+    from moevit.quant.options import Options
 
-__all__ = ["CALIBRATION_IMAGES", "Workload", "quantise_model"]
+__all__ = [
+    "CALIBRATION_IMAGES",
+    "Workload",
+    "calibrate_model",
+    "calibration_pictures",
+    "quantise_model",
+]
 
 CALIBRATION_IMAGES = 64
 """Rendered scenes of the calibration split, by default."""
@@ -46,6 +54,39 @@ def _silent(_what: str, _share: float) -> None:
     pass
 
 
+def calibration_pictures(config: ModelConfig, images: int, report: Report = _silent) -> Any:
+    """``images`` pictures ``(N, H, W, 3)`` uint8 to calibrate on."""
+    from moevit.model.scenes import scene
+
+    if images < 1:
+        raise UserError(f"Calibration needs at least one picture, not {images}")
+    height, width = config.image
+    pictures = []
+    for index in range(images):
+        report(f"rendering scenes ({index}/{images})", index / images)
+        pictures.append(scene("calibration", index, height, width).image)
+    return np.stack(pictures)
+
+
+def calibrate_model(
+    model: M3ViT, *, images: int = CALIBRATION_IMAGES, seed: int = 0, report: Report = _silent
+) -> tuple[FloatNetwork, Calibration]:
+    """A trained model's float parameters and what they do on calibration pictures."""
+    from moevit.model.export import to_float_network
+    from moevit.quant.calibrate import calibrate
+
+    pictures = calibration_pictures(
+        model.config, images, lambda text, share: report(text, 0.4 * share)
+    )
+    network = to_float_network(model)
+
+    def done(count: int) -> None:
+        report(f"calibrating ({count}/{images})", 0.4 + 0.6 * count / images)
+
+    done(0)
+    return network, calibrate(network, pictures, seed=seed, progress=done)
+
+
 def quantise_model(
     model: M3ViT,
     *,
@@ -55,25 +96,11 @@ def quantise_model(
     report: Report = _silent,
 ) -> Network:
     """Calibrate a trained model on scenes and make it integer."""
-    from moevit.model.export import to_float_network
-    from moevit.model.scenes import scene
-    from moevit.quant.calibrate import calibrate
     from moevit.quant.ptq import quantise
 
-    if images < 1:
-        raise UserError(f"Calibration needs at least one picture, not {images}")
-    height, width = model.config.image
-    pictures = []
-    for index in range(images):
-        report(f"rendering scenes ({index}/{images})", 0.2 * index / images)
-        pictures.append(scene("calibration", index, height, width).image)
-    network = to_float_network(model)
-
-    def done(count: int) -> None:
-        report(f"calibrating ({count}/{images})", 0.2 + 0.3 * count / images)
-
-    done(0)
-    calibration = calibrate(network, np.stack(pictures), seed=seed, progress=done)
+    network, calibration = calibrate_model(
+        model, images=images, seed=seed, report=lambda text, share: report(text, 0.5 * share)
+    )
     report("searching scales", 0.5)
     quantised = quantise(network, calibration, options)
     report("", 1.0)
@@ -94,6 +121,8 @@ class Workload:
     experts:
         Format of the experts' weights, "int8" or "int4", for a checkpoint. By default int8; a
         quantised network has what it has.
+    method:
+        Of quantisation, for a checkpoint (`moevit.quant.methods`). By default the default one.
     report:
         Told of quantisation's progress.
 
@@ -102,7 +131,7 @@ class Workload:
     ValueError
         For an unknown size or preset, and a size without a shipped model.
     UserError
-        For an unknown format, and one asked of a network that is quantised already.
+        For an unknown format or method, and one asked of a network that is quantised already.
     """
 
     def __init__(
@@ -112,10 +141,12 @@ class Workload:
         model: Path | None,
         preset: str,
         experts: str | None = None,
+        method: str | None = None,
         report: Report = _silent,
     ) -> None:
         self.config: AcceleratorConfig = hardware_preset(preset)
         self.expert_bits = expert_bits(experts or DEFAULT_EXPERTS)
+        self.method = check_method(method or DEFAULT_METHOD)
         self.report = report
         model_preset(size)
         if model is None:
@@ -126,6 +157,17 @@ class Workload:
             raise UserError(
                 f"--experts: {self.path} is quantised already; expected a checkpoint with {experts}"
             )
+        if self.quantised and method is not None:
+            raise UserError(
+                f"--method: {self.path} is quantised already; expected a checkpoint with {method}"
+            )
+
+    @functools.cached_property
+    def options(self) -> Options:
+        """How a checkpoint is quantised."""
+        from moevit.quant.methods import method
+
+        return method(self.method, expert_bits=self.expert_bits)
 
     @functools.cached_property
     def model_config(self) -> ModelConfig:
@@ -183,16 +225,13 @@ class Workload:
         key = cache.digest(
             self.path.read_bytes(),
             cache.source_digest(*folders),
-            f"{CALIBRATION_IMAGES}, {self.expert_bits}",
+            f"{CALIBRATION_IMAGES}, {self.expert_bits}, {self.method}",
         )
         name = "network.safetensors"
 
         def make(folder: Path) -> None:
             self.report("loading the model", 0.0)
-            from moevit.quant.ptq import Options
-
-            options = Options(expert_bits=self.expert_bits)
-            network = quantise_model(self.model, options=options, report=self.report)
+            network = quantise_model(self.model, options=self.options, report=self.report)
             save_network(network, folder / name)
 
         def waiting() -> None:

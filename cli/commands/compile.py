@@ -13,6 +13,7 @@ from moevit.cli.options import (
     DEFAULT_SIZE,
     Experts,
     Json,
+    Method,
     Model,
     Preset,
     Size,
@@ -41,6 +42,7 @@ def command(
     size: Size = DEFAULT_SIZE,
     model: Model = None,
     experts: Experts = None,
+    method: Method = None,
     preset: Preset = DEFAULT_PRESET,
     task: Task = ALL_TASKS,
     output: Output = Path("program.moevit"),
@@ -53,7 +55,9 @@ def command(
     The program runs on the preset that it was compiled for, and on no other.
     """
     with progress("moevit compile", quiet=as_json) as report:
-        workload = Workload(size=size, model=model, preset=preset, experts=experts, report=report)
+        workload = Workload(
+            size=size, model=model, preset=preset, experts=experts, method=method, report=report
+        )
         tasks = chosen_tasks(task, workload.network.tasks)
         program = workload.compile(tasks, threshold=threshold)
         write_bytes(output, program.to_bytes())

@@ -16,6 +16,7 @@ from moevit.cli.options import (
     DEFAULT_SIZE,
     Experts,
     Json,
+    Method,
     Model,
     Preset,
     Size,
@@ -46,6 +47,7 @@ def command(
     size: Size = DEFAULT_SIZE,
     model: Model = None,
     experts: Experts = None,
+    method: Method = None,
     preset: Preset = DEFAULT_PRESET,
     task: Task = ALL_TASKS,
     program: File = None,
@@ -58,7 +60,7 @@ def command(
     and `tasks` has each.
     """
     with progress("moevit estimate", quiet=as_json) as report:
-        compiled = _program(size, model, preset, experts, program, report)
+        compiled = _program(size, model, preset, experts, method, program, report)
         tasks = chosen_tasks(task, list(compiled.tasks))
         timing = board_memory(compiled.config)
         found = {name: estimate(compiled, name, timing) for name in tasks}
@@ -101,14 +103,15 @@ def _program(
     model: Path | None,
     preset: str,
     experts: str | None,
+    method: str | None,
     file: Path | None,
     report: Report,
 ) -> Program:
     if file is None:
         return Workload(
-            size=size, model=model, preset=preset, experts=experts, report=report
+            size=size, model=model, preset=preset, experts=experts, method=method, report=report
         ).program
-    for option, value in (("--model", model), ("--experts", experts)):
+    for option, value in (("--model", model), ("--experts", experts), ("--method", method)):
         if value is not None:
             raise UserError(f"--program: cannot be given together with {option}")
     hardware_preset(preset)

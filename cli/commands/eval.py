@@ -16,6 +16,7 @@ from moevit.cli.options import (
     Backend,
     Experts,
     Json,
+    Method,
     Model,
     Preset,
     Size,
@@ -54,6 +55,7 @@ def command(
     preset: Preset = DEFAULT_PRESET,
     model: Model = None,
     experts: Experts = None,
+    method: Method = None,
     jobs: Jobs = 0,
     as_json: Json = False,
 ) -> None:
@@ -67,7 +69,9 @@ def command(
     with progress("moevit eval", quiet=as_json) as report:
         from moevit.cli.scoring import score  # torch, after the options are known to be right
 
-        workload = Workload(size=size, model=model, preset=preset, experts=experts, report=report)
+        workload = Workload(
+            size=size, model=model, preset=preset, experts=experts, method=method, report=report
+        )
         if workload.quantised and backend == "torch":
             raise UserError(f"{workload.path}: is quantised; backend torch needs a checkpoint")
         count = images or _IMAGES[backend]

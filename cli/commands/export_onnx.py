@@ -12,7 +12,9 @@ from moevit.cli.options import (
     ALL_TASKS,
     DEFAULT_PRESET,
     DEFAULT_SIZE,
+    Experts,
     Json,
+    Method,
     Model,
     Size,
     Task,
@@ -42,6 +44,8 @@ def command(
     model: Model = None,
     output: Output = Path("model.onnx"),
     quantised: Quantised = False,
+    experts: Experts = None,
+    method: Method = None,
     as_json: Json = False,
 ) -> None:
     """Write a model as ONNX, for one task or several.
@@ -54,7 +58,17 @@ def command(
     if output.is_dir():
         raise UserError(f"{output}: is a folder; expected the name of a file")
     with progress("moevit export-onnx", quiet=as_json) as report:
-        workload = Workload(size=size, model=model, preset=DEFAULT_PRESET, report=report)
+        if not quantised and (experts or method):
+            name = "--experts" if experts else "--method"
+            raise UserError(f"{name}: needs --quantised; the float model has no integers")
+        workload = Workload(
+            size=size,
+            model=model,
+            preset=DEFAULT_PRESET,
+            experts=experts,
+            method=method,
+            report=report,
+        )
         if quantised:
             found = _quantised(workload, task, output, report)
             names = found["tasks"]

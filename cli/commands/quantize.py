@@ -1,19 +1,41 @@
 """`moevit quantize`."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any
 
 import typer
 
 from moevit.cli.errors import UserError
-from moevit.cli.files import atomic_path
-from moevit.cli.options import DEFAULT_PRESET, DEFAULT_SIZE, Experts, Json, Model, Seed, Size
-from moevit.cli.progress import progress
-from moevit.cli.workload import CALIBRATION_IMAGES, Workload, quantise_model
+from moevit.cli.files import atomic_path, write_json, write_text
+from moevit.cli.options import (
+    DEFAULT_PRESET,
+    DEFAULT_SIZE,
+    Experts,
+    Json,
+    Method,
+    Model,
+    Seed,
+    Size,
+)
+from moevit.cli.progress import Report, progress
+from moevit.cli.workload import (
+    CALIBRATION_IMAGES,
+    Workload,
+    calibrate_model,
+    calibration_pictures,
+)
 
 __all__ = ["command"]
 
+_REPORT_SCENES = 32
+_COMPARE_SCENES = 500
+
+File = Annotated[
+    Path | None,
+    typer.Argument(metavar="[MODEL]", help="Checkpoint; the same as --model.", show_default=False),
+]
 Output = Annotated[
     Path, typer.Option("-o", "--output", metavar="FILE", help="Quantised network (safetensors).")
 ]
@@ -21,21 +43,102 @@ Images = Annotated[
     int, typer.Option(metavar="N", min=1, help="Rendered scenes to calibrate on (pictures).")
 ]
 Clip = Annotated[
-    str, typer.Option(metavar="NAME", help="How ranges are chosen: minmax, percentile, mse.")
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="How ranges are chosen, instead of the method's: minmax, percentile, mse.",
+        show_default=False,
+    ),
 ]
 Percentile = Annotated[
-    float, typer.Option(metavar="P", help="Share of values kept by --clip percentile (percent).")
+    float | None,
+    typer.Option(
+        metavar="P",
+        help="Share of values kept by --clip percentile (percent; 99.99 by default).",
+        show_default=False,
+    ),
+]
+Migrate = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LIST",
+        help="Exponents to try for scales of channels, instead of the method's: 0 one scale for "
+        "all, 1 each its own range.",
+        show_default=False,
+    ),
+]
+Rounding = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Of weights, instead of the method's: auto (gptq for 4 bits, nearest for 8), "
+        "nearest, gptq, descent.",
+        show_default=False,
+    ),
+]
+Bias = Annotated[
+    bool | None,
+    typer.Option(
+        "--bias-correction/--no-bias-correction",
+        help="Keep the means of all outputs, instead of what the method does.",
+        show_default=False,
+    ),
+]
+Folder = Annotated[
+    Path | None,
+    typer.Option(
+        "--report",
+        metavar="DIR",
+        help="Folder for the sensitivity of each layer and the routing agreement (PNG, JSON).",
+        show_default=False,
+    ),
+]
+Compare = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAMES",
+        help="Score these methods ('all' or a list) at W8A8 and W4A8 instead; no network is "
+        "written.",
+        show_default=False,
+    ),
+]
+Scenes = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        min=0,
+        help=f"Validation scenes; 0: {_REPORT_SCENES} for --report, {_COMPARE_SCENES} for "
+        "--compare.",
+    ),
+]
+Results = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Where --compare writes its JSON.", show_default=False),
+]
+Docs = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Page whose marked part gets the table.", show_default=False),
 ]
 
 
 def command(
+    file: File = None,
     size: Size = DEFAULT_SIZE,
     model: Model = None,
     output: Output = Path("network.safetensors"),
     images: Images = CALIBRATION_IMAGES,
-    clip: Clip = "mse",
-    percentile: Percentile = 99.99,
     experts: Experts = None,
+    method: Method = None,
+    clip: Clip = None,
+    percentile: Percentile = None,
+    migrate: Migrate = None,
+    rounding: Rounding = None,
+    bias_correction: Bias = None,
+    report_folder: Folder = None,
+    compare: Compare = None,
+    scenes: Scenes = 0,
+    results: Results = None,
+    docs: Docs = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -45,31 +148,131 @@ def command(
     stream 16. The result goes to `moevit compile` and, as --model, to `moevit run` and `moevit
     eval`.
     """
+    if file is not None and model is not None:
+        raise UserError(f"--model: {model} beside {file}; expected one of the two")
+    if compare is None and (results or docs):
+        raise UserError(f"--{'results' if results else 'docs'}: needs --compare")
     with progress("moevit quantize", quiet=as_json) as report:
-        from moevit.quant.io import save_network
-        from moevit.quant.ptq import Options
-        from moevit.quant.ranges import Clip as Kind
-
-        workload = Workload(size=size, model=model, preset=DEFAULT_PRESET, experts=experts)
-        options = Options(
-            clip=cast(Kind, clip), percentile=percentile, expert_bits=workload.expert_bits
+        workload = Workload(
+            size=size,
+            model=file or model,
+            preset=DEFAULT_PRESET,
+            experts=experts,
+            method=method,
+            report=report,
         )
         if workload.quantised:
             raise UserError(f"{workload.path}: is quantised already; expected a checkpoint")
-        with atomic_path(output) as partial:
-            report("loading the model", 0.0)
-            network = quantise_model(
-                workload.model, images=images, seed=seed, options=options, report=report
+        changes = {
+            "clip": clip,
+            "percentile": percentile,
+            "migrate": None if migrate is None else _numbers(migrate),
+            "rounding": rounding,
+            "bias_correction": bias_correction,
+        }
+        changes = {name: value for name, value in changes.items() if value is not None}
+        if compare is not None:
+            given = [*changes, *(["experts"] if experts else []), *(["method"] if method else [])]
+            if given:
+                name = given[0].replace("_", "-")
+                raise UserError(f"--{name}: cannot be given together with --compare")
+            text, found = _compare(workload, compare, images, scenes, seed, results, docs, report)
+        else:
+            options = replace(workload.options, **changes)  # type: ignore[arg-type]
+            text, found = _quantise(
+                workload, options, output, images, seed, report_folder, scenes, report
             )
-            save_network(network, partial)
+    typer.echo(json.dumps(found, indent=2) if as_json else text)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"--migrate: expected numbers such as 0,0.5,1, not {text!r}") from None
+
+
+def _quantise(
+    workload: Workload,
+    options: Any,
+    output: Path,
+    images: int,
+    seed: int,
+    folder: Path | None,
+    scenes: int,
+    report: Report,
+) -> tuple[str, dict[str, Any]]:
+    from moevit.cli.quant_report import draw_report, measure_report
+    from moevit.model.scenes import scene
+    from moevit.quant.io import save_network
+    from moevit.quant.ptq import quantise
+
+    share = 1.0 if folder is None else 0.2
+    with atomic_path(output) as partial:
+        report("loading the model", 0.0)
+        exact, calibration = calibrate_model(
+            workload.model,
+            images=images,
+            seed=seed,
+            report=lambda text, done: report(text, 0.5 * share * done),
+        )
+        report("searching scales and rounding", 0.5 * share)
+        network = quantise(exact, calibration, options)
+        save_network(network, partial)
     found = {
         "output": str(output),
         "images": images,
         "tasks": list(network.tasks),
         "bytes": output.stat().st_size,
+        "options": network.meta["quantisation"],
     }
-    typer.echo(
-        json.dumps(found, indent=2)
-        if as_json
-        else f"{output}: {found['bytes']:,} bytes, tasks {', '.join(network.tasks)}"
+    text = f"{output}: {found['bytes']:,} bytes, tasks {', '.join(network.tasks)}"
+    if folder is not None:
+        config = workload.model_config
+        count = scenes or _REPORT_SCENES
+        measured = measure_report(
+            exact,
+            calibration,
+            options,
+            config,
+            [scene("validation", index, *config.image) for index in range(count)],
+            lambda what, done: report(what, share + (0.97 - share) * done),
+        )
+        report("drawing", 0.98)
+        files = [str(path) for path in draw_report(folder, measured)]
+        found["report"] = files
+        text = "\n".join([text, *(f"report: {name}" for name in files)])
+    return text, found
+
+
+def _compare(
+    workload: Workload,
+    names: str,
+    images: int,
+    scenes: int,
+    seed: int,
+    results: Path | None,
+    docs: Path | None,
+    report: Report,
+) -> tuple[str, dict[str, Any]]:
+    from moevit.cli.benchmark import insert
+    from moevit.cli.methods import BEGIN, END, chosen_methods, compare_methods, markdown
+
+    methods = chosen_methods(names)
+    if docs is not None:
+        insert(docs, "", BEGIN, END)  # whether it can be done: before all the work, not after
+    found = compare_methods(
+        workload,
+        calibration_pictures(
+            workload.model_config, images, lambda text, done: report(text, 0.02 * done)
+        ),
+        methods=methods,
+        scenes=scenes or _COMPARE_SCENES,
+        seed=seed,
+        report=report,
     )
+    if results is not None:
+        write_json(results, found)
+    if docs is not None:
+        write_text(docs, insert(docs, markdown(found), BEGIN, END))
+    return markdown(found), found

@@ -19,6 +19,7 @@ from moevit.cli.options import (
     Backend,
     Experts,
     Json,
+    Method,
     Model,
     Preset,
     Size,
@@ -63,6 +64,7 @@ def command(
     preset: Preset = DEFAULT_PRESET,
     model: Model = None,
     experts: Experts = None,
+    method: Method = None,
     scene: Scene = 0,
     output: Folder = Path("out"),
     jobs: Jobs = 0,
@@ -76,7 +78,9 @@ def command(
     """
     check_backend(backend, BACKENDS)
     with progress("moevit run", quiet=as_json) as report:
-        workload = Workload(size=size, model=model, preset=preset, experts=experts, report=report)
+        workload = Workload(
+            size=size, model=model, preset=preset, experts=experts, method=method, report=report
+        )
         tasks = chosen_tasks(task, workload.model_config.task_names)
         pictures = _pictures(images or [], scene, workload.model_config)
         outcomes = compare(

@@ -1,0 +1,130 @@
+"""`moevit quantize`: methods, report, comparison; `moevit export-onnx --quantised`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from moevit.cli.options import QUANTISATION
+from moevit.compiler import Program
+from moevit.quant.io import load_network
+from moevit.quant.methods import METHODS
+
+
+def test_the_names_are_those_of_the_methods() -> None:
+    assert tuple(METHODS) == QUANTISATION
+
+
+def test_options_override_the_method(moevit, checkpoint) -> None:
+    status, out, err = moevit(
+        *("quantize", checkpoint, "--json", "-o", "n.safetensors", "--images", "2"),
+        *("--method", "minmax", "--experts", "int4", "--clip", "percentile", "--percentile", "99"),
+        *("--rounding", "descent", "--bias-correction", "--migrate", "0,1"),
+    )
+    assert (status, err) == (0, "")
+    options = json.loads(out)["options"]
+    assert options == load_network("n.safetensors").meta["quantisation"]
+    expected = {
+        "clip": "percentile",
+        "percentile": 99.0,
+        "migrate": [0.0, 1.0],
+        "rounding": "descent",
+        "bias_correction": True,
+        "expert_bits": 4,
+        "images": 2,
+    }
+    assert expected.items() <= options.items()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--method", "best"], "--method: unknown method 'best'; expected minmax"),
+        (["--clip", "up"], "Clip must be one of minmax, percentile, mse, not 'up'"),
+        (["--rounding", "up"], "Rounding must be one of auto, nearest"),
+        (["--migrate", "0,x"], "--migrate: expected numbers such as 0,0.5,1, not '0,x'"),
+        (["--compare", "minmax,best"], "--compare: unknown method 'best'"),
+        (["--compare", "all", "--clip", "mse"], "--clip: cannot be given together with --compare"),
+        (["--results", "r.json"], "--results: needs --compare"),
+        (["--model", "other.safetensors"], "--model: other.safetensors beside"),
+    ],
+)
+def test_bad_options(moevit, checkpoint, arguments, message) -> None:
+    status, out, err = moevit("quantize", checkpoint, *arguments)
+    assert (status, out) == (2, "") and err.count("\n") == 1
+    assert message in err
+    assert not list(Path().iterdir())
+
+
+def test_the_method_is_the_workloads(moevit, checkpoint) -> None:
+    """`compile --method` gives the program of what `quantize --method` gives."""
+    status, _, err = moevit("quantize", checkpoint, "--method", "minmax", "-o", "n.safetensors")
+    assert status == 0, err
+    for model, arguments in (("n.safetensors", []), (checkpoint, ["--method", "minmax"])):
+        name = f"{Path(model).stem}.moevit"
+        status, _, err = moevit(
+            "compile", "--model", model, "--preset", "micro", "-o", name, *arguments
+        )
+        assert status == 0, err
+    one, other = Program.load("n.moevit"), Program.load("micro.moevit")
+    assert bytes(one.memory) == bytes(other.memory)
+    status, _, err = moevit("compile", "--model", "n.safetensors", "--method", "mse")
+    assert status == 2 and "--method: n.safetensors is quantised already" in err
+
+
+def test_report(moevit, checkpoint) -> None:
+    status, out, err = moevit(
+        *("quantize", checkpoint, "--json", "--images", "4", "--report", "r", "--scenes", "2")
+    )
+    assert (status, err) == (0, "")
+    names = {Path(name).name for name in json.loads(out)["report"]}
+    assert names == {"report.json", "sensitivity.png", "noise.png", "routing.png"}
+    assert {path.name for path in Path("r").iterdir()} == names
+    found = json.loads(Path("r/report.json").read_text())
+    assert {"all", "patch_embed", "blocks.0.softmax", "blocks.1.router"} <= set(
+        found["sensitivity"]
+    )
+    whole = found["sensitivity"]["all"]
+    assert {"sqnr_db", "delta_m"} <= set(whole)
+    assert whole["sqnr_db"] < found["sensitivity"]["residual"]["sqnr_db"]
+    routing = found["comparison"]["tasks"]["depth"]["routing"]["1"]
+    assert routing["same_set_interval"][0] <= routing["same_set"] <= 1
+
+
+def test_comparison(moevit, checkpoint) -> None:
+    Path("page.md").write_text("before\n<!-- methods: begin -->\n<!-- methods: end -->\nafter\n")
+    arguments = ("quantize", checkpoint, "--json", "--compare", "minmax,default")
+    arguments += ("--images", "2", "--scenes", "3", "--results", "r.json", "--docs", "page.md")
+    status, out, err = moevit(*arguments)
+    assert (status, err) == (0, "")
+    found = json.loads(out)
+    assert found == json.loads(Path("r.json").read_text())
+    rows = found["rows"]
+    assert [(row["format"], row["method"]) for row in rows] == [
+        (bits, name) for bits in ("W8A8", "W4A8") for name in ("minmax", "default")
+    ]
+    for row in rows:
+        assert row["delta_m"]["low"] <= row["delta_m"]["value"] <= row["delta_m"]["high"]
+        assert 0 < row["routing"]["all"]["value"] <= 1
+        assert set(row["tasks"]) == set(row["routing"]["tasks"])
+    assert rows[0]["tasks"]["depth"]["float"] == rows[3]["tasks"]["depth"]["float"]
+    page = Path("page.md").read_text()
+    assert page.startswith("before\n") and page.endswith("after\n") and "### W4A8" in page
+    assert not Path("network.safetensors").exists()
+    assert moevit(*arguments)[1] == out  # from the cache
+
+
+def test_qdq_export(moevit, checkpoint) -> None:
+    status, out, err = moevit(
+        *("export-onnx", "--model", checkpoint, "--quantised", "--experts", "int4"),
+        *("--task", "depth,edges", "-o", "q.onnx", "--json"),
+    )
+    assert (status, err) == (0, "")
+    found = json.loads(out)
+    assert found["opset"] == 21 and list(found["difference"]) == ["depth", "edges"]
+    assert found["difference"]["depth"]["sqnr_db"] > 20
+    assert Path("q.onnx").stat().st_size == found["bytes"]
+    status, _, err = moevit("export-onnx", "--model", checkpoint, "--experts", "int4")
+    assert status == 2 and "--experts: needs --quantised" in err
