@@ -42,9 +42,10 @@ class Outcome:
     """One picture under one task.
 
     ``difference`` is empty where all integers are the golden model's, otherwise it tells the first
-    that is not; None from a device that computes in floats. ``device`` and ``reference`` are the
-    decoded predictions (:mod:`moevit.model.tasks`) of the device and of the float model; of the
-    kinds that are no pictures, tokens ``(N, D)`` or logits ``(classes,)`` in floats.
+    that is not; None from a device that computes in floats, and where nothing is known to compare.
+    ``device`` and ``reference`` are the decoded predictions (:mod:`moevit.model.tasks`) of the
+    device and of the float model; of the kinds that are no pictures, tokens ``(N, D)`` or logits
+    ``(classes,)`` in floats.
     """
 
     picture: str
@@ -126,7 +127,7 @@ def compare(
     total = expected_cycles(workload, tasks) * len(pictures)
     frames = len(tasks) * len(pictures)
     heading = f"{frames} frame{'s' if frames > 1 else ''} on {backend}"
-    golden = Golden(workload.network)
+    golden = None if workload.reference is None else Golden(workload.reference)
 
     def on_cycles(cycles: int) -> None:
         report(heading, min(cycles / total, 0.99))
@@ -137,7 +138,7 @@ def compare(
         running = [pool.submit(p.pixels, task) for p in pictures for task in tasks]
         done = iter(running)
         for n, picture in enumerate(pictures):
-            exact = golden.run_batch(picture.pixels[None], tasks)
+            exact = golden.run_batch(picture.pixels[None], tasks) if golden else {}
             floats = _float_planes(workload, picture, tasks)
             outcomes.append(
                 [
@@ -145,7 +146,7 @@ def compare(
                         workload,
                         picture,
                         next(done).result(),
-                        exact[task][0].output,
+                        exact[task][0].output if exact else None,
                         floats.get(task),
                     )
                     for task in tasks
@@ -178,7 +179,7 @@ def _outcome(
     workload: Workload,
     picture: Picture,
     result: Result,
-    exact: Array,
+    exact: Array | None,
     floats: Array | None,
 ) -> Outcome:
     from moevit.model.metrics import scorer
@@ -210,7 +211,7 @@ def _outcome(
         picture=picture.name,
         task=result.task,
         kind=task.kind,
-        difference=_difference(result.output, exact),
+        difference=None if exact is None else _difference(result.output, exact),
         performance=cost,
         device=device,
         reference=reference,

@@ -239,6 +239,11 @@ class Workload:
 
         return load_network(cache.entry("networks", key, make, waiting) / name)
 
+    @property
+    def reference(self) -> Network | None:
+        """The network whose integers a device must give, where that is known."""
+        return self.network
+
     @functools.cached_property
     def program(self) -> Program:
         """All tasks of the network, compiled for the preset."""

@@ -4,12 +4,13 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from moevit.cli.comparison import Outcome, Picture, compare
+from moevit.cli.compiled import with_program
 from moevit.cli.errors import CheckFailedError
 from moevit.cli.images import load_image
 from moevit.cli.options import (
@@ -51,6 +52,16 @@ Scene = Annotated[int, typer.Option(metavar="N", min=0, help="Number of the held
 Folder = Annotated[
     Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for the panels (PNG).")
 ]
+File = Annotated[
+    Path | None,
+    typer.Option(
+        "--program",
+        metavar="FILE",
+        help="Program of `moevit compile` to run, for its own preset; with --model it is compared "
+        "with that model.",
+        show_default=False,
+    ),
+]
 Jobs = Annotated[
     int, typer.Option(metavar="N", min=0, help="Devices side by side; 0: one a processor.")
 ]
@@ -65,6 +76,7 @@ def command(
     model: Model = None,
     experts: Experts = None,
     method: Method = None,
+    program: File = None,
     scene: Scene = 0,
     output: Folder = Path("out"),
     jobs: Jobs = 0,
@@ -74,14 +86,18 @@ def command(
 
     Writes a panel for each picture: input, the device's predictions, the float model's, and the
     truth where it is known. Tokens and logits go to NumPy files. Times are cycles at the preset's
-    target clock. The exit status is 1 if an integer differs from the golden model's.
+    target clock. A compiled program runs with --program. The exit status is 1 if an integer differs
+    from the golden model's.
     """
     check_backend(backend, BACKENDS)
     with progress("moevit run", quiet=as_json) as report:
-        workload = Workload(
-            size=size, model=model, preset=preset, experts=experts, method=method, report=report
-        )
-        tasks = chosen_tasks(task, workload.model_config.task_names)
+        about: dict[str, Any] = {"experts": experts, "method": method, "report": report}
+        if program is None:
+            workload = Workload(size=size, model=model, preset=preset, **about)
+            tasks = chosen_tasks(task, workload.model_config.task_names)
+        else:
+            workload = with_program(program, size=size, model=model, backend=backend, **about)
+            tasks = chosen_tasks(task, list(workload.program.tasks))
         pictures = _pictures(images or [], scene, workload.model_config)
         outcomes = compare(
             workload,
@@ -100,7 +116,11 @@ def command(
             write_values(path, outcome)
     everything = [outcome for group in outcomes for outcome in group]
     if as_json:
-        about = {"preset": preset, "size": workload.model_config.name, "backend": backend}
+        about = {
+            "preset": workload.config.name,
+            "size": workload.model_config.name,
+            "backend": backend,
+        }
         results = [outcome.to_dict() for outcome in everything]
         typer.echo(json.dumps({**about, "results": results}, indent=2))
     else:

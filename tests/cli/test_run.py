@@ -167,3 +167,42 @@ def test_a_panel_that_cannot_be_written(moevit, checkpoint) -> None:
     status, _, err = moevit("run", "--task", "depth", *options(checkpoint))
     assert status == 2 and err.count("\n") == 1 and "out" in err
     assert Path("out").read_text() == "a file"
+
+
+def test_a_compiled_program(moevit, checkpoint) -> None:
+    """Alone it runs and is compared with nothing; beside its model every bit is."""
+    compiled = ("compile", "--model", checkpoint, "--preset", "micro", "-o", "p.moevit")
+    assert moevit(*compiled, "--task", "depth,edges")[0] == 0
+    arguments = ("run", "--program", "p.moevit", "--backend", "interpreter", "--json")
+    status, out, err = moevit(*arguments)
+    assert (status, err) == (0, "")
+    found = json.loads(out)
+    assert found["preset"] == "micro"
+    assert [(r["task"], r["bit_exact"]) for r in found["results"]] == [
+        ("depth", None),
+        ("edges", None),
+    ]
+    alone = found["results"][0]["metrics"]["device"]
+    assert alone and found["results"][0]["metrics"]["float"] is None
+    status, out, _ = moevit(*arguments, "--model", checkpoint)
+    found = json.loads(out)
+    assert status == 0 and all(r["bit_exact"] for r in found["results"])
+    assert found["results"][0]["metrics"]["device"] == alone
+    # Of another network: the comparison says so.
+    assert moevit("quantize", checkpoint, "--method", "minmax", "-o", "n.safetensors")[0] == 0
+    status, _, err = moevit(*arguments, "--model", "n.safetensors")
+    assert status == 1 and "are not bit exact" in err
+
+
+def test_programs_that_cannot_run(moevit, checkpoint) -> None:
+    assert moevit("compile", "--model", checkpoint, "--preset", "micro", "-o", "p.moevit")[0] == 0
+    for arguments, message in (
+        (("--backend", "golden"), "--backend: golden runs no programs; expected sim or interp"),
+        (("--method", "mse"), "--method: cannot be given together with --program alone"),
+        (("--task", "nope"), "unknown task 'nope'"),
+        (("--program", str(checkpoint)), "format is None, expected 'moevit-program-1'"),
+        (("--program", "none.moevit"), "none.moevit: no such file"),
+    ):
+        program = () if "--program" in arguments else ("--program", "p.moevit")
+        status, out, err = moevit("run", *program, *arguments)
+        assert (status, out) == (2, "") and message in err and err.count("\n") == 1
