@@ -22,13 +22,30 @@ from torch import Tensor
 from .config import ModelConfig, preset
 from .m3vit import M3ViT
 
-__all__ = ["load", "load_shipped", "read_training", "shipped_path", "store", "write_atomically"]
+__all__ = [
+    "load",
+    "load_shipped",
+    "read_training",
+    "remove_partial",
+    "shipped_path",
+    "store",
+    "write_atomically",
+]
 
 _FORMAT = "1"
 
 
+def remove_partial(path: Path) -> None:
+    """Remove what :func:`write_atomically` left beside ``path`` when its process was killed."""
+    for partial in path.parent.glob(f".{path.name}-*"):
+        partial.unlink(missing_ok=True)
+
+
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace ``path`` by a file with ``data``; an interruption leaves the old file whole."""
+    """Replace ``path`` by a file with ``data``; an interruption leaves the old file whole.
+
+    Also the loss of power: the data are on the disk before the name is theirs.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:

@@ -1,9 +1,9 @@
 """The training set: rendered once into a cache of memory-mapped arrays, then drawn in batches.
 
-A cache is a folder of ``.npy`` files, one a field, under ``$MOEVIT_CACHE`` or
-``~/.cache/moevit``. It is rendered into a temporary folder and moved into place when complete, so a
-folder that exists is whole. Depth is kept as float16 metres and normals as int8 / 127, which is
-finer than any loss can see; validation always renders anew in full precision.
+A cache is a folder of ``.npy`` files, one a field, below :func:`moevit.quant.paths.cache_root`.
+It is rendered into a temporary folder and moved into place when complete, so a folder that exists
+is whole. Depth is kept as float16 metres and normals as int8 / 127, which is finer than any loss
+can see; validation always renders anew in full precision.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import Progress
+
+from moevit.quant.paths import cache_root
 
 from .scenes import Sample, scene
 
-__all__ = ["Cache", "cache_root", "samples"]
+__all__ = ["Cache", "samples"]
 
 _FIELDS = {
     "image": (np.uint8, (3,)),
@@ -36,12 +39,6 @@ _FIELDS = {
 }
 
 NORMAL_SCALE = 127
-
-
-def cache_root() -> Path:
-    """Folder of everything that can be made again: ``$MOEVIT_CACHE`` or ``~/.cache/moevit``."""
-    override = os.environ.get("MOEVIT_CACHE")
-    return Path(override) if override else Path.home() / ".cache" / "moevit"
 
 
 def samples(split: str, count: int, height: int, width: int) -> Iterator[Sample]:
@@ -116,7 +113,7 @@ class Cache:
                 )
             chunks = [(i, min(i + 64, count)) for i in range(0, count, 64)]
             work = partial(_render_chunk, folder=str(partial_folder), split=split, size=size)
-            with Progress(transient=True) as progress:
+            with Progress(console=Console(stderr=True), transient=True) as progress:
                 task = progress.add_task(f"Rendering {count} {split} scenes", total=count)
                 if workers > 1 and len(chunks) > 1:
                     with ProcessPoolExecutor(workers) as pool:

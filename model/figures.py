@@ -30,9 +30,13 @@ VALIDATION = 500
 
 
 def command(training: dict[str, Any]) -> str:
-    """The command that repeats a training described by :meth:`TrainConfig.describe`."""
+    """The command that repeats a training described by :meth:`TrainConfig.describe`; of a data set
+    the folder has to be given too (``--root``)."""
+    training = dict(training)
     size = training["size"]
-    words = [f"python -m moevit.model.train --size {size} --out {size}.safetensors"]
+    words = [f"moevit train --size {size} --output {size}.safetensors"]
+    if training.pop("bf16", False):  # before version 0.2
+        words.append("--amp bf16")
     for name, value in training.items():
         if name in ("size", "step") or value is False:
             continue

@@ -7,7 +7,7 @@ metric can be computed of any draw of pictures (:mod:`moevit.quant.bootstrap`).
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ import numpy as np
 from moevit.quant.bootstrap import RESAMPLES, Estimate, draws, estimate
 
 from .config import ModelConfig
+from .datasets import Example
+from .evaluate import Sampled, truth_of
 from .metrics import LOWER_IS_BETTER, PRIMARY, Scorer, delta_m, scorer
 from .scenes import Sample
 from .tasks import predict
@@ -52,7 +54,7 @@ class Tallies:
 def tally(
     backend: Backend,
     config: ModelConfig,
-    samples: Iterable[Sample],
+    samples: Sampled,
     *,
     tasks: Sequence[str] | None = None,
     batch: int = 20,
@@ -66,7 +68,7 @@ def tally(
     kinds = {name: config.task(name).kind for name in names}
     scorers = {name: scorer(kinds[name], config.task(name).channels) for name in names}
     rows: dict[str, list[Floats]] = {name: [] for name in names}
-    pending: list[Sample] = []
+    pending: list[Sample | Example] = []
 
     def score() -> None:
         images = np.stack([sample.image for sample in pending])
@@ -74,7 +76,7 @@ def tally(
             predictions = predict(kinds[name], backend(images, name), config.image)
             for sample, prediction in zip(pending, predictions, strict=True):
                 one = copy.deepcopy(scorers[name])
-                one.update(prediction[None], getattr(sample, kinds[name])[None])
+                one.update(prediction[None], truth_of(sample, kinds[name])[None])
                 rows[name].append(_vector(one))
         pending.clear()
         if on_progress is not None:

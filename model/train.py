@@ -1,179 +1,243 @@
-"""Training of an M3ViT on the procedural scenes.
+"""Training of an M3ViT, on the procedural scenes or on a data set.
 
 AdamW with a linear warm-up and a cosine to zero; each batch holds as many images of every task, in
 one forward pass. Training that was interrupted goes on from its last saved state, on the CPU with
-exactly the weights that it would have had.
+exactly the weights that it would have had. State, checkpoint and log are there from the first step
+on, and whole at any moment.
 """
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import dataclasses
 import json
-import math
-import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from torch import distributed, multiprocessing
+from torch import multiprocessing
 
-from .batches import Batches
-from .config import PRESETS, preset
+from .batches import Ahead, Batches, Pictures, Scenes, Source
+from .checkpoint import remove_partial, write_atomically
 from .data import Cache
+from .datasets import open_dataset
 from .evaluate import Results
-from .trainer import TrainConfig, Trainer, learning_rate
+from .parallel import Member, joined
+from .stopping import Stop, Stopped
+from .trainer import Trainer, wanted
+from .training import SCENES, TrainConfig, learning_rate
+from .watching import Watch
 
-__all__ = ["TrainConfig", "Trainer", "learning_rate", "main", "train"]
-
-
-def _log(path: Path, record: dict[str, Any]) -> None:
-    with path.open("a") as file:
-        file.write(json.dumps(record) + "\n")
+__all__ = ["Stopped", "TrainConfig", "Trainer", "learning_rate", "train"]
 
 
 def _rounded(values: dict[str, float]) -> dict[str, float]:
     return {name: float(f"{value:.5g}") for name, value in values.items()}
 
 
-def _columns() -> tuple[ProgressColumn, ...]:
-    return (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
+class Run:
+    """A training as one process sees it; the first one also logs, saves and validates."""
 
+    def __init__(self, trainer: Trainer, source: Source, watch: Watch) -> None:
+        config, member = trainer.config, trainer.member
+        self.trainer, self.watch = trainer, watch
+        self.first = member.rank == 0
+        self.batches = Batches(
+            source, config.model, config.batch, config.seed, member.rank, member.size
+        )
+        self.results: Results = {}
+        self._saved = -1
 
-def _run(trainer: Trainer, cache: Cache) -> Results:
-    """One worker's loop; the first worker also logs, saves and validates."""
-    config, first = trainer.config, trainer.rank == 0
-    batches = Batches(cache, config.model, config.batch, config.seed, trainer.rank, config.workers)
-    results: Results = {}
-    with Progress(*_columns(), disable=not first) as progress:
-        bar = progress.add_task(f"Training {config.model.name}", total=config.steps)
+    def begin(self) -> None:
+        """Make state, log and checkpoint fit one another before the first step."""
+        config, step = self.trainer.config, self.trainer.step
+        if not self.first:
+            return
+        for path in (config.state_path, config.out):
+            remove_partial(path)
+        if config.resume:
+            _cut(config.log_path, step)
+            self._saved = step
+            if not config.out.is_file():
+                self.trainer.publish()
+            return
+        config.log_path.unlink(missing_ok=True)
+        self._save()
+
+    def steps(self, stop: Stop) -> Results:
+        """All steps that are left; returns the last validation scores."""
+        trainer, config = self.trainer, self.trainer.config
         before = time.monotonic()
-        while trainer.step < config.steps:
-            report = trainer.advance(batches[trainer.step])
-            trainer.seconds += time.monotonic() - before
-            before = time.monotonic()
-            if not math.isfinite(report["total"]):
-                raise RuntimeError(f"Training loss is {report['total']} at step {trainer.step}")
-            if first:
-                progress.update(bar, completed=trainer.step)
-                results = _record(trainer, report) or results
-    return results
+        with Ahead(self.batches, config.loaders) as batches:
+            while trainer.step < config.steps:
+                report = trainer.advance(batches[trainer.step], stop=stop.asked)
+                trainer.seconds += time.monotonic() - before
+                before = time.monotonic()
+                stopped = report.pop("stop") > 0
+                if not trainer.healthy(report):
+                    raise RuntimeError(f"Training loss is {report['total']} at step {trainer.step}")
+                if self.first:
+                    self._record(report, stop, stopped)
+                if stopped:
+                    raise Stopped(trainer.step)
+        return self.results
+
+    def _record(self, report: dict[str, float], stop: Stop, stopped: bool) -> None:
+        """Log, save and validate where the step asks for it."""
+        trainer, config, step = self.trainer, self.trainer.config, self.trainer.step
+        last = step == config.steps
+        self.watch.step(step, report)
+        if step % config.log_every == 0 or last:
+            self._log({"step": step, "seconds": round(trainer.seconds, 1), **_rounded(report)})
+        due = config.validation > 0 and (step % config.validate_every == 0 or last)
+        if step % config.save_every == 0 or last or due or stopped:
+            self._save()
+        if not due or stopped:
+            return
+
+        def progress(done: int) -> None:
+            self.watch.validating(done, config.validation)
+            if stop.asked:
+                raise Stopped(step)
+
+        self.results = trainer.validate(config.validation, progress)
+        scores = {name: _rounded(metrics) for name, metrics in self.results.items()}
+        self._log({"step": step, "validation": scores})
+
+    def _save(self) -> None:
+        """The state first: a checkpoint is never newer."""
+        if self._saved != self.trainer.step:
+            self.trainer.save()
+            self.trainer.publish()
+            self._saved = self.trainer.step
+
+    def _log(self, record: dict[str, Any]) -> None:
+        with self.trainer.config.log_path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        self.watch.record(record)
 
 
-def _record(trainer: Trainer, report: dict[str, float]) -> Results | None:
-    """Log, save and validate where the step asks for it; returns new scores if there are any."""
-    config, step = trainer.config, trainer.step
-    last = step == config.steps
-    if step % config.log_every == 0 or last:
-        record = {"step": step, "seconds": round(trainer.seconds, 1), **_rounded(report)}
-        _log(config.log_path, record)
-    if step % config.save_every == 0 or last:
-        trainer.save()
-        trainer.publish()
-    if not config.validation or not (step % config.validate_every == 0 or last):
-        return None
-    results = trainer.validate(config.validation)
-    scores = {name: _rounded(metrics) for name, metrics in results.items()}
-    _log(config.log_path, {"step": step, "validation": scores})
-    return results
+def _cut(log: Path, step: int) -> None:
+    """Drop what a log says of steps after ``step``, which are to be done again, and a line that is
+    not whole."""
+    if not log.is_file():
+        return
+    kept = []
+    for line in log.read_text(errors="replace").splitlines():
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+    write_atomically(log, "".join(kept).encode())
 
 
-def _work(rank: int, config: TrainConfig, meeting: str, results: Any) -> None:
-    """Body of a worker process."""
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{meeting}", rank=rank, world_size=config.workers
-    )
-    try:
-        scores = _run(_prepare(config, rank), _open_cache(config))
-        if rank == 0:
-            results.put(scores)
-    finally:
-        distributed.destroy_process_group()
+def _open(config: TrainConfig) -> Source:
+    if config.data == SCENES:
+        return Scenes(Cache.open("train", config.scenes, *config.model.image))
+    assert config.root is not None
+    kinds, classes = wanted(config.model)
+    data = open_dataset(config.data, config.root, "train", kinds=kinds, classes=classes)
+    if config.validation:  # a mistake is better found now
+        open_dataset(config.data, config.root, "validation", kinds=kinds, classes=classes)
+    return Pictures(data, config.model.image)
 
 
-def _open_cache(config: TrainConfig) -> Cache:
-    return Cache.open("train", config.scenes, *config.model.image)
-
-
-def _prepare(config: TrainConfig, rank: int = 0) -> Trainer:
-    trainer = Trainer(config, rank)
-    if config.resume:
-        trainer.restore()
-    return trainer
-
-
-def train(config: TrainConfig) -> Results:
-    """Train to the end and write the checkpoint; returns the last validation scores.
-
-    Raises ``ValueError`` for a configuration or a state that cannot be used, and ``RuntimeError``
-    when the loss stops being finite.
-    """
+def _run(config: TrainConfig, member: Member, watch: Watch) -> Results:
+    """One process of a training, from the configuration to the end."""
     if config.threads:
         torch.set_num_threads(config.threads)
     config.out.parent.mkdir(parents=True, exist_ok=True)
-    trainer = _prepare(config)  # before any worker starts, so that mistakes are reported here
-    if not config.resume:
-        config.log_path.unlink(missing_ok=True)
-    cache = _open_cache(config)
-    if config.workers == 1:
-        return _run(trainer, cache)
-    results = multiprocessing.get_context("spawn").SimpleQueue()
-    with tempfile.TemporaryDirectory(prefix="moevit-") as folder:
-        meeting = str(Path(folder) / "meeting")
-        multiprocessing.spawn(  # type: ignore[attr-defined, no-untyped-call]
-            _work, (config, meeting, results), nprocs=config.workers
-        )
-    scores: Results = results.get()
-    return scores
+    trainer = Trainer(config, member)
+    if config.resume:
+        trainer.restore()
+    run = Run(trainer, _open(config), watch)
+    with Stop() as stop, joined(member, trainer.device), watch:
+        run.begin()
+        watch.start(config.model.name, trainer.step, config.steps)
+        try:
+            return run.steps(stop)
+        except RuntimeError:
+            if stop.asked:  # the others have stopped already
+                raise Stopped(run._saved if run.first else trainer.step) from None
+            raise
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m moevit.model.train", description=__doc__)
-    for field in dataclasses.fields(TrainConfig):
-        flag = f"--{field.name.replace('_', '-')}"
-        if field.name == "model":
-            parser.add_argument("--size", choices=tuple(PRESETS), default="nano")
-        elif field.name == "out":
-            parser.add_argument(flag, type=Path, required=True)
-        elif isinstance(field.default, bool):
-            parser.add_argument(flag, action="store_true")
-        else:
-            parser.add_argument(flag, type=type(field.default), default=field.default)
-    return parser
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Train as the arguments say, an option for each field of :class:`TrainConfig`.
-
-    Prints the validation scores as JSON. Returns the exit status: 2 for a mistake of the user.
-    """
-    options = vars(_parser().parse_args(arguments))
+def _work(number: int, config: TrainConfig, meeting: str, failures: Any) -> None:
+    """Body of a worker process that :func:`train` has started."""
+    member = Member(rank=number + 1, size=config.workers, meeting=meeting)
     try:
-        results = train(TrainConfig(model=preset(options.pop("size")), **options))
-    except ValueError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    sys.stdout.write(json.dumps(results) + "\n")
-    return 0
+        _run(config, member, Watch("none"))
+    except Stopped:
+        pass
+    except Exception as error:
+        failures.put((type(error).__name__, str(error)))
+        raise SystemExit(1) from None
 
 
-if __name__ == "__main__":
-    raise SystemExit(main())
+@contextlib.contextmanager
+def _workers(config: TrainConfig) -> Iterator[tuple[Member, Any]]:
+    """The processes beside this one, while the block runs."""
+    if config.workers == 1:
+        yield Member(), None
+        return
+    context = multiprocessing.get_context("spawn")
+    failures = context.SimpleQueue()
+    with tempfile.TemporaryDirectory(prefix="moevit-") as folder:
+        meeting = f"file://{Path(folder) / 'meeting'}"
+        others = [
+            context.Process(target=_work, args=(n, config, meeting, failures), daemon=True)
+            for n in range(config.workers - 1)
+        ]
+        try:
+            for process in others:
+                process.start()
+            yield Member(size=config.workers, meeting=meeting), failures
+            for process in others:
+                process.join()
+        finally:
+            for process in others:
+                if process.is_alive():
+                    process.terminate()
+                    process.join()
+
+
+def train(config: TrainConfig, *, show: str = "none") -> Results:
+    """Train to the end and write the checkpoint; returns the last validation scores.
+
+    ``show`` says who watches: see :class:`~.watching.Watch`. Called by every process that torchrun
+    started, of which the first returns scores and the others nothing. Ctrl-C and SIGTERM end it
+    after the current step with :class:`Stopped`, which is a ``KeyboardInterrupt``, everything
+    being saved.
+
+    Raises ``ValueError`` for a configuration, data or a state that cannot be used, and
+    ``RuntimeError`` when the loss stops being finite.
+    """
+    member = Member.from_environment()
+    if member is not None:
+        if config.workers not in (1, member.size):
+            raise ValueError(
+                f"Training workers {config.workers} must be 1 under torchrun, which started "
+                f"{member.size}"
+            )
+        config = dataclasses.replace(config, workers=member.size)
+        return _run(config, member, Watch(show if member.rank == 0 else "none"))
+    if config.workers > 1 and Member().device(config.device).type != "cpu":
+        raise ValueError(
+            f"Training with {config.workers} workers needs the CPU, or torchrun for the GPUs, "
+            f"not {config.device}"
+        )
+    if config.workers > 1:
+        _open(config)  # once, and mistakes are found before any worker starts
+        if config.resume:
+            Trainer(config, Member()).restore()
+    with _workers(config) as (member, failures):
+        try:
+            return _run(config, member, Watch(show))
+        except RuntimeError as error:
+            if failures is not None and not failures.empty():
+                name, text = failures.get()
+                kind = ValueError if name == "ValueError" else RuntimeError
+                raise kind(text) from None
+            raise error

@@ -1,123 +1,32 @@
-"""One training step after another: configuration, optimiser, state, and what a step does."""
+"""One training step after another: the optimiser, the state, and what a step does."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import io
 import json
 import math
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
 from .batches import Batch
 from .checkpoint import store, write_atomically
-from .config import PRESETS, ModelConfig
-from .evaluate import Results, evaluate, float_backend
-from .losses import RECIPES, task_loss
+from .config import ModelConfig
+from .data import samples
+from .datasets import open_dataset
+from .evaluate import Results, Sampled, evaluate, fitted, float_backend
+from .losses import RECIPES, counts, task_loss
 from .m3vit import M3ViT
+from .parallel import Member, add_up
+from .training import SCENES, TrainConfig, fall, learning_rate
 
 __all__ = ["TrainConfig", "Trainer", "learning_rate"]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig:
-    """Everything that a training run depends on.
-
-    ``out`` is the checkpoint to write; beside it go the state for resuming (``.state``) and the
-    log (``.jsonl``, an object a line). ``batch`` counts images of each task. The learning rate
-    rises over ``warmup`` steps and falls over the last ``decay`` share of the others; between the
-    two it stays, so a run may be resumed with other ``steps`` as long as its fall has not begun.
-    ``device`` is a torch device or ``auto`` (CUDA when present). ``bf16`` computes matrix products
-    in bfloat16; weights stay in float32. ``workers`` processes share each batch, on the CPU: where
-    other programs compete for the cores they do better than one process with as many threads,
-    because they wait for one another once a step instead of in every operator.
-
-    Raises ``ValueError`` naming the field for values out of range.
-    """
-
-    out: Path
-    model: ModelConfig = field(default_factory=lambda: PRESETS["nano"])
-    steps: int = 3600
-    batch: int = 16
-    scenes: int = 20_000
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.05
-    warmup: int = 200
-    decay: float = 1.0
-    clip: float = 1.0
-    balance: float = 0.01
-    seed: int = 0
-    device: str = "auto"
-    bf16: bool = False
-    workers: int = 1
-    threads: int = 0
-    log_every: int = 20
-    save_every: int = 250
-    validate_every: int = 500
-    validation: int = 100
-    resume: bool = False
-
-    def __post_init__(self) -> None:
-        for name in (
-            "steps",
-            "batch",
-            "scenes",
-            "workers",
-            "log_every",
-            "save_every",
-            "validate_every",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"Training {name} must be positive, not {getattr(self, name)!r}")
-        for name in ("weight_decay", "warmup", "balance", "seed", "threads", "validation"):
-            if getattr(self, name) < 0:
-                raise ValueError(
-                    f"Training {name} must not be negative, not {getattr(self, name)!r}"
-                )
-        for name in ("learning_rate", "clip"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"Training {name} must be positive, not {getattr(self, name)!r}")
-        if not 0 < self.decay <= 1:
-            raise ValueError(f"Training decay must be above 0 and at most 1, not {self.decay!r}")
-        if self.batch % self.workers:
-            raise ValueError(f"Training batch {self.batch} must divide by workers {self.workers}")
-
-    @property
-    def state_path(self) -> Path:
-        """Where the state for resuming is kept."""
-        return self.out.with_suffix(".state")
-
-    @property
-    def log_path(self) -> Path:
-        """Where the log goes."""
-        return self.out.with_suffix(".jsonl")
-
-    def describe(self) -> dict[str, Any]:
-        """What decides the result, as plain JSON: all but paths, logging and where to resume."""
-        values = dataclasses.asdict(self)
-        for name in ("out", "model", "log_every", "save_every", "validate_every"):
-            del values[name]
-        for name in ("validation", "resume", "threads", "device"):
-            del values[name]
-        return {"size": self.model.name, **values}
-
-
-def _fall(config: TrainConfig, steps: int) -> int:
-    """Step at which the learning rate of a run of ``steps`` begins to fall."""
-    return config.warmup + round((1 - config.decay) * max(steps - config.warmup, 0))
-
-
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """Rate at a step: a linear warm-up, a plateau, then half a cosine down to zero."""
-    if step < config.warmup:
-        return config.learning_rate * (step + 1) / config.warmup
-    start = _fall(config, config.steps)
-    done = max(step - start, 0) / max(config.steps - start, 1)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+_PRECISION = {"none": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def _optimiser(model: M3ViT, config: TrainConfig) -> torch.optim.AdamW:
@@ -136,29 +45,36 @@ def _optimiser(model: M3ViT, config: TrainConfig) -> torch.optim.AdamW:
 
 
 class Trainer:
-    """A model, its optimiser and the step it has reached; ``rank`` numbers the worker."""
+    """A model, its optimiser and the step it has reached, as one of the processes of a run.
 
-    def __init__(self, config: TrainConfig, rank: int = 0) -> None:
-        self.config, self.rank = config, rank
-        wanted = config.device
-        if wanted == "auto":
-            wanted = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            self.device = torch.device(wanted)
-        except RuntimeError:
-            raise ValueError(f"Device must be auto, cpu or cuda, not {wanted!r}") from None
-        if config.workers > 1 and self.device.type != "cpu":
-            raise ValueError(f"Training with {config.workers} workers needs the CPU, not {wanted}")
+    ``average`` is a second model with the exponential average of the weights, where the
+    configuration asks for one.
+    """
+
+    def __init__(self, config: TrainConfig, member: Member | None = None) -> None:
+        self.config = config
+        self.member = member or Member(size=config.workers)
+        self.device = self.member.device(config.device)
+        self.recipe = RECIPES[config.data]
+        for task in config.model.tasks:
+            self.recipe.weight(task.kind)  # refuses kinds that the data has no truth of
         torch.manual_seed(config.seed)
         self.model = M3ViT(config.model).to(self.device)
+        self.average = copy.deepcopy(self.model).eval() if config.ema else None
         self.optimiser = _optimiser(self.model, config)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "fp16")
         self.step = 0
         self.seconds = 0.0
+
+    @property
+    def result(self) -> M3ViT:
+        """The model that is validated and stored."""
+        return self.model if self.average is None else self.average
 
     def save(self) -> None:
         """Write the state for resuming."""
         buffer = io.BytesIO()
-        state = {
+        state: dict[str, Any] = {
             "training": json.dumps(self.config.describe()),
             "model_config": self.config.model.to_json(),
             "model": self.model.state_dict(),
@@ -166,6 +82,10 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
         }
+        if self.average is not None:
+            state["average"] = self.average.state_dict()
+        if self.scaler.is_enabled():
+            state["scaler"] = self.scaler.state_dict()
         torch.save(state, buffer)
         write_atomically(self.config.state_path, buffer.getvalue())
 
@@ -175,81 +95,156 @@ class Trainer:
         if not path.is_file():
             raise ValueError(f"There is no training state {path} to resume from")
         try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-            saved, model_config = state["training"], state["model_config"]
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            saved, model_config = json.loads(state["training"]), state["model_config"]
         except Exception as error:  # torch.load raises whatever unpickling or unzipping meets
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(f"Training state {path} is not readable: {reason}") from None
         if ModelConfig.from_json(model_config) != self.config.model:
             raise ValueError(f"Training state {path} is of another model than was asked for")
-        config = self.config
-        now = config.describe()
-        for name, value in json.loads(saved).items():
-            if name == "steps":
-                if value == config.steps:
-                    continue
-                if state["step"] <= min(_fall(config, value), _fall(config, config.steps)):
-                    continue
-            if now.get(name) != value:
-                raise ValueError(
-                    f"Training state {path} has {name} {value!r}, not {now.get(name)!r}"
-                )
+        self._compare(saved, int(state["step"]))
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
 
-    def advance(self, batch: Batch) -> dict[str, float]:
-        """One step of the optimiser; returns the losses and the gradient's length."""
-        config = self.config
-        # The gates' noise: its own for each seed, step and worker.
-        torch.manual_seed(((config.seed << 24) + self.step) * config.workers + self.rank)
+    def _compare(self, saved: dict[str, Any], step: int) -> None:
+        """Refuse to go on from a state of a run whose result would have been another."""
+        config, path = self.config, self.config.state_path
+        if "bf16" in saved:  # before version 0.2
+            saved["amp"] = "bf16" if saved.pop("bf16") else "none"
+        defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+        for name, now in config.describe().items():
+            value: Any = saved.get(name, defaults.get(name))
+            if name == "steps" and step <= min(fall(config, value), fall(config, now)):
+                continue
+            if value != now:
+                raise ValueError(f"Training state {path} has {name} {value!r}, not {now!r}")
+
+    def advance(self, batch: Batch, *, stop: bool = False) -> dict[str, float]:
+        """One step of the optimiser.
+
+        Returns the losses of the whole batch, the gradient's length, and under ``stop`` how many
+        processes were asked to stop. In fp16 a step whose gradient overflows changes no weight; its
+        length is not finite, and the next step scales its loss down.
+        """
+        config, tasks = self.config, self.config.model.tasks
         rate = learning_rate(config, self.step)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.model.train()
-        images = batch.images.to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.bf16):
-            outputs = self.model.forward_mixed(images, batch.counts)
-        losses: dict[str, Tensor] = {}
-        total = torch.zeros((), device=self.device)
-        for task in config.model.tasks:
-            truth = batch.truths[task.name].to(self.device)
-            losses[task.name] = task_loss(task.kind, outputs[task.name], truth)
-            total = total + RECIPES["scenes"].weight(task.kind) * losses[task.name]
-        balance = self.model.balance()
-        total = total + config.balance * (balance.importance + balance.load)
         self.optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(total)
-        self._share_gradients()
+        found = torch.stack([counts(task.kind, batch.truths[task.name]) for task in tasks])
+        totals = add_up(found.to(self.device))
+        sums = torch.zeros(len(tasks) + 3, device=self.device)
+        sums[-1] = float(stop)
+        for number, part in enumerate(batch.parts(config.accumulate)):
+            sums[:-1] += self._part(part, number, totals)
+        sums = self._share(sums)
+        self.scaler.unscale_(self.optimiser)
         length = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
-        self.optimiser.step()
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self._follow()
         self.step += 1
-        report = {name: loss.item() for name, loss in losses.items()}
-        report |= {"importance": balance.importance.item(), "load": balance.load.item()}
-        return report | {"total": total.item(), "gradient": length.item(), "rate": rate}
+        *losses, importance, load, asked = sums.tolist()
+        weighted = zip(tasks, losses, strict=True)
+        total = sum(self.recipe.weight(task.kind) * loss for task, loss in weighted)
+        return {
+            **{task.name: loss for task, loss in zip(tasks, losses, strict=True)},
+            "importance": importance,
+            "load": load,
+            "total": total + config.balance * (importance + load),
+            "gradient": length.item(),
+            "rate": rate,
+            "stop": asked,
+        }
 
-    def _share_gradients(self) -> None:
-        """Give all workers the mean of their gradients."""
-        if self.config.workers == 1:
-            return
+    def _part(self, part: Batch, number: int, totals: Tensor) -> Tensor:
+        """Add a part's gradient; returns its share of the tasks' losses and of the balance's."""
+        config = self.config
+        member, pieces = self.member, config.accumulate
+        # The gates' noise: its own for each seed, step, worker and part.
+        draw = ((config.seed << 24) + self.step) * member.size + member.rank
+        torch.manual_seed(draw * pieces + number)
+        precision = _PRECISION[config.amp]
+        with torch.autocast(self.device.type, precision, enabled=config.amp != "none"):
+            outputs = self.model.forward_mixed(part.images.to(self.device), part.counts)
+        objective = torch.zeros((), device=self.device)
+        values = []
+        for task, total in zip(config.model.tasks, totals, strict=True):
+            truth = part.truths[task.name].to(self.device)
+            loss = task_loss(task.kind, outputs[task.name], truth, self.recipe, total)
+            objective = objective + self.recipe.weight(task.kind) * loss
+            values.append(loss.detach())
+        balance = self.model.balance()
+        share = 1 / (pieces * member.size)
+        objective = objective + config.balance * share * (balance.importance + balance.load)
+        torch.autograd.backward(self.scaler.scale(objective))
+        values += [share * balance.importance.detach(), share * balance.load.detach()]
+        return torch.stack([value.float() for value in values])
+
+    def _share(self, sums: Tensor) -> Tensor:
+        """Give all processes the sum of their gradients and of ``sums``."""
+        if self.member.size == 1:
+            return sums
         parameters = list(self.model.parameters())
         for parameter in parameters:
             if parameter.grad is None:  # an expert that no token chose
                 parameter.grad = torch.zeros_like(parameter)
-        flat = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
-        distributed.all_reduce(flat)
-        flat /= self.config.workers
-        for parameter, part in zip(
-            parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True
-        ):
+        gradients = [p.grad.flatten() for p in parameters if p.grad is not None]
+        flat = add_up(torch.cat([*gradients, sums]))
+        *parts, sums = torch.split(flat, [*(p.numel() for p in parameters), len(sums)])
+        for parameter, part in zip(parameters, parts, strict=True):
             parameter.grad = part.view_as(parameter)
+        return sums
 
-    def validate(self, count: int) -> Results:
-        """Score the model on the validation split."""
-        self.model.eval()
-        return evaluate(float_backend(self.model), self.config.model, count=count)
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the average towards the weights; at first faster, so that it forgets the start."""
+        if self.average is None:
+            return
+        share = 1 - min(self.config.ema, (1 + self.step) / (10 + self.step))
+        targets = self.model.state_dict()
+        for name, value in self.average.state_dict().items():
+            if value.is_floating_point():
+                value.lerp_(targets[name], share)
+            else:
+                value.copy_(targets[name])
+
+    def validate(self, count: int, on_progress: Callable[[int], None] | None = None) -> Results:
+        """Score the result on at most ``count`` pictures of the validation split."""
+        config = self.config
+        backend = float_backend(self.result.eval())
+        source: Sampled = samples("validation", count, *config.model.image)
+        if config.data != SCENES:
+            source = fitted(open_validation(config), config.model, count)
+        return evaluate(backend, config.model, count=count, source=source, on_progress=on_progress)
 
     def publish(self) -> None:
         """Write the checkpoint."""
         training = {**self.config.describe(), "step": self.step}
-        store(self.model, self.config.out, training)
+        store(self.result, self.config.out, training)
+
+    def healthy(self, report: dict[str, float]) -> bool:
+        """Whether a step's loss is finite, or fp16's scale can still give way."""
+        if math.isfinite(report["total"]):
+            return True
+        return self.scaler.is_enabled() and self.scaler.get_scale() >= 1
+
+
+def open_validation(config: TrainConfig) -> Any:
+    """The validation split of a configuration's data set."""
+    assert config.root is not None
+    kinds, classes = wanted(config.model)
+    return open_dataset(config.data, config.root, "validation", kinds=kinds, classes=classes)
+
+
+def wanted(model: ModelConfig) -> tuple[list[str], int | None]:
+    """Kinds of a model's tasks, each once, and the classes of its segmentation."""
+    classes = [task.channels for task in model.tasks if task.kind == "segmentation"]
+    kinds = list(dict.fromkeys(task.kind for task in model.tasks))
+    return kinds, classes[0] if classes else None

@@ -9,20 +9,13 @@ and two processes do not make the same entry. `MOEVIT_CACHE` names another place
 import contextlib
 import fcntl
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from moevit.quant.paths import cache_root
+
 __all__ = ["cache_root", "digest", "entry", "source_digest"]
-
-
-def cache_root() -> Path:
-    """The directory of all of moevit's caches; it need not exist."""
-    if override := os.environ.get("MOEVIT_CACHE"):
-        return Path(override)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "moevit"
 
 
 def digest(*parts: str | bytes) -> str:

@@ -1,6 +1,6 @@
 """`moevit train`."""
 
-import contextlib
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -9,8 +9,17 @@ from typing import Annotated
 import typer
 
 from moevit.cli.errors import UserError
-from moevit.cli.options import DEFAULT_SIZE, Json, Seed, Size
+from moevit.cli.options import (
+    ALL_TASKS,
+    DEFAULT_SIZE,
+    Seed,
+    Size,
+    Task,
+    chosen_tasks,
+    parse_image_size,
+)
 from moevit.cli.settings import Settings, changed
+from moevit.model.config import ModelConfig
 from moevit.model.config import preset as model_preset
 
 __all__ = ["command"]
@@ -25,8 +34,32 @@ Output = Annotated[
         help="Checkpoint (safetensors); the state for --resume and the log go beside it.",
     ),
 ]
+Data = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help="Rendered scenes, or nyud, pascal_context, cityscapes with --root."
+    ),
+]
+Root = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Folder of the data set.", show_default=False),
+]
+ImageSize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HxW",
+        help="Picture's height and width in pixels; the size's own if not given.",
+        show_default=False,
+    ),
+]
 Steps = Annotated[int, typer.Option(metavar="N", min=1, help="Optimiser steps.")]
 Batch = Annotated[int, typer.Option(metavar="N", min=1, help="Pictures of each task in a step.")]
+Accumulate = Annotated[
+    int,
+    typer.Option(
+        metavar="N", min=1, help="Parts in which a step's pictures are computed, to save memory."
+    ),
+]
 Scenes = Annotated[int, typer.Option(metavar="N", min=1, help="Rendered training scenes.")]
 Rate = Annotated[float, typer.Option(metavar="X", help="Peak learning rate.")]
 Warmup = Annotated[int, typer.Option(metavar="N", min=0, help="Steps in which the rate rises.")]
@@ -41,9 +74,26 @@ Balance = Annotated[
 Device = Annotated[
     str, typer.Option(metavar="NAME", help="Torch device; auto is CUDA where there is one.")
 ]
-Bf16 = Annotated[bool, typer.Option("--bf16", help="Matrix products in bfloat16.")]
+Ema = Annotated[
+    float,
+    typer.Option(
+        metavar="X",
+        help="Decay of an average of the weights, which then is scored and stored; 0: none.",
+    ),
+]
+Amp = Annotated[
+    str, typer.Option(metavar="NAME", help="Format of matrix products: none, bf16, fp16.")
+]
 Workers = Annotated[
-    int, typer.Option(metavar="N", min=1, help="Processes that share each batch, on the CPU.")
+    int,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Processes that share each batch, on the CPU; under torchrun they are its own.",
+    ),
+]
+Loaders = Annotated[
+    int, typer.Option(metavar="N", min=0, help="Threads that prepare the next batches.")
 ]
 Threads = Annotated[
     int, typer.Option(metavar="N", min=0, help="Threads of a process; 0: torch's choice.")
@@ -54,6 +104,9 @@ Validation = Annotated[
 LogEvery = Annotated[int, typer.Option(metavar="N", min=1, help="Steps between log entries.")]
 SaveEvery = Annotated[int, typer.Option(metavar="N", min=1, help="Steps between saved states.")]
 ValidateEvery = Annotated[int, typer.Option(metavar="N", min=1, help="Steps between scores.")]
+Lines = Annotated[
+    bool, typer.Option("--json", help="Print each entry of the log and the result as JSON lines.")
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the saved state.")]
 
 
@@ -61,8 +114,13 @@ def command(
     size: Size = DEFAULT_SIZE,
     settings: Settings = None,
     output: Output = Path("model.safetensors"),
+    data: Data = "scenes",
+    root: Root = None,
+    task: Task = ALL_TASKS,
+    image_size: ImageSize = None,
     steps: Steps = 3600,
     batch: Batch = 16,
+    accumulate: Accumulate = 1,
     scenes: Scenes = 20_000,
     learning_rate: Rate = 2e-3,
     warmup: Warmup = 200,
@@ -70,34 +128,48 @@ def command(
     weight_decay: WeightDecay = 0.05,
     clip: Clip = 1.0,
     balance: Balance = 0.01,
+    ema: Ema = 0.0,
     seed: Seed = 0,
     device: Device = "auto",
-    bf16: Bf16 = False,
+    amp: Amp = "none",
     workers: Workers = 1,
     threads: Threads = 0,
+    loaders: Loaders = 0,
     validation: Validation = 100,
     validate_every: ValidateEvery = 500,
     log_every: LogEvery = 20,
     save_every: SaveEvery = 250,
     resume: Resume = False,
-    as_json: Json = False,
+    as_json: Lines = False,
 ) -> None:
-    """Train a model on rendered scenes: AdamW, warm-up, cosine.
+    """Train a model on rendered scenes or a data set: AdamW, warm-up, cosine.
 
-    Scenes are rendered once into the cache. Ctrl-C leaves the last saved state; --resume goes on
-    from it.
+    Scenes are rendered once into the cache; data sets are read from the folders in which they are
+    published (docs/training.md). Ctrl-C saves and stops after the current step; --resume goes on.
+    Under torchrun every process runs this command.
     """
-    config = changed(model_preset(size), settings)
+    config = model_preset(size)
     if output.is_dir():
         raise UserError(f"{output}: is a folder; expected the name of a file")
-    from moevit.model.train import train
-    from moevit.model.trainer import TrainConfig
+    if (image := parse_image_size(image_size)) is not None:
+        config = dataclasses.replace(config, image=image)
+    from moevit.model.parallel import Member
+    from moevit.model.train import Stopped, train
+    from moevit.model.training import SCENES, TrainConfig
 
+    if data != SCENES:
+        config = _for_data(config, data, root)
+    chosen = chosen_tasks(task, config.task_names)
+    config = dataclasses.replace(config, tasks=tuple(config.task(name) for name in chosen))
+    config = changed(config, settings)
     options = TrainConfig(
         out=output,
         model=config,
+        data=data,
+        root=root,
         steps=steps,
         batch=batch,
+        accumulate=accumulate,
         scenes=scenes,
         learning_rate=learning_rate,
         warmup=warmup,
@@ -105,23 +177,45 @@ def command(
         weight_decay=weight_decay,
         clip=clip,
         balance=balance,
+        ema=ema,
         seed=seed,
         device=device,
-        bf16=bf16,
+        amp=amp,
         workers=workers,
         threads=threads,
+        loaders=loaders,
         validation=validation,
         validate_every=validate_every,
         log_every=log_every,
         save_every=save_every,
         resume=resume,
     )
-    with contextlib.redirect_stdout(sys.stderr):  # where its progress belongs
-        results = train(options)
+    member = Member.from_environment() or Member()
+    try:
+        results = train(options, show="json" if as_json else "people")
+    except Stopped as stopped:
+        if member.rank == 0:
+            sys.stderr.write(
+                f"moevit: {output}: stopped after step {stopped.step} of {steps}, all saved; the "
+                "same command with --resume goes on\n"
+            )
+        raise
+    if member.rank > 0:
+        return
     if as_json:
-        typer.echo(json.dumps({"output": str(output), "tasks": results}, indent=2))
+        typer.echo(json.dumps({"output": str(output), "steps": steps, "tasks": results}))
         return
     typer.echo(f"{output}: trained for {steps} steps")
     for name, metrics in results.items():
         figures = "  ".join(f"{key} {value:.4f}" for key, value in metrics.items())
         typer.echo(f"  {name}: {figures}")
+
+
+def _for_data(config: ModelConfig, name: str, root: Path | None) -> ModelConfig:
+    """A size with the tasks that a data set has truths of; heads keep the size's stride."""
+    from moevit.model.datasets import tasks_of
+
+    if root is None:
+        raise UserError(f"--root: data {name} needs its folder")
+    stride = config.tasks[0].stride
+    return dataclasses.replace(config, tasks=tasks_of(name, root, stride))

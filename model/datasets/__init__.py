@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..config import TaskConfig
 from .base import SPLITS, Dataset, Example
 from .cityscapes import Cityscapes
 from .nyud import Nyud
 from .pascal_context import PascalContext
 
-__all__ = ["NAMES", "SPLITS", "Dataset", "Example", "open_dataset"]
+__all__ = ["NAMES", "SPLITS", "Dataset", "Example", "open_dataset", "tasks_of"]
 
 _KINDS: dict[str, type[Dataset]] = {
     "nyud": Nyud,
@@ -20,6 +21,18 @@ _KINDS: dict[str, type[Dataset]] = {
 
 NAMES = tuple(_KINDS)
 """Names that :func:`open_dataset` knows."""
+
+
+def tasks_of(name: str, root: Path, stride: int) -> tuple[TaskConfig, ...]:
+    """All tasks that a data set has truths of, without looking at its files; see
+    :meth:`Dataset.tasks`. Raises ``ValueError`` for an unknown name or no folder."""
+    return _named(name).all_tasks(Path(root), stride)
+
+
+def _named(name: str) -> type[Dataset]:
+    if name not in _KINDS:
+        raise ValueError(f"Data set must be one of {', '.join(NAMES)}, not {name!r}")
+    return _KINDS[name]
 
 
 def open_dataset(
@@ -36,6 +49,4 @@ def open_dataset(
     19). Raises ``ValueError`` for an unknown name, split, kind or number of classes, and naming
     what is missing where folders or files are.
     """
-    if name not in _KINDS:
-        raise ValueError(f"Data set must be one of {', '.join(NAMES)}, not {name!r}")
-    return _KINDS[name](Path(root), split, kinds=kinds, classes=classes)
+    return _named(name)(Path(root), split, kinds=kinds, classes=classes)

@@ -71,9 +71,7 @@ class Dataset(ABC):
     ) -> None:
         if split not in SPLITS:
             raise ValueError(f"Split must be one of {', '.join(SPLITS)}, not {split!r}")
-        if not root.is_dir():
-            raise ValueError(f"{root}: no such folder; expected that of {self.TITLE}")
-        self.root, self.split = root, split
+        self._look(root, split)
         self.channels: Mapping[str, int] = self._choose(classes)
         known = ", ".join(self.channels)
         for kind in kinds or ():
@@ -93,8 +91,21 @@ class Dataset(ABC):
             raise ValueError(f"{root}: {self.TITLE} has no pictures for {split}")
         self._check_files()
 
+    def _look(self, root: Path, split: str) -> None:
+        if not root.is_dir():
+            raise ValueError(f"{root}: no such folder; expected that of {self.TITLE}")
+        self.root, self.split = root, split
+
     def __len__(self) -> int:
         return len(self.ids)
+
+    @classmethod
+    def all_tasks(cls, root: Path, stride: int) -> tuple[TaskConfig, ...]:
+        """:meth:`tasks` of all kinds that the data set in ``root`` could have, files or not."""
+        data = object.__new__(cls)
+        data._look(root, SPLITS[0])
+        data.channels = data._choose(None)
+        return data.tasks(stride)
 
     @property
     def kinds(self) -> tuple[str, ...]:

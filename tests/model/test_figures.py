@@ -121,10 +121,11 @@ def test_interrupted_rendering_leaves_nothing(
 
 
 def test_command_repeats_the_training(tmp_path: Path) -> None:
-    config = TrainConfig(out=tmp_path / "x", bf16=True, seed=3)
+    config = TrainConfig(out=tmp_path / "x", amp="bf16", seed=3)
     words = command(config.describe())
-    assert words.startswith("python -m moevit.model.train --size nano --out nano.safetensors")
-    assert "--bf16" in words.split()
+    assert words.startswith("moevit train --size nano --output nano.safetensors")
+    assert "--amp bf16" in words and "--data scenes" in words
+    assert "--root" not in words
     assert "--seed 3" in words
     assert "--resume" not in words
 

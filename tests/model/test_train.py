@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from moevit.model.batches import Batches
+from moevit.model.batches import Ahead, Batches, Scenes
 from moevit.model.checkpoint import load, read_training
 from moevit.model.config import ModelConfig
 from moevit.model.data import Cache
 from moevit.model.losses import task_loss
 from moevit.model.scenes import scene
-from moevit.model.train import TrainConfig, Trainer, learning_rate, main, train
+from moevit.model.train import TrainConfig, Trainer, learning_rate, train
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def config(micro: ModelConfig, tmp_path: Path) -> TrainConfig:
 
 def batches_of(config: TrainConfig) -> Batches:
     cache = Cache.open("train", config.scenes, *config.model.image, workers=1)
-    return Batches(cache, config.model, config.batch, config.seed)
+    return Batches(Scenes(cache), config.model, config.batch, config.seed)
 
 
 def test_rate_rises_stays_and_falls(config: TrainConfig) -> None:
@@ -65,11 +65,24 @@ def test_an_epoch_shows_each_scene_once(config: TrainConfig) -> None:
 
 
 def test_workers_share_a_batch(config: TrainConfig) -> None:
+    """Each has its part of the batch that one worker would have alone."""
     batches = batches_of(config)
+    whole = batches[5]
     parts = [dataclasses.replace(batches, rank=rank, workers=2)[5] for rank in (0, 1)]
     assert [part.counts for part in parts] == [(1,) * 5] * 2
-    whole = batches._indices(5)
-    assert len(whole) == sum(len(part.images) for part in parts)
+    for rank, (part, piece) in enumerate(zip(parts, whole.parts(2), strict=True)):
+        assert torch.equal(part.images, piece.images)
+        assert torch.equal(part.images, whole.images[rank::2])
+        for name, truth in part.truths.items():
+            assert torch.equal(truth, piece.truths[name])
+            assert torch.equal(truth, whole.truths[name][rank : rank + 1])
+
+
+def test_batches_drawn_ahead_are_the_same(config: TrainConfig) -> None:
+    batches = batches_of(config)
+    with Ahead(batches, 2) as ahead:
+        for step in range(3, 8):
+            assert torch.equal(ahead[step].images, batches[step].images)
 
 
 def test_batches_hold_the_scenes_truths(config: TrainConfig, micro: ModelConfig) -> None:
@@ -188,6 +201,12 @@ def test_broken_states_are_named(config: TrainConfig) -> None:
         ({"clip": 0.0}, "clip must be positive, not 0.0"),
         ({"decay": 0.0}, "decay must be above 0 and at most 1, not 0.0"),
         ({"workers": 3}, "batch 2 must divide by workers 3"),
+        ({"accumulate": 4}, "batch 2 must divide by workers 1 times accumulate 4"),
+        ({"ema": 1.0}, "ema must be at least 0 and below 1, not 1.0"),
+        ({"amp": "int8"}, "amp must be one of none, bf16, fp16, not 'int8'"),
+        ({"data": "kitti"}, "one of scenes, nyud, pascal_context, cityscapes, not 'kitti'"),
+        ({"data": "nyud"}, "data nyud needs a root, its folder, not None"),
+        ({"root": Path("x")}, "data scenes needs no root, not x"),
     ],
 )
 def test_bad_settings_are_refused(
@@ -200,10 +219,5 @@ def test_bad_settings_are_refused(
 def test_bad_device_and_too_few_scenes(config: TrainConfig) -> None:
     with pytest.raises(ValueError, match="must be auto, cpu or cuda, not 'abacus'"):
         Trainer(dataclasses.replace(config, device="abacus"))
-    with pytest.raises(ValueError, match="batch of 10 scenes needs at least as many, not 4"):
+    with pytest.raises(ValueError, match=r"batch of 10 pictures .* needs at least as many, not 4"):
         train(dataclasses.replace(config, scenes=4))
-
-
-def test_main_reports_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--out", str(tmp_path / "x.safetensors"), "--steps", "0"]) == 2
-    assert capsys.readouterr().err == "Training steps must be positive, not 0\n"
