@@ -62,9 +62,10 @@ class Memory(memory.Memory):
     def __init__(self, *, shape: Any, depth: int, init: Any, ram_style: Style | None = None):
         initial = list(init)
         kind = ram_style or style(Shape.cast(shape).width, depth, initialised=bool(initial))
-        super().__init__(
-            shape=shape, depth=depth, init=initial, attrs={"ram_style": str(kind)}, src_loc_at=1
-        )
+        # Initialised look-up tables are plain logic, which no tool calls a RAM.
+        logic = bool(initial) and kind == Style.DISTRIBUTED
+        attrs = {} if logic else {"ram_style": str(kind)}
+        super().__init__(shape=shape, depth=depth, init=initial, attrs=attrs, src_loc_at=1)
 
 
 @dataclass(frozen=True)

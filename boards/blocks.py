@@ -1,0 +1,116 @@
+"""The accelerator in blocks that are synthesised one by one.
+
+A block is a component of the core with all that is in it, but for the cut-out ones, which are
+blocks themselves; what is left of a parent, its glue, is a block too. So the blocks' resources add
+up to the whole, but for what synthesis could still have saved across their borders.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from moevit.hw.config import AcceleratorConfig
+from moevit.hw.verilog import TOP_NAME, rtlil
+
+__all__ = ["Block", "blocks"]
+
+_CUT = ("core", "core.array.dot")
+"""Components that are blocks of their own beside the children of top and core."""
+_DOT_TOKENS, _DOT_OUTPUTS = 2, 4
+"""Shape of the part of the multipliers that stands for all of them."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """``name`` as in the tables; ``module`` its top in ``text`` (RTLIL); ``inner``: modules that
+    it holds as black boxes, blocks themselves. ``copies``: how often its like is there; the
+    netlist of one is synthesised."""
+
+    name: str
+    module: str
+    text: str
+    inner: tuple[str, ...] = ()
+    copies: int = 1
+
+
+def _modules(text: str) -> Iterator[tuple[str, str]]:
+    """Name and text of each module of an RTLIL file, its attributes included."""
+    for match in re.finditer(r"(?:^attribute .*\n)*^module (\S+)\n(?:.*\n)*?^end$", text, re.M):
+        yield match[1], match[0] + "\n"
+
+
+def _stub(text: str) -> str:
+    """A module as a black box: nothing but its ports."""
+    kept = []
+    for line in text.splitlines(keepends=True):
+        if line.startswith("module "):
+            kept += ["attribute \\blackbox 1\n", line]
+        elif re.match(r"  wire .*\b(?:input|output) \d+ ", line):
+            kept.append(line)
+    return "".join(kept) + "end\n"
+
+
+def _plain_names(text: str) -> str:
+    """Names without ``$`` and ``[``: Yosys 0.70 adds such endings itself, and fails where it
+    makes a name that is there (an assertion on ``count_id``)."""
+    return re.sub(
+        r"\\[^\s\"]*", lambda m: m[0].replace("$", "~").replace("[", "<").replace("]", ">"), text
+    )
+
+
+def blocks(config: AcceleratorConfig) -> list[Block]:
+    """All blocks of the accelerator, children before their parents, the whole's glue last."""
+    modules = dict(_modules(_plain_names(rtlil(config))))
+    inside = {
+        name: [c for c in re.findall(r"^  cell (\\\S+) ", text, re.M) if c in modules]
+        for name, text in modules.items()
+    }
+    top = f"\\{TOP_NAME}"
+
+    def plain(module: str) -> str:
+        # Amaranth adds ~number (once $) where a name is taken; it changes with what else there is.
+        return re.sub(r"~\d+", "", module).removeprefix(top).removeprefix(".")
+
+    children = {c for m in (top, f"{top}.core") for c in inside[m]}
+    cut = {top} | children | {m for m in modules if plain(m) in _CUT}
+    found = []
+    for module in reversed(list(modules)):  # children stand behind their parents
+        if module not in cut:
+            continue
+        own, boxes, todo = {}, {}, [module]
+        while todo:
+            name = todo.pop()
+            own[name] = modules[name]
+            for child in inside[name]:
+                if child in cut:
+                    boxes[child] = _stub(modules[child])
+                elif child not in own:
+                    todo.append(child)
+        name = plain(module) or TOP_NAME
+        if name == "core.array.dot":
+            found.append(_multipliers(config, module))
+            continue
+        text = "".join(own[n] for n in sorted(own)) + "".join(boxes[n] for n in sorted(boxes))
+        found.append(Block(name.removeprefix("core."), module, text, tuple(sorted(boxes))))
+    return found
+
+
+def _multipliers(config: AcceleratorConfig, module: str) -> Block:
+    """The multipliers by the dot products of two tokens and four outputs: each is made the same
+    way, and shares nothing with the others but its operands."""
+    from amaranth.back import rtlil as backend
+
+    from moevit.hw.dot import DotProducts
+
+    whole = config.array
+    part = config.but(
+        array__tokens=_DOT_TOKENS, array__outputs=_DOT_OUTPUTS, memory__ports=1, name="part"
+    )
+    name = module.removeprefix("\\")
+    text = _plain_names(backend.convert(DotProducts(part), name=name, emit_src=False))
+    copies, rest = divmod(whole.tokens * whole.outputs, _DOT_TOKENS * _DOT_OUTPUTS)
+    if rest:
+        raise ValueError(f"Array of {whole.tokens} x {whole.outputs} is no multiple of the part")
+    return Block("array.dot", module, text, copies=copies)
