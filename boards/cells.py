@@ -117,7 +117,8 @@ class Timing:
 def timing(cell: str, parameters: dict[str, str], ports: dict[str, int]) -> Timing:
     """Paths of a cell with these parameters and port widths (outputs as well as inputs)."""
     if cell.startswith("FD"):
-        control = {p: Cost(LEVEL) for p in ("CE", "R", "S", "CLR", "PRE") if p in ports}
+        pins = ("CE", "R", "S", "CLR", "PRE")
+        control: dict[str, Cost] = {p: Cost(LEVEL) for p in pins if p in ports}
         return Timing({"Q": Cost(CLOCK_TO_Q)}, {"D": Cost(SETUP), **control})
     if cell.startswith(("LUT", "MUXF")) or cell == "INV":
         is_lut = cell.startswith("LUT")

@@ -88,7 +88,7 @@ class _Graph:
 
     @staticmethod
     def _bits(which: Any, wires: dict[str, list[Any]]) -> list[int]:
-        found = []
+        found: list[Any] = []
         for port, bit in which:
             bits = wires.get(port, ())
             found += bits if bit is None else bits[bit : bit + 1]
@@ -99,18 +99,26 @@ class _Graph:
         self.after[source].append(target)
 
     def order(self) -> list[int]:
-        """All nodes with something in front of them, each after what it depends on."""
+        """All nodes with something in front of them, each after what it depends on.
+
+        A loop, which blocks known by whole ports can seem to make, is cut where it closes, seen
+        from a path's end.
+        """
         done: dict[int, bool] = {}  # False while on the stack
         order: list[int] = []
-        for root in self.before:
-            if root in done:
+        cut = []
+        for root in (*self.ends, *list(self.before)):
+            if root in done or root not in self.before:
                 continue
             done[root] = False
             stack = [(root, iter(self.before[root]))]
             while stack:
                 node, rest = stack[-1]
-                for source, _, _ in rest:
-                    if source not in done and source in self.before:
+                for edge in rest:
+                    source = edge[0]
+                    if done.get(source) is False:
+                        cut.append((node, edge))
+                    elif source not in done and source in self.before:
                         done[source] = False
                         stack.append((source, iter(self.before[source])))
                         break
@@ -118,6 +126,8 @@ class _Graph:
                     done[node] = True
                     order.append(node)
                     stack.pop()
+        for node, edge in cut:
+            self.before[node].remove(edge)
         return order
 
     def reached(self, sources: list[int]) -> set[int]:
@@ -171,7 +181,7 @@ def _trace(netlist: dict[str, Any], graph: _Graph, at: _Arrival, cost: Cost, end
         _, before, mark = at[node]
         marks.append(mark)
         first, node = node, before
-    names = {}
+    names: dict[int, str] = {}
     for name, net in netlist["netnames"].items():
         if not net.get("hide_name"):
             for index, bit in enumerate(net["bits"]):

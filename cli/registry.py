@@ -30,6 +30,7 @@ COMMANDS: dict[str, str] = {
     "export-onnx": "Write a model as ONNX, float or quantised.",
     "disasm": "List a program: instructions, shapes, addresses, expert schedule.",
     "estimate": "Predict cycles, utilisation and bytes of a program.",
+    "resources": "Count LUT, FF, DSP and RAM on the board, and levels of logic.",
     "verilog": "Write the accelerator's Verilog.",
     "bench": "Measure everything that the documentation quotes.",
     "doctor": "Say what is installed, at which version, and what is missing.",

