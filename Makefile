@@ -14,7 +14,7 @@ STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt .ci/setup | c
 TEST_ENV := OMP_NUM_THREADS=1 AMARANTH_USE_YOSYS=builtin
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
-.PHONY: help setup demo test test-fast bench lint clean
+.PHONY: help setup demo test test-fast bench bench-reference lint clean
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -5
 
@@ -35,6 +35,10 @@ test-fast: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/moevit bench
+
+# TRAINED names a checkpoint of `tiny` for the frame with trained routing; without it that is left out.
+bench-reference: $(STAMP)
+	bench/reference.sh $(BIN) $(TRAINED)
 
 # mypy knows packages by their folders' names, so it sees the mapped ones through links.
 TYPING := build/typing/moevit

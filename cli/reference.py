@@ -7,6 +7,7 @@ frame with the final norm and the task's head is run beside it. The memory is th
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +20,7 @@ from moevit import model as model_package
 from moevit import quant as quant_package
 from moevit.compiler import Program, compile_network
 from moevit.compiler.estimate import estimate
-from moevit.hw.config import AcceleratorConfig
+from moevit.hw.config import BEAT_BYTES, AcceleratorConfig
 from moevit.hw.config import preset as hardware_preset
 from moevit.hw.regs import Counter
 from moevit.model.config import ModelConfig
@@ -82,6 +83,12 @@ class Reference:
         if self.router in ROUTERS:
             return None
         return readable(Path(self.router), f"{', '.join(ROUTERS)} or a checkpoint")
+
+    @property
+    def checkpoint_digest(self) -> str | None:
+        """SHA-256 of the trained weights, so that a figure says which they were."""
+        path = self.checkpoint
+        return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def reference_network(reference: Reference, report: Report) -> Network:
@@ -149,13 +156,17 @@ def measure_frames(
     *,
     tasks: Sequence[str] = (),
     all_tasks: bool = False,
+    on_demand: int = 0,
+    resources: bool = False,
     report: Report,
 ) -> dict[str, Any]:
     """One test scene through the RTL: what a machine reads of `moevit bench --size`.
 
     ``tasks`` are run one frame after the other on one device, the first task alone if empty; each
     is repeated once before, so that what a switch costs is a difference of two measurements.
-    ``all_tasks`` adds one run of every task of the picture. ``RuntimeError`` where an integer is
+    ``all_tasks`` adds one run of every task of the picture. ``on_demand``: the frame once more with
+    so many experts of each layer left out of the stream, for what a miss costs. ``resources`` adds
+    the DSP blocks by synthesis. ``RuntimeError`` where an integer is
     not the golden model's.
     """
     config = hardware_preset(reference.preset)
@@ -190,6 +201,12 @@ def measure_frames(
     if len(tasks) > 1:
         found["repeat_cycles"] = {task: c.cycles for task, c in repeats.items()}
         found["switch_cycles"] = sum(c.cycles - repeats[task].cycles for task, c in frames)
+    if on_demand:
+        found["on_demand"] = _misses(body, config, on_demand, picture, golden[tasks[0]], first)
+    if resources:
+        from moevit.boards.resources import report as synthesise
+
+        found["dsp"] = synthesise(config, progress=report).uses["DSP"]
     if all_tasks:
         from .together import measure_together
 
@@ -232,7 +249,8 @@ def _frame(
         "image_size": "x".join(str(side) for side in reference.model_config.image),
         "tokens": program.geometry.tokens,
         "task": task,
-        "router": reference.router,
+        "router": reference.router if reference.checkpoint is None else "trained",
+        "checkpoint": reference.checkpoint_digest,
         "experts": reference.experts,
         "bit_exact": True,
         "cycles": cost.cycles,
@@ -243,7 +261,7 @@ def _frame(
         "useful_macs": macs,
         "macs_per_cycle": config.array.macs,
         "array_busy_cycles": values[Counter.ARRAY_BUSY],
-        "stall_cycles": {c.name.lower().removeprefix("stall_"): values[c] for c in STALLS},
+        "stall_cycles": _stalls(counters),
         "bytes_read": counters.bytes_read,
         "bytes_written": counters.bytes_written,
         "misses": values[Counter.MISSES],
@@ -267,6 +285,38 @@ def energy(ms: float, moved: int) -> dict[str, Any]:
         "assumes": f"a board that draws {low} to {high} W as the peers' do, {_PICOJOULES_A_BIT:g} "
         "pJ a bit of DDR4 traffic, the target clock; nothing is measured",
     }
+
+
+def _misses(
+    network: Network,
+    config: AcceleratorConfig,
+    experts: int,
+    picture: Any,
+    golden: GoldenResult,
+    streamed: Counters,
+) -> dict[str, Any]:
+    """The frame with the ``experts`` least used of each layer fetched on demand."""
+    program = compile_network(network, config, [golden.task], fetched=experts)
+    with RtlDevice(config, timing=board_memory(config)) as device:
+        device.load(program)
+        found = _run(device, picture, golden, lambda _what, _share: None)
+    misses = found.values[Counter.MISSES] - streamed.values[Counter.MISSES]
+    extra = found.cycles - streamed.cycles
+    fetched = found.values[Counter.DEMAND_BEATS] - streamed.values[Counter.DEMAND_BEATS]
+    return {
+        "experts_a_layer": experts,
+        "misses": misses,
+        "cycles": found.cycles,
+        "extra_cycles": extra,
+        "extra_cycles_a_miss": extra / misses if misses else 0.0,
+        "bytes_a_miss": fetched * BEAT_BYTES / misses if misses else 0.0,
+        "bytes_read": found.bytes_read,
+        "stall_cycles": _stalls(found),
+    }
+
+
+def _stalls(counters: Counters) -> dict[str, int]:
+    return {c.name.lower().removeprefix("stall_"): counters.values[c] for c in STALLS}
 
 
 def _with_head(

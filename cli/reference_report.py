@@ -36,6 +36,12 @@ def text(frame: Mapping[str, Any]) -> str:
     if "switch_cycles" in frame:
         each = ", ".join(f"{f['task']} {f['cycles']:,}" for f in frame["frames"])
         lines.append(f"  frames      {each}; switching tasks costs {frame['switch_cycles']} cycles")
+    if "on_demand" in frame:
+        miss = frame["on_demand"]
+        lines.append(
+            f"  misses      {miss['misses']} experts fetched on demand: {miss['cycles']:,} cycles, "
+            f"{miss['extra_cycles_a_miss']:,.0f} more and {miss['bytes_a_miss']:,.0f} bytes a miss"
+        )
     if "all_tasks" in frame:
         whole = frame["all_tasks"]
         lines.append(

@@ -67,12 +67,14 @@ def compile_network(
     tasks: Sequence[str] | None = None,
     *,
     threshold: float = DEFAULT_THRESHOLD,
+    fetched: int = 0,
     together: bool = False,
 ) -> Program:
     """Compile ``tasks`` (default: all) of a quantised network.
 
     ``threshold`` is the number of tokens an image above which calibration makes an expert worth
-    streaming. Raises ``ValueError`` for an unknown task and for a network that the configuration
+    streaming; the ``fetched`` least used of each layer are fetched on demand whatever calibration
+    says. Raises ``ValueError`` for an unknown task and for a network that the configuration
     cannot hold, naming each buffer, the bytes needed and there, and the change that would do.
     ``together`` adds a program of all ``tasks`` of a picture (:mod:`.together`), about as large as
     the others are in all.
@@ -87,7 +89,9 @@ def compile_network(
     plan = plan_memory(network, shapes)
     packed: dict[str, Matrix] = {}
     pool: dict[str, Bytes] = {}
-    schedules = {task: expert_schedules(network, task, threshold) for task in tasks}
+    schedules = {
+        task: expert_schedules(network, task, threshold, fetched=fetched) for task in tasks
+    }
 
     def context(task: str, code: Code) -> Context:
         return Context(

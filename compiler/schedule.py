@@ -53,16 +53,19 @@ class ExpertSchedule:
 
 
 def expert_schedules(
-    network: Network, task: str, threshold: float = DEFAULT_THRESHOLD
+    network: Network, task: str, threshold: float = DEFAULT_THRESHOLD, *, fetched: int = 0
 ) -> tuple[ExpertSchedule, ...]:
     """Each MoE layer's schedule: the shortest prefix with all experts used above ``threshold``.
 
     Experts that the task can never choose are in neither part.
 
-    A threshold of 0 fetches only what calibration never used; infinity fetches everything.
+    A threshold of 0 fetches only what calibration never used; infinity fetches everything. The last
+    ``fetched`` experts of the order are fetched in any case.
     """
     if threshold < 0:
         raise ValueError(f"Threshold must be tokens an image, at least 0, not {threshold!r}")
+    if fetched < 0:
+        raise ValueError(f"Experts that are fetched must be at least 0, not {fetched!r}")
     schedules = []
     for layer, block in enumerate(network.blocks):
         if not isinstance(block.mlp, Moe):
@@ -76,7 +79,7 @@ def expert_schedules(
         window = block.mlp.window(task)
         order = tuple(e for e in order if e in window)
         used = [i + 1 for i, e in enumerate(order) if usage[e] > threshold]
-        cut = max(used, default=0)
+        cut = min(max(used, default=0), max(len(order) - fetched, 0))
         schedules.append(
             ExpertSchedule(layer=layer, streamed=order[:cut], on_demand=order[cut:], usage=usage)
         )

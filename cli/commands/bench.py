@@ -70,6 +70,17 @@ Tasks = Annotated[
 AllTasks = Annotated[
     bool, typer.Option("--all-tasks", help="With --size: also all tasks of the picture in one run.")
 ]
+OnDemand = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        min=0,
+        help="With --size: once more with the N least used experts of each layer not streamed.",
+    ),
+]
+Resources = Annotated[
+    bool, typer.Option("--resources", help="With --size: DSP blocks by synthesis (minutes).")
+]
 Router = Annotated[
     str,
     typer.Option(
@@ -92,6 +103,8 @@ def command(
     experts: Experts = None,
     tasks: Tasks = "",
     all_tasks: AllTasks = False,
+    on_demand: OnDemand = 0,
+    resources: Resources = False,
     router: Router = "uniform",
     seed: Seed = 0,
     as_json: Json = False,
@@ -119,7 +132,14 @@ def command(
                 seed=seed,
             )
             names = [part.strip() for part in tasks.split(",") if part.strip()]
-            frame = measure_frames(reference, tasks=names, all_tasks=all_tasks, report=report)
+            frame = measure_frames(
+                reference,
+                tasks=names,
+                all_tasks=all_tasks,
+                on_demand=on_demand,
+                resources=resources,
+                report=report,
+            )
         if output is not None:
             write_json(output, frame)
         if as_json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from moevit.cli import reference
 from moevit.cli.errors import UserError
 from moevit.cli.peers import BOARD_WATTS, PEERS
+from moevit.cli.reference_page import BEGIN, END, main, render
 from moevit.cli.reference_report import beside_peers, text
 from moevit.model.config import PRESETS
 from moevit.quant.golden import Golden
@@ -53,7 +55,9 @@ def small(monkeypatch) -> None:
 @pytest.mark.slow
 def test_a_frame(moevit, small) -> None:
     frame = ["bench", "--size", "nano", "--preset", "micro", "--json"]
-    status, out, err = moevit(*frame, "--tasks", "depth,edges,depth", "--all-tasks")
+    status, out, err = moevit(
+        *frame, "--tasks", "depth,edges,depth", "--all-tasks", "--on-demand", 2
+    )
     assert (status, err) == (0, "")
     found = json.loads(out)
     assert set(found) >= KEYS
@@ -70,6 +74,11 @@ def test_a_frame(moevit, small) -> None:
     assert whole["bit_exact"] and whole["cycles"] < whole["single_cycles_sum"]
     assert whole["single_cycles_sum"] == sum(whole["single_cycles"].values())
     assert found["head_cycles"] > 0
+    missed = found["on_demand"]
+    layers = len(found["expert_tokens"])
+    assert found["misses"] == 0 and missed["misses"] == 2 * layers
+    assert missed["extra_cycles"] == missed["cycles"] - found["cycles"] > 0
+    assert missed["bytes_a_miss"] > 1000
     low, _high = found["energy_estimate"]["millijoules"]
     assert low == pytest.approx(BOARD_WATTS[0] * found["ms"])
     assert "FPS/(DSP x MHz)" in text(found)
@@ -92,3 +101,40 @@ def test_a_checkpoint_of_another_model(moevit, small, checkpoint) -> None:
     about = reference.Reference(size="tiny", preset="micro", router=str(checkpoint))
     with pytest.raises(UserError, match="is a model of width 16 for 16x32 pixels, expected 192"):
         reference.reference_network(about, lambda _what, _share: None)
+
+
+# The recorded frames --------------------------------------------------------------------------
+ROOT = Path(__file__).parents[2]
+RECORDED = sorted((ROOT / "bench/reference").glob("*.json"))
+
+
+def test_the_page_is_of_the_recorded_frames() -> None:
+    assert RECORDED
+    frames = [json.loads(path.read_text()) for path in RECORDED]
+    text = (ROOT / "docs/benchmarks.md").read_text()
+    again = "python -m moevit.cli.reference_page docs/benchmarks.md bench/reference/*.json"
+    assert f"{BEGIN}\n\n{render(frames)}\n\n{END}" in text, f"run: {again}"
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
+def test_recorded_frames_agree_with_themselves(path: Path) -> None:
+    frame = json.loads(path.read_text())
+    assert set(frame) >= KEYS and frame["bit_exact"] is True
+    busy = frame["array_busy_cycles"] + sum(frame["stall_cycles"].values())
+    assert abs(busy - frame["cycles"]) <= 2
+    assert abs(frame["estimate_cycles"] / frame["cycles"] - 1) <= 0.03
+    assert frame["switch_cycles"] == 0 if "switch_cycles" in frame else True
+    sent = {sum(layer) for layer in frame["expert_tokens"]}
+    assert len(sent) == 1 and sent.pop() % frame["tokens"] == 0
+
+
+def test_a_page_without_its_markers_stays(tmp_path, capsys) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("text")
+    assert main([str(page), *map(str, RECORDED)]) == 2
+    assert BEGIN in capsys.readouterr().err
+    assert page.read_text() == "text"
+    page.write_text(f"a\n{BEGIN}\nold\n{END}\nb\n")
+    assert main([str(page), *map(str, RECORDED)]) == 0
+    assert page.read_text().startswith(f"a\n{BEGIN}\n\n| frame |")
+    assert "old" not in page.read_text()

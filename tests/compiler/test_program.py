@@ -94,6 +94,18 @@ def test_some_tasks() -> None:
     assert list(program.tasks) == ["task1"]
 
 
+def test_experts_that_are_fetched_in_any_case() -> None:
+    network = random_network(1, Sizes(experts=4, top_k=2))
+    for fetched, streamed in ((0, 4), (1, 3), (3, 1), (9, 0)):
+        program = compile_network(network, preset("default"), threshold=0.0, fetched=fetched)
+        for task in network.tasks:
+            for schedule in program.task(task).schedules:
+                assert len(schedule.streamed) == streamed
+                assert sorted(schedule.order) == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match="at least 0, not -1"):
+        compile_network(network, preset("default"), fetched=-1)
+
+
 def test_image_of_another_shape(program: Program) -> None:
     with pytest.raises(ValueError, match=r"Image must be \(16, 24, 3\) uint8"):
         program.image.pack(np.zeros((16, 24), np.uint8))

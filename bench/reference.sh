@@ -1,0 +1,25 @@
+#!/bin/sh
+# reference.sh BIN [CHECKPOINT]: every frame of the reference workload, into bench/reference/*.json and
+# docs/benchmarks.md. CHECKPOINT: a trained `tiny` for the frame with trained routing.
+set -eu
+bin=$1
+out=bench/reference
+mkdir -p "$out"
+frame() { # NAME OPTIONS...
+	name=$1
+	shift
+	"$bin/moevit" bench "$@" -o "$out/$name.json" >/dev/null
+}
+frame 1-tiny-129-uniform --size tiny --image-size 128x256 --resources --all-tasks --on-demand 2 \
+	--tasks segmentation,depth,segmentation,depth
+frame 2-tiny-129-random --size tiny --image-size 128x256 --router random
+[ -z "${2-}" ] || frame 3-tiny-129-trained --size tiny --image-size 128x256 --router "$2"
+frame 4-tiny-129-int4 --size tiny --image-size 128x256 --experts int4
+frame 5-tiny-197-uniform --size tiny --image-size 224x224
+frame 6-tiny-197-int4 --size tiny --image-size 224x224 --experts int4
+frame 7-small-197-uniform --size small --image-size 224x224
+if "$bin/python" -c 'from moevit.hw.config import preset; preset("zcu104-max")' 2>/dev/null; then
+	frame 8-max-129-int4 --size tiny --image-size 128x256 --experts int4 --preset zcu104-max
+	frame 9-max-129-int8 --size tiny --image-size 128x256 --preset zcu104-max
+fi
+"$bin/python" -m moevit.cli.reference_page docs/benchmarks.md "$out"/*.json
