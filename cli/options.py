@@ -30,6 +30,7 @@ __all__ = [
     "Method",
     "Model",
     "Preset",
+    "RandomImage",
     "Seed",
     "Size",
     "Task",
@@ -115,6 +116,16 @@ Method = Annotated[
         metavar="NAME",
         help=f"How a checkpoint is quantised: {', '.join(QUANTISATION)} "
         "(`moevit quantize --compare all` compares them).",
+        show_default=False,
+    ),
+]
+RandomImage = Annotated[
+    str | None,
+    typer.Option(
+        "--image-size",
+        metavar="HxW",
+        help="Picture's height and width: a model of the size with random weights, not a trained "
+        "one, for its cycles and bytes.",
         show_default=False,
     ),
 ]

@@ -36,6 +36,8 @@ if TYPE_CHECKING:  # torch is imported by those who use it
     from moevit.quant.float_network import FloatNetwork
     from moevit.quant.options import Options
 
+    from .reference import Reference
+
 __all__ = [
     "CALIBRATION_IMAGES",
     "Workload",
@@ -118,6 +120,9 @@ class Workload:
         A checkpoint or a quantised network instead of the shipped model.
     preset:
         Of the hardware.
+    image:
+        Height and width in pixels: instead of the shipped model one of the size with random
+        weights, whose pictures mean nothing but whose cycles and bytes do.
     experts:
         Format of the experts' weights, "int8" or "int4", for a checkpoint. By default int8; a
         quantised network has what it has.
@@ -131,7 +136,8 @@ class Workload:
     ValueError
         For an unknown size or preset, and a size without a shipped model.
     UserError
-        For an unknown format or method, and one asked of a network that is quantised already.
+        For an unknown format or method, one asked of a network that is quantised already, and an
+        image size asked of a model that has its own.
     """
 
     def __init__(
@@ -142,6 +148,7 @@ class Workload:
         preset: str,
         experts: str | None = None,
         method: str | None = None,
+        image: tuple[int, int] | None = None,
         report: Report = _silent,
     ) -> None:
         self.config: AcceleratorConfig = hardware_preset(preset)
@@ -149,6 +156,18 @@ class Workload:
         self.method = check_method(method or DEFAULT_METHOD)
         self.report = report
         model_preset(size)
+        self._random: Reference | None = None
+        if image is not None:
+            for option, value in (("--model", model), ("--method", method)):
+                if value is not None:
+                    raise UserError(f"--image-size: cannot be given together with {option}")
+            from .reference import Reference
+
+            self._random = Reference(
+                size=size, preset=preset, image=image, experts=experts or DEFAULT_EXPERTS
+            )
+            self.quantised = True
+            return
         if model is None:
             model = _shipped(size)
         self.path = readable(model, "a checkpoint")
@@ -219,6 +238,10 @@ class Workload:
     @functools.cached_property
     def network(self) -> Network:
         """The quantised network: what the file holds, or the checkpoint's, from the cache."""
+        if self._random is not None:
+            from .reference import reference_network
+
+            return reference_network(self._random, self.report)
         if self.quantised:
             return load_network(self.path)
         folders = (Path(str(p.__file__)).parent for p in (model_package, quant_package))
@@ -258,7 +281,10 @@ def _shipped(size: str) -> Path:
     """As `moevit.model.checkpoint.shipped_path`, which would import torch."""
     path = Path(str(model_package.__file__)).parent / "checkpoints" / f"{size}.safetensors"
     if not path.is_file():
-        raise UserError(f"--size: {size!r} has no shipped model; train one and name it by --model")
+        raise UserError(
+            f"--size: {size!r} has no shipped model; train one and name it by --model, "
+            "or give --image-size for random weights"
+        )
     return path
 
 

@@ -16,9 +16,11 @@ from moevit.cli.options import (
     Method,
     Model,
     Preset,
+    RandomImage,
     Size,
     Task,
     chosen_tasks,
+    parse_image_size,
 )
 from moevit.cli.progress import progress
 from moevit.cli.workload import Workload
@@ -43,6 +45,7 @@ def command(
     model: Model = None,
     experts: Experts = None,
     method: Method = None,
+    image_size: RandomImage = None,
     preset: Preset = DEFAULT_PRESET,
     task: Task = ALL_TASKS,
     output: Output = Path("program.moevit"),
@@ -56,7 +59,13 @@ def command(
     """
     with progress("moevit compile", quiet=as_json) as report:
         workload = Workload(
-            size=size, model=model, preset=preset, experts=experts, method=method, report=report
+            size=size,
+            model=model,
+            preset=preset,
+            experts=experts,
+            method=method,
+            image=parse_image_size(image_size),
+            report=report,
         )
         tasks = chosen_tasks(task, workload.network.tasks)
         program = workload.compile(tasks, threshold=threshold)
@@ -67,11 +76,18 @@ def command(
         "preset": preset,
         "config_hash": f"{program.config.hash:016x}",
         "memory_bytes": len(program.memory),
+        "output_bytes": program.output_bytes,
+        "scratch_bytes": max(task.output.address for task in program.tasks.values()),
         "instructions": counts,
     }
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
     typer.echo(f"{output}: {len(program.memory):,} bytes for preset {preset}")
+    if found["scratch_bytes"]:
+        typer.echo(
+            f"  tokens pass through the chip; {found['scratch_bytes']:,} of the "
+            f"{program.output_bytes:,} bytes for results hold them meanwhile"
+        )
     for name, count in counts.items():
         typer.echo(f"  {name}: {count} instructions")

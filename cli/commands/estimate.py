@@ -19,11 +19,13 @@ from moevit.cli.options import (
     Method,
     Model,
     Preset,
+    RandomImage,
     Size,
     Task,
     chosen_tasks,
+    parse_image_size,
 )
-from moevit.cli.progress import Report, progress
+from moevit.cli.progress import progress
 from moevit.cli.workload import Workload
 from moevit.compiler import Program
 from moevit.compiler.estimate import estimate
@@ -48,6 +50,7 @@ def command(
     model: Model = None,
     experts: Experts = None,
     method: Method = None,
+    image_size: RandomImage = None,
     preset: Preset = DEFAULT_PRESET,
     task: Task = ALL_TASKS,
     program: File = None,
@@ -59,18 +62,38 @@ def command(
     those in which it works. With several tasks the figures of --json are those of all together,
     and `tasks` has each.
     """
+    config = hardware_preset(preset)
+    found, macs = {}, 0
     with progress("moevit estimate", quiet=as_json) as report:
-        compiled = _program(size, model, preset, experts, method, program, report)
-        tasks = chosen_tasks(task, list(compiled.tasks))
-        timing = board_memory(compiled.config)
-        found = {name: estimate(compiled, name, timing) for name in tasks}
+        if program is None:
+            workload = Workload(
+                size=size,
+                model=model,
+                preset=preset,
+                experts=experts,
+                method=method,
+                image=parse_image_size(image_size),
+                report=report,
+            )
+            tasks = chosen_tasks(task, workload.network.tasks)
+        else:
+            compiled = _program(
+                program, model=model, experts=experts, method=method, image_size=image_size
+            )
+            config, tasks = compiled.config, chosen_tasks(task, list(compiled.tasks))
+        timing = board_memory(config)
+        for n, name in enumerate(tasks):  # one at a time: programs of large networks are large
+            if program is None:
+                report(f"compiling {name}", n / len(tasks))
+                compiled = workload.compile([name])
+            found[name] = estimate(compiled, name, timing)
+            macs += compiled.task(name).useful_macs
     if as_json:
         cycles = sum(e.cycles for e in found.values())
-        macs = sum(compiled.task(name).useful_macs for name in tasks)
         engines = {engine for e in found.values() for engine in e.by_engine}
         total = {
             "cycles": cycles,
-            "mac_utilisation": macs / (cycles * compiled.config.array.macs),
+            "mac_utilisation": macs / (cycles * config.array.macs),
             "bytes_read": sum(e.bytes_read for e in found.values()),
             "by_engine": {
                 name: sum(e.by_engine.get(name, 0) for e in found.values())
@@ -80,9 +103,9 @@ def command(
         }
         typer.echo(json.dumps(total, indent=2))
         return
-    clock = compiled.config.clock_mhz
+    clock = config.clock_mhz
     table = Table(
-        title=f"estimate for preset {compiled.config.name}",
+        title=f"estimate for preset {config.name}",
         caption=f"ms at the target clock of {clock:g} MHz",
         title_justify="left",
         caption_justify="left",
@@ -98,21 +121,11 @@ def command(
     Console().print(table)
 
 
-def _program(
-    size: str,
-    model: Path | None,
-    preset: str,
-    experts: str | None,
-    method: str | None,
-    file: Path | None,
-    report: Report,
-) -> Program:
-    if file is None:
-        return Workload(
-            size=size, model=model, preset=preset, experts=experts, method=method, report=report
-        ).program
-    for option, value in (("--model", model), ("--experts", experts), ("--method", method)):
+def _program(file: Path, **others: object) -> Program:
+    """The program in a file, which is given alone."""
+    for option, value in others.items():
         if value is not None:
-            raise UserError(f"--program: cannot be given together with {option}")
-    hardware_preset(preset)
+            raise UserError(
+                f"--program: cannot be given together with --{option.replace('_', '-')}"
+            )
     return Program.load(readable(file, "a program of `moevit compile`"))

@@ -179,3 +179,23 @@ def test_defaults_of_train_are_the_trainers() -> None:
     assert set(fields) - set(found) == {"out", "model"}
     for name in set(fields) & set(found):
         assert found[name] == fields[name], name
+
+
+def test_models_with_random_weights(moevit) -> None:
+    """--image-size stands for sizes that are not shipped; refusals say what is wrong."""
+    for arguments, word in (
+        (("--image-size", "16x30"), "multiple of patch 8"),
+        (("--image-size", "16"), "expected HxW"),
+        (("--image-size", "16x32", "--model", "x"), "cannot be given together with --model"),
+        (("--size", "small"), "or give --image-size"),
+        (("--program", "x", "--image-size", "16x32"), "together with --image-size"),
+    ):
+        status, out, err = moevit("estimate", *arguments)
+        assert (status, out) == (2, "") and word in err and err.count("\n") == 1
+    status, out, err = moevit(
+        "compile", "--json", "--image-size", "16x16", "--preset", "default", "--task", "depth"
+    )
+    assert (status, err) == (0, "")
+    found = json.loads(out)
+    assert found["scratch_bytes"] == 0 < found["output_bytes"]
+    assert Program.load("program.moevit").geometry.tokens == 5
