@@ -17,7 +17,6 @@ The mixture runs every expert on every token, as :mod:`.onnx_export` explains. I
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from math import e, log2
@@ -34,6 +33,7 @@ from moevit.quant.linear import Linear
 from moevit.quant.network import Attention, Mlp, Moe, Network
 
 from .checkpoint import write_atomically
+from .qdq_graph import Graph
 
 __all__ = ["QDQ_OPSET", "export_qdq", "qdq_difference"]
 
@@ -46,66 +46,13 @@ _LN2_STEP = 1 / (log2(e) * (1 << LOGIT.frac))
 """Natural logarithm's worth of one step of a logit or a score."""
 
 
-class _Builder:
-    """Nodes and initialisers of one graph; every method returns the name of a value."""
+class _Builder(Graph):
+    """A network's layers as nodes; every method returns the name of a value."""
 
     def __init__(self, network: Network) -> None:
-        import onnx
-
-        self.onnx, self.net = onnx, network
-        self.nodes: list[Any] = []
-        self.tensors: dict[str, Any] = {}
+        super().__init__()
+        self.net = network
         self.kept: dict[str, str] = {}  # weights by path: all tasks share them
-        self.count = 0
-
-    # Graph -------------------------------------------------------------------------------------
-    def add(self, op: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
-        self.count += 1
-        names = [f"{op.lower()}_{self.count}" + (f"_{n}" if n else "") for n in range(outputs)]
-        self.nodes.append(
-            self.onnx.helper.make_node(op, list(inputs), names, name=names[0], **attributes)
-        )
-        return names[0] if outputs == 1 else names
-
-    def constant(self, value: Any, kind: Any = np.float32) -> str:
-        """A small constant, shared with equal ones."""
-        array = np.asarray(value, kind)
-        shape = "x".join(map(str, array.shape))
-        name = f"c_{array.dtype}_{shape}_{hashlib.sha256(array.tobytes()).hexdigest()[:16]}"
-        if name not in self.tensors:
-            self.tensors[name] = self.onnx.numpy_helper.from_array(array, name)
-        return name
-
-    def initialiser(self, name: str, array: Any, bits: int = 0) -> str:
-        """A tensor of the network; ``bits`` 4 packs it as int4."""
-        if bits == 4:
-            tensor = self.onnx.helper.make_tensor(
-                name, self.onnx.TensorProto.INT4, array.shape, array.ravel().astype(np.int8)
-            )
-        else:
-            tensor = self.onnx.numpy_helper.from_array(np.ascontiguousarray(array), name)
-        self.tensors[name] = tensor
-        return name
-
-    def reshape(self, x: str, *shape: int) -> str:
-        out: str = self.add("Reshape", x, self.constant(shape, np.int64))
-        return out
-
-    def transpose(self, x: str, *order: int) -> str:
-        out: str = self.add("Transpose", x, perm=list(order))
-        return out
-
-    def scaled(self, x: str, factor: Any) -> str:
-        out: str = self.add("Mul", x, self.constant(factor))
-        return out
-
-    def qdq(self, x: str, scale: Any, zero: Any, kind: Any, axis: int | None = None) -> str:
-        """Through integers of type ``kind`` and back."""
-        step, point = self.constant(scale), self.constant(zero, kind)
-        about = {} if axis is None else {"axis": axis}
-        codes = self.add("QuantizeLinear", x, step, point, **about)
-        out: str = self.add("DequantizeLinear", codes, step, point, **about)
-        return out
 
     # Layers ------------------------------------------------------------------------------------
     def weights(
@@ -175,9 +122,6 @@ class _Builder:
         y = self.add("Mul", x_hat, self.once(f"{path}.gain", gain))
         y = self.add("Add", y, self.once(f"{path}.bias", (norm.bias * unit).astype(np.float32)))
         return self.qdq(y, 1.0, 0, np.int8)
-
-    def once(self, name: str, array: Any) -> str:
-        return name if name in self.tensors else self.initialiser(name, array)
 
     def residual(self, x: str) -> str:
         return self.qdq(x, self.net.residual_scale, 0, np.int16)
