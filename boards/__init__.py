@@ -1,1 +1,21 @@
-"""Board targets and the devices that run on them."""
+"""Board targets: primitives of their devices behind the components that hw/ leaves open."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["PRIMITIVES", "platform"]
+
+PRIMITIVES = ("none", "dsp48e2")
+"""What the multipliers can be made of: plain Verilog, DSP48E2 slices."""
+
+
+def platform(primitives: str) -> Any:
+    """What :func:`moevit.hw.verilog.generate` takes; raises ``ValueError`` for an unknown name."""
+    if primitives == "none":
+        return None
+    if primitives == "dsp48e2":
+        from .dsp48e2 import Platform
+
+        return Platform()
+    raise ValueError(f"Unknown primitives {primitives!r}; expected one of {', '.join(PRIMITIVES)}")

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from moevit.hw.config import BEAT_BYTES
+from moevit.hw.config import BEAT_BYTES, FINISHED_TILES
 from moevit.hw.image import BlockHeader
 from moevit.hw.isa import (
     INSTRUCTION_BYTES,
@@ -42,7 +42,6 @@ from .timing import Latencies, MemorySpeed, Timing, pixel_cycles
 
 __all__ = ["Estimate", "calibration_lengths", "estimate", "router_lengths"]
 
-_FINISHED_TILES = 8
 _OPERAND_HALVES = 2
 
 
@@ -161,7 +160,7 @@ class _Model:
             rows=memory.demand_rows,
             params=memory.demand_param_rows,
         )
-        self.pops: deque[float] = deque([0.0] * (_FINISHED_TILES + 1), maxlen=_FINISHED_TILES + 1)
+        self.pops: deque[float] = deque([0.0] * (FINISHED_TILES + 1), maxlen=FINISHED_TILES + 1)
         self.kept: Any = None  # arrival times of rows that the next GEMM uses again
         self.beats = (
             self.header.stream_beats * memory.ports
@@ -281,7 +280,7 @@ class _Model:
         last = max(first + otiles * rows, end + self.l.array + rows)
         self.epilogue_free = last
         self.written = last + self.l.epilogue
-        for j in range(max(otiles - _FINISHED_TILES - 1, 0), otiles):
+        for j in range(max(otiles - FINISHED_TILES - 1, 0), otiles):
             made = start + (j + 1) * depth + self.l.array + rows
             self.pops.append(max(first + (j + 1) * rows, made))
         held = self.pops[0] + depth  # the last tile began when there was a place for it
@@ -372,7 +371,7 @@ class _Model:
                 self.busy["array"] += scores
                 taken = max(entered, emptied - lane, start + i.chunks + self.l.array) + lane
                 entered = max(taken, start + scores + self.l.array + pairs)
-                end = max(start + scores, entered - _FINISHED_TILES * pairs - self.l.array)
+                end = max(start + scores, entered - FINISHED_TILES * pairs - self.l.array)
                 self.busy["stall_drain"] += end - start - scores
                 self.array_free = end
                 self.halves.append(end)

@@ -70,7 +70,7 @@ class Latencies:
         from moevit.hw import dot, epilogue, gate, norm, softmax  # these import Amaranth
 
         units = cls(
-            array=4 + dot.DotProducts.latency,
+            array=4 + dot.Pipeline(inputs=config.array.inputs).latency,
             epilogue=epilogue.Epilogue.latency + 1,
             norm=0,
             softmax=softmax.Unit(config).latency,

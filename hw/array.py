@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import stream
-from amaranth.lib.data import ArrayLayout, StructLayout
+from amaranth.lib.data import StructLayout
 from amaranth.lib.wiring import Component, In, Out
 from amaranth.utils import ceil_log2
 
 from moevit.quant.formats import ACCUMULATOR
 
-from .config import AcceleratorConfig
+from .config import FINISHED_TILES, AcceleratorConfig
 from .descriptors import Kind, array_tile, drain_tile
 from .dot import DotProducts
 from .interfaces import POINTER_BITS, ReadPort
@@ -24,70 +24,17 @@ from .isa import ADDRESS_BITS
 from .memories import banks
 from .queue import Queue
 from .regs import Error
-from .storage import Memory
+from .tiles import Finished, accumulators, score_tile
 
-__all__ = ["ComputeArray", "accumulators", "score_tile"]
-
-_TILES = 8
-"""Finished tiles that can wait for the epilogue, and as many for the softmax unit."""
-
-
-def accumulators(config: AcceleratorConfig) -> ArrayLayout:
-    """One tile of sums: T x O."""
-    a = config.array
-    return ArrayLayout(ArrayLayout(signed(ACCUMULATOR.width), a.outputs), a.tokens)
-
-
-def score_tile(config: AcceleratorConfig) -> StructLayout:
-    """What the softmax unit needs beside the sums."""
-    return StructLayout(
-        {
-            "last": unsigned(1),
-            "valid": range(config.array.outputs + 1),
-            "mult": unsigned(16),
-            "shift": unsigned(6),
-            "out_mult": unsigned(16),
-            "out_shift": unsigned(6),
-        }
-    )
-
-
-class _Tiles:
-    """Finished tiles in distributed RAM: one small memory for each accumulator."""
-
-    def __init__(self, m: Module, name: str, sums: list[list[Signal]], push: Signal) -> None:
-        width = ACCUMULATOR.width
-        put, self.get = (
-            Signal(range(_TILES), name=f"{name}_put"),
-            Signal(range(_TILES), name=f"{name}_get"),
-        )
-        with m.If(push):
-            m.d.sync += put.eq(put + 1)
-        self.rows: list[list[Signal]] = []
-        for t, line in enumerate(sums):
-            row = []
-            for o, value in enumerate(line):
-                memory = Memory(shape=signed(width), depth=_TILES, init=[])
-                m.submodules[f"{name}_{t}_{o}"] = memory
-                write, read = memory.write_port(), memory.read_port(domain="comb")
-                m.d.comb += [
-                    write.en.eq(push),
-                    write.addr.eq(put),
-                    write.data.eq(value),
-                    read.addr.eq(self.get),
-                ]
-                row.append(read.data)
-            self.rows.append(row)
+__all__ = ["ComputeArray"]
 
 
 class ComputeArray(Component):
     """Issues one step a cycle while operands, weights and room for the result are there.
 
-    Latency: 4 cycles plus :attr:`DotProducts.latency` from the last step of a tile to the tile in
-    its
-    queue. Throughput: one step (T x I x O products) a cycle. Back-pressure: a tile is only begun
-    when
-    its place in the queue is free.
+    Latency: 4 cycles plus that of :class:`DotProducts` from the last step of a tile to the tile in
+    its queue. Throughput: one step (T x I x O products) a cycle. Back-pressure: a tile is only
+    begun when its place in the queue is free.
 
     Members
     -------
@@ -166,25 +113,10 @@ class ComputeArray(Component):
         t_, i_, o_ = shape.tokens, shape.inputs, shape.outputs
         d = self.i.payload
 
-        # Operand buffer ------------------------------------------------------------------------
         words = config.limits.depth // i_
         ob_addr = Signal(range(2 * words))
         ob_en = Signal()
-        ob_data = []
-        for slot in range(t_):
-            memories = banks(m, f"operand_{slot}", width=8 * i_, depth=2 * words)
-            parts = []
-            for j, memory in enumerate(memories):
-                write, read = memory.write_port(), memory.read_port()
-                m.d.comb += [
-                    write.en.eq(self.write_en & (self.write_row == slot)),
-                    write.addr.eq(self.write_word + Mux(self.write_half, words, 0)),
-                    write.data.eq(self.write_data[64 * j : 64 * (j + 1)]),
-                    read.en.eq(ob_en),
-                    read.addr.eq(ob_addr),
-                ]
-                parts.append(read.data)
-            ob_data.append(Cat(*parts))
+        ob_data = self._operand_buffer(m, words, ob_en, ob_addr)
 
         # Issue ---------------------------------------------------------------------------------
         step, end_of_k, begin = Signal(), Signal(), Signal()
@@ -206,7 +138,8 @@ class ComputeArray(Component):
 
         # Room in the two queues of finished tiles, reserved at a tile's first step.
         room = [
-            Signal(range(_TILES + 1), init=_TILES, name=f"room_{n}") for n in ("drain", "score")
+            Signal(range(FINISHED_TILES + 1), init=FINISHED_TILES, name=f"room_{n}")
+            for n in ("drain", "score")
         ]
         reserve, pop = Signal(2), Signal(2)
         for n in range(2):
@@ -233,7 +166,11 @@ class ComputeArray(Component):
         keys_left = Signal(13)
         m.d.comb += keys_left.eq(d.keys - keys_done)
         m.d.comb += self.busy.eq(
-            self.i.valid | pending | (room[0] != _TILES) | (room[1] != _TILES) | drains.o.valid
+            self.i.valid
+            | pending
+            | (room[0] != FINISHED_TILES)
+            | (room[1] != FINISHED_TILES)
+            | drains.o.valid
         )
 
         with m.FSM():
@@ -366,7 +303,7 @@ class ComputeArray(Component):
                 signal = later
             return signal
 
-        m.submodules.dot = dot = DotProducts(config)
+        m.submodules.dot = dot = DotProducts(shape)
         step_1 = delayed(step, 1, "step")
         kv_1 = delayed(from_kv, 1, "from_kv")
         value_1 = delayed(as_value, 1, "as_value")
@@ -410,14 +347,14 @@ class ComputeArray(Component):
 
         # Finished tiles ------------------------------------------------------------------------
         tiles = [
-            _Tiles(m, name, sums, done[n]) for n, name in enumerate(("drain_tile", "score_tile"))
+            Finished(m, name, sums, done[n]) for n, name in enumerate(("drain_tile", "score_tile"))
         ]
-        counts = [Signal(range(_TILES + 1), name=f"count_{n}") for n in range(2)]
+        counts = [Signal(range(FINISHED_TILES + 1), name=f"count_{n}") for n in range(2)]
         for n in range(2):
             m.d.sync += counts[n].eq(counts[n] + done[n] - pop[n])
             with m.If(pop[n]):
                 m.d.sync += tiles[n].get.eq(tiles[n].get + 1)
-        m.submodules.marks = marks = Queue(score_tile(config), _TILES)
+        m.submodules.marks = marks = Queue(score_tile(config), FINISHED_TILES)
         mark = marks.i.payload
         m.d.comb += [
             marks.i.valid.eq(step & to_score & end_of_k),
@@ -441,3 +378,25 @@ class ComputeArray(Component):
                     self.score.payload.acc[t][o].eq(tiles[1].rows[t][o]),
                 ]
         return m
+
+    def _operand_buffer(self, m: Module, words: int, en: Signal, addr: Signal) -> list[Cat]:
+        """The tokens' words at ``addr``, a cycle later; two halves of ``words`` words a token."""
+        data = []
+        for slot in range(self._config.array.tokens):
+            memories = banks(
+                m, f"operand_{slot}", width=8 * self._config.array.inputs, depth=2 * words
+            )
+            parts, position = [], 0
+            for memory in memories:
+                write, read = memory.write_port(), memory.read_port()
+                m.d.comb += [
+                    write.en.eq(self.write_en & (self.write_row == slot)),
+                    write.addr.eq(self.write_word + Mux(self.write_half, words, 0)),
+                    write.data.eq(self.write_data[position : position + len(write.data)]),
+                    read.en.eq(en),
+                    read.addr.eq(addr),
+                ]
+                position += len(write.data)
+                parts.append(read.data)
+            data.append(Cat(*parts))
+        return data

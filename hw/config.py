@@ -13,6 +13,7 @@ from typing import Any
 
 __all__ = [
     "BEAT_BYTES",
+    "FINISHED_TILES",
     "PRESETS",
     "AcceleratorConfig",
     "ArrayConfig",
@@ -26,6 +27,10 @@ BEAT_BYTES = 16
 
 CHANNEL_BYTES = 8
 """Bytes of one channel's parameters (bias, multiplier, shift) in memory and on chip."""
+
+FINISHED_TILES = 16
+"""Finished tiles of sums that can wait for the epilogue, and as many for the softmax unit; those in
+the array's pipeline hold a place as well."""
 
 ISA_VERSION = 5
 """Part of every configuration hash: changes whenever an instruction's layout or meaning does."""

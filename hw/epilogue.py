@@ -15,7 +15,6 @@ from amaranth.utils import ceil_log2
 from moevit.quant.formats import ACCUMULATOR, ACTIVATION, RESIDUAL, SCORE, VALUE, WEIGHT, QFormat
 from moevit.quant.gelu import GELU
 
-from .array import accumulators
 from .config import AcceleratorConfig
 from .descriptors import Kind, drain_tile
 from .interfaces import (
@@ -30,6 +29,7 @@ from .isa import ADDRESS_BITS, Destination
 from .queue import Queue
 from .regs import Error
 from .storage import Memory, Style
+from .tiles import accumulators
 
 __all__ = ["Epilogue", "gate_row", "row_scales"]
 

@@ -17,7 +17,6 @@ from moevit.quant.formats import ACTIVATION, LOGIT, MULTIPLIER_BITS, SHIFT_BITS
 from moevit.quant.pwl import RECIPROCAL
 
 from . import exp2
-from .array import accumulators, score_tile
 from .config import AcceleratorConfig
 from .epilogue import row_scales
 from .fifo import Queue
@@ -26,6 +25,7 @@ from .memories import banks
 from .pipeline import Pipeline, double_shift, round_saturate
 from .pwl import Inverse
 from .storage import BANK_BITS, Memory
+from .tiles import accumulators, score_tile
 
 __all__ = ["Unit", "weights_address"]
 

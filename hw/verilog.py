@@ -29,24 +29,30 @@ LINT_WAIVERS = {
 occurs."""
 
 
-def generate(config: AcceleratorConfig) -> str:
-    """The accelerator for ``config`` as one Verilog text, top module :data:`TOP_NAME`."""
+def generate(config: AcceleratorConfig, platform: Any = None) -> str:
+    """The accelerator for ``config`` as one Verilog text, top module :data:`TOP_NAME`.
+
+    ``platform``: brings the primitives of a board (``moevit.boards``); without one the text is
+    plain Verilog throughout.
+    """
     os.environ.setdefault("AMARANTH_USE_YOSYS", "builtin")
     from amaranth.back import verilog
 
     with _plain_memories():
-        return verilog.convert(**_design(config), emit_src=False, strip_internal_attrs=True)
+        return verilog.convert(
+            **_design(config, platform), emit_src=False, strip_internal_attrs=True
+        )
 
 
-def rtlil(config: AcceleratorConfig) -> str:
+def rtlil(config: AcceleratorConfig, platform: Any = None) -> str:
     """The same as Yosys's intermediate language, a module for each component; for synthesis."""
     from amaranth.back import rtlil
 
     with _plain_memories():
-        return rtlil.convert(**_design(config), emit_src=False)
+        return rtlil.convert(**_design(config, platform), emit_src=False)
 
 
-def _design(config: AcceleratorConfig) -> dict[str, Any]:
+def _design(config: AcceleratorConfig, platform: Any) -> dict[str, Any]:
     from amaranth.hdl._ir import PortDirection
 
     from .top import Top
@@ -56,7 +62,7 @@ def _design(config: AcceleratorConfig) -> dict[str, Any]:
         name: (signal, PortDirection.Input if is_input else PortDirection.Output)
         for name, (signal, is_input) in top.ports.items()
     }
-    return {"elaboratable": top, "name": TOP_NAME, "ports": ports}
+    return {"elaboratable": top, "name": TOP_NAME, "ports": ports, "platform": platform}
 
 
 @contextmanager
@@ -87,10 +93,10 @@ def _plain_memories() -> Iterator[None]:
             gc.enable()
 
 
-def write(config: AcceleratorConfig, folder: Path) -> list[Path]:
+def write(config: AcceleratorConfig, folder: Path, platform: Any = None) -> list[Path]:
     """Write ``moevit.v`` and ``moevit.json`` (the configuration and its hash) into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = generate(config)
+    text = generate(config, platform)
     files = {
         f"{TOP_NAME}.v": text,
         f"{TOP_NAME}.json": json.dumps(

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from moevit.hw.config import AcceleratorConfig
+from moevit.hw.config import FINISHED_TILES, AcceleratorConfig
 from moevit.hw.isa import (
     SEMAPHORES,
     Attention,
@@ -43,7 +43,6 @@ Process = Generator[Callable[[], bool], None, None]
 """Yields what it waits for, and is resumed when that holds."""
 
 _OPERAND_HALVES = 2
-_FINISHED_TILES = 8
 _SPEEDS = (0.01, 1.0, 100.0)
 _STEPS_AT_A_SPEED = 40
 
@@ -241,7 +240,7 @@ class _Machine:
             elif isinstance(i, Attention):
                 yield lambda: True
                 work = self.engines.attention_values(i, x)
-            yield from self._put(self.finished, (i, targets, x, work, last), _FINISHED_TILES)
+            yield from self._put(self.finished, (i, targets, x, work, last), FINISHED_TILES)
 
     def epilogue(self) -> Process:
         """Writes in order, then gives the tile's credit."""

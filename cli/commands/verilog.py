@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from moevit.boards import PRIMITIVES
+from moevit.boards import platform as board_platform
 from moevit.cli.errors import UserError
 from moevit.cli.options import DEFAULT_PRESET, Preset
 from moevit.cli.progress import progress
@@ -15,9 +17,21 @@ __all__ = ["command"]
 Folder = Annotated[
     Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for the two files.")
 ]
+Primitives = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="What the array's multipliers are made of: none (plain Verilog, as simulated) or "
+        "dsp48e2 (slices of UltraScale+ devices, two products each).",
+    ),
+]
 
 
-def command(preset: Preset = DEFAULT_PRESET, output: Folder = Path("verilog")) -> None:
+def command(
+    preset: Preset = DEFAULT_PRESET,
+    output: Folder = Path("verilog"),
+    primitives: Primitives = PRIMITIVES[0],
+) -> None:
     """Write the accelerator's Verilog, and its configuration as JSON.
 
     The JSON holds every size of the build and the hash that programs must carry.
@@ -25,10 +39,14 @@ def command(preset: Preset = DEFAULT_PRESET, output: Folder = Path("verilog")) -
     config = hardware_preset(preset)
     if output.exists() and not output.is_dir():
         raise UserError(f"{output}: is a file; expected a folder")
+    try:
+        platform = board_platform(primitives)
+    except ValueError as error:
+        raise UserError(f"--primitives: {error}") from None
     with progress("moevit verilog") as report:
         from moevit.hw.verilog import write
 
         report("generating", 0.0)
-        written = write(config, output)
+        written = write(config, output, platform)
     for path in written:
         typer.echo(f"{path}: {path.stat().st_size:,} bytes")

@@ -7,9 +7,9 @@ import cocotb
 import numpy as np
 from support.agents import Bench, Sink, Source, pack, reset, unpack
 
-from moevit.hw.array import accumulators, score_tile
 from moevit.hw.config import preset
 from moevit.hw.epilogue import row_scales
+from moevit.hw.tiles import accumulators, score_tile
 from moevit.quant.formats import SHIFT_BITS, Multiplier
 from moevit.quant.softmax import Softmax
 
