@@ -15,6 +15,7 @@ from moevit.sim.counters import Performance, performance
 from moevit.sim.device import Device, Result
 from moevit.sim.pool import DevicePool
 
+from .sources import in_scenes
 from .workload import Workload
 
 if TYPE_CHECKING:
@@ -194,7 +195,8 @@ def _outcome(
             raise ValueError(f"Task {result.task} has no head to show")
         device = predict(task.kind, result.planes[None], model.image)[0]
         reference = None if floats is None else predict(task.kind, floats[None], model.image)[0]
-        truth = None if picture.truth is None else getattr(picture.truth, task.kind)
+        if picture.truth is not None and in_scenes(task):
+            truth = getattr(picture.truth, task.kind)
 
     def score(prediction: Array | None) -> dict[str, float] | None:
         if prediction is None or truth is None:

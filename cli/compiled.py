@@ -13,9 +13,13 @@ from moevit.quant.network import Network
 from .errors import UserError
 from .files import readable
 from .options import DEFAULT_EXPERTS, DEFAULT_METHOD, DEFAULT_PRESET, expert_bits
+from .sources import PictureSource
 from .workload import Report, Workload
 
 __all__ = ["CompiledWorkload", "with_program"]
+
+
+_RENDERED = PictureSource()
 
 
 class CompiledWorkload(Workload):
@@ -58,6 +62,7 @@ def with_program(
     method: str | None,
     backend: str,
     report: Report,
+    source: PictureSource = _RENDERED,
 ) -> Workload:
     """The program in ``file``, and the ``model`` that it is compared with, if any.
 
@@ -71,7 +76,12 @@ def with_program(
     """
     program = Program.load(readable(file, "a program of `moevit compile`"))
     if model is None:
-        for option, value in (("--experts", experts), ("--method", method)):
+        given = None if source.is_default else source
+        for option, value in (
+            ("--experts", experts),
+            ("--method", method),
+            ("--calibration" if source.files else "--data", given),
+        ):
             if value is not None:
                 raise UserError(f"{option}: cannot be given together with --program alone")
         if backend not in ("sim", "interpreter"):
@@ -85,6 +95,7 @@ def with_program(
         preset=DEFAULT_PRESET,
         experts=experts,
         method=method,
+        source=source,
         report=report,
     )
     network = workload.network

@@ -29,6 +29,7 @@ from .errors import UserError
 from .workload import Workload
 
 if TYPE_CHECKING:
+    from moevit.model.datasets import Example
     from moevit.model.scenes import Sample
     from moevit.model.tallies import Tallies
 
@@ -37,7 +38,6 @@ __all__ = ["BEGIN", "END", "chosen_methods", "compare_methods", "markdown"]
 BEGIN, END = "<!-- methods: begin -->", "<!-- methods: end -->"
 FORMATS = {8: "W8A8", 4: "W4A8"}
 
-_SPLIT = "validation"
 _BATCH = 20
 
 Report = Callable[[str, float], None]
@@ -116,11 +116,11 @@ def compare_methods(
     seed: int = 0,
     report: Report,
 ) -> dict[str, Any]:
-    """Every method at W8A8 and W4A8 on the first ``scenes`` validation scenes.
+    """Every method at W8A8 and W4A8 on the first ``scenes`` validation pictures of the workload's
+    source.
 
     ``pictures`` ``(N, H, W, 3)`` are calibrated on. Returns plain JSON types.
     """
-    from moevit.model.data import samples
     from moevit.model.export import to_float_network
     from moevit.model.metrics import PRIMARY
 
@@ -129,12 +129,13 @@ def compare_methods(
         if task.kind not in PRIMARY:
             raise UserError(f"--compare: task {task.name} of kind {task.kind} has no score")
     network = to_float_network(workload.model)
+    chosen, scenes, origin = workload.source.validation(config, scenes)
     folders = (Path(str(p.__file__)).parent for p in (model_package, quant_package))
     key = cache.digest(
         workload.path.read_bytes(),
         cache.source_digest(*folders),
         np.ascontiguousarray(pictures).tobytes(),
-        json.dumps([_SPLIT, scenes, seed]),
+        json.dumps([origin, scenes, seed]),
     )
     rows = [(bits, name) for bits in FORMATS for name in methods]
     lazy = _Lazy(workload, network, pictures, seed)
@@ -147,7 +148,7 @@ def compare_methods(
 
         def make(folder: Path, bits: int = bits, name: str = name, told: Report = told) -> None:
             if lazy.exact is None:
-                lazy.prepare(list(samples(_SPLIT, scenes, *config.image)), report)
+                lazy.prepare(list(chosen), report)
             row = lazy.row(name, bits, told)
             (folder / "row.json").write_text(json.dumps(row))
 
@@ -170,10 +171,10 @@ class _Lazy:
         self.pictures, self.seed = pictures, seed
         self.exact: Tallies | None = None
         self.routing: Routing = {}
-        self.scenes: list[Sample] = []
+        self.scenes: list[Sample | Example] = []
         self.calibration: Calibration | None = None
 
-    def prepare(self, scenes: list[Sample], report: Report) -> None:
+    def prepare(self, scenes: list[Sample | Example], report: Report) -> None:
         from moevit.model.tallies import tally
 
         total = len(scenes)

@@ -20,6 +20,7 @@ from .files import atomic_path, write_json
 
 if TYPE_CHECKING:
     from moevit.model.config import ModelConfig
+    from moevit.model.datasets import Example
     from moevit.model.scenes import Sample
 
 __all__ = ["draw_report", "measure_report"]
@@ -36,7 +37,7 @@ def measure_report(
     calibration: Calibration,
     options: Options,
     config: ModelConfig,
-    scenes: list[Sample],
+    scenes: list[Sample | Example],
     report: Report,
 ) -> dict[str, Any]:
     """Sensitivity of each part and the integers against float, on ``scenes``; plain JSON types.
@@ -88,7 +89,9 @@ def _order(comparison: Comparison) -> list[str]:
 class _Scores:
     """Outputs and, where tasks have scores, delta-m of a changed network against the float one."""
 
-    def __init__(self, network: FloatNetwork, config: ModelConfig, scenes: list[Sample]) -> None:
+    def __init__(
+        self, network: FloatNetwork, config: ModelConfig, scenes: list[Sample | Example]
+    ) -> None:
         from moevit.model.metrics import PRIMARY
 
         self.network, self.config, self.scenes = network, config, scenes
@@ -105,6 +108,7 @@ class _Scores:
         return {task: np.concatenate([f[task] for f in found]) for task in network.tasks}
 
     def results(self, outputs: dict[str, Any]) -> Any:
+        from moevit.model.evaluate import truth_of
         from moevit.model.metrics import scorer
         from moevit.model.tasks import predict
 
@@ -121,7 +125,7 @@ class _Scores:
                 scale=1.0,
                 grid=self.network.geometry.grid,
             )
-            truth = np.stack([getattr(scene, task.kind) for scene in self.scenes])
+            truth = np.stack([truth_of(scene, task.kind) for scene in self.scenes])
             tally.update(predict(task.kind, raw, self.config.image), truth)
             results[task.name] = tally.result()
         return results

@@ -11,18 +11,18 @@ import numpy as np
 
 from moevit import model as model_package
 from moevit.model.evaluate import Backend, Results, evaluate, float_backend
-from moevit.model.metrics import delta_m
+from moevit.model.metrics import PRIMARY, delta_m
 from moevit.quant.golden import Golden
 from moevit.sim import cache
 from moevit.sim.device import Result
 from moevit.sim.pool import DevicePool
 
 from .comparison import device_maker, expected_cycles
+from .errors import UserError
 from .workload import Workload
 
-__all__ = ["SPLIT", "score"]
+__all__ = ["score"]
 
-SPLIT = "validation"
 _BATCH = 20
 
 Report = Callable[[str, float], None]
@@ -79,17 +79,18 @@ def _float_results(
 ) -> Results:
     """The float model's scores, from the cache when they are known."""
     folder = Path(str(model_package.__file__)).parent
+    config = workload.model_config
+    pictures, images, about = workload.source.validation(config, images)
     key = cache.digest(
-        workload.path.read_bytes(), cache.source_digest(folder), json.dumps([SPLIT, images, *tasks])
+        workload.path.read_bytes(), cache.source_digest(folder), json.dumps([about, images, *tasks])
     )
 
     def make(entry: Path) -> None:
         results = evaluate(
             float_backend(workload.model),
-            workload.model_config,
+            config,
             tasks=tasks,
-            split=SPLIT,
-            count=images,
+            source=pictures,
             batch=_BATCH,
             on_progress=lambda done: report(f"float model ({done}/{images})", done / images),
         )
@@ -109,11 +110,17 @@ def score(
     jobs: int = 2,
     report: Report = lambda _what, _share: None,
 ) -> tuple[Results, float | None]:
-    """Metrics of ``tasks`` on the first ``images`` validation scenes, and delta-m in percent.
+    """Metrics of ``tasks`` on the first ``images`` validation pictures of the workload's source,
+    and delta-m in percent.
 
-    Delta-m is M3ViT's, with the float model on the same scenes as the reference: below 0 is worse
+    Delta-m is M3ViT's, with the float model on the same pictures as the reference: below 0 is worse
     than float. None for a network without a float model.
     """
+    config = workload.model_config
+    chosen = tuple(config.task(name) for name in tasks)
+    for task in chosen:
+        if task.kind not in PRIMARY:
+            raise UserError(f"Task {task.name} of kind {task.kind} has no truth to score it on")
     share = 0.0 if workload.quantised else 0.3 if backend != "torch" else 1.0
     reference = None
     if not workload.quantised or backend == "torch":
@@ -126,7 +133,7 @@ def score(
     )
     if reference is None:
         return results, None
-    kinds = {task: workload.model_config.task(task).kind for task in tasks}
+    kinds = {task.name: task.kind for task in chosen}
     return results, delta_m(results, reference, kinds)
 
 
@@ -139,6 +146,7 @@ def _device_results(
     report: Report,
 ) -> Results:
     config = workload.model_config
+    pictures, images, _ = workload.source.validation(config, images)
     total = expected_cycles(workload, tasks) * images
 
     def on_cycles(cycles: int) -> None:
@@ -149,8 +157,7 @@ def _device_results(
             scored,
             config,
             tasks=tasks,
-            split=SPLIT,
-            count=images,
+            source=pictures,
             batch=_BATCH,
             on_progress=lambda done: report(f"{images} pictures on {backend}", done / images),
         )

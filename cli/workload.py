@@ -12,8 +12,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from moevit import model as model_package
 from moevit import quant as quant_package
 from moevit.compiler import Program, compile_network
@@ -29,6 +27,7 @@ from moevit.sim.backends import Forward
 from .errors import UserError
 from .files import readable
 from .options import DEFAULT_EXPERTS, DEFAULT_METHOD, check_method, expert_bits
+from .sources import PictureSource
 
 if TYPE_CHECKING:  # torch is imported by those who use it
     from moevit.model.m3vit import M3ViT
@@ -42,7 +41,6 @@ __all__ = [
     "CALIBRATION_IMAGES",
     "Workload",
     "calibrate_model",
-    "calibration_pictures",
     "quantise_model",
 ]
 
@@ -51,35 +49,29 @@ CALIBRATION_IMAGES = 64
 
 Report = Callable[[str, float], None]
 
+_RENDERED = PictureSource()
+
 
 def _silent(_what: str, _share: float) -> None:
     pass
 
 
-def calibration_pictures(config: ModelConfig, images: int, report: Report = _silent) -> Any:
-    """``images`` pictures ``(N, H, W, 3)`` uint8 to calibrate on."""
-    from moevit.model.scenes import scene
-
-    if images < 1:
-        raise UserError(f"Calibration needs at least one picture, not {images}")
-    height, width = config.image
-    pictures = []
-    for index in range(images):
-        report(f"rendering scenes ({index}/{images})", index / images)
-        pictures.append(scene("calibration", index, height, width).image)
-    return np.stack(pictures)
-
-
 def calibrate_model(
-    model: M3ViT, *, images: int = CALIBRATION_IMAGES, seed: int = 0, report: Report = _silent
+    model: M3ViT,
+    *,
+    images: int = CALIBRATION_IMAGES,
+    seed: int = 0,
+    source: PictureSource = _RENDERED,
+    report: Report = _silent,
 ) -> tuple[FloatNetwork, Calibration]:
     """A trained model's float parameters and what they do on calibration pictures."""
     from moevit.model.export import to_float_network
     from moevit.quant.calibrate import calibrate
 
-    pictures = calibration_pictures(
+    pictures = source.calibration(
         model.config, images, lambda text, share: report(text, 0.4 * share)
     )
+    images = len(pictures)
     network = to_float_network(model)
 
     def done(count: int) -> None:
@@ -95,13 +87,18 @@ def quantise_model(
     images: int = CALIBRATION_IMAGES,
     seed: int = 0,
     options: Options | None = None,
+    source: PictureSource = _RENDERED,
     report: Report = _silent,
 ) -> Network:
-    """Calibrate a trained model on scenes and make it integer."""
+    """Calibrate a trained model on at most ``images`` pictures and make it integer."""
     from moevit.quant.ptq import quantise
 
     network, calibration = calibrate_model(
-        model, images=images, seed=seed, report=lambda text, share: report(text, 0.5 * share)
+        model,
+        images=images,
+        seed=seed,
+        source=source,
+        report=lambda text, share: report(text, 0.5 * share),
     )
     report("searching scales", 0.5)
     quantised = quantise(network, calibration, options)
@@ -128,6 +125,8 @@ class Workload:
         quantised network has what it has.
     method:
         Of quantisation, for a checkpoint (`moevit.quant.methods`). By default the default one.
+    source:
+        Pictures that a checkpoint is calibrated on. By default rendered scenes.
     report:
         Told of quantisation's progress.
 
@@ -136,8 +135,8 @@ class Workload:
     ValueError
         For an unknown size or preset, and a size without a shipped model.
     UserError
-        For an unknown format or method, one asked of a network that is quantised already, and an
-        image size asked of a model that has its own.
+        For an unknown format or method, one asked of a network that is quantised already, pictures
+        to calibrate such a network on, and an image size asked of a model that has its own.
     """
 
     def __init__(
@@ -149,12 +148,13 @@ class Workload:
         experts: str | None = None,
         method: str | None = None,
         image: tuple[int, int] | None = None,
+        source: PictureSource = _RENDERED,
         report: Report = _silent,
     ) -> None:
         self.config: AcceleratorConfig = hardware_preset(preset)
         self.expert_bits = expert_bits(experts or DEFAULT_EXPERTS)
         self.method = check_method(method or DEFAULT_METHOD)
-        self.report = report
+        self.report, self.source = report, source
         model_preset(size)
         self._random: Reference | None = None
         if image is not None:
@@ -179,6 +179,11 @@ class Workload:
         if self.quantised and method is not None:
             raise UserError(
                 f"--method: {self.path} is quantised already; expected a checkpoint with {method}"
+            )
+
+        if self.quantised and source.files:
+            raise UserError(
+                f"--calibration: {self.path} is quantised already; expected a checkpoint"
             )
 
     @functools.cached_property
@@ -249,12 +254,15 @@ class Workload:
             self.path.read_bytes(),
             cache.source_digest(*folders),
             f"{CALIBRATION_IMAGES}, {self.expert_bits}, {self.method}",
+            self.source.key(),
         )
         name = "network.safetensors"
 
         def make(folder: Path) -> None:
             self.report("loading the model", 0.0)
-            network = quantise_model(self.model, options=self.options, report=self.report)
+            network = quantise_model(
+                self.model, options=self.options, source=self.source, report=self.report
+            )
             save_network(network, folder / name)
 
         def waiting() -> None:

@@ -23,11 +23,11 @@ from torch import multiprocessing
 from .batches import Ahead, Batches, Pictures, Scenes, Source
 from .checkpoint import remove_partial, write_atomically
 from .data import Cache
-from .datasets import open_dataset
+from .datasets import open_for
 from .evaluate import Results
 from .parallel import Member, joined
 from .stopping import Stop, Stopped
-from .trainer import Trainer, wanted
+from .trainer import Trainer
 from .training import SCENES, TrainConfig, learning_rate
 from .watching import Watch
 
@@ -137,10 +137,9 @@ def _open(config: TrainConfig) -> Source:
     if config.data == SCENES:
         return Scenes(Cache.open("train", config.scenes, *config.model.image))
     assert config.root is not None
-    kinds, classes = wanted(config.model)
-    data = open_dataset(config.data, config.root, "train", kinds=kinds, classes=classes)
+    data = open_for(config.data, config.root, "train", config.model.tasks)
     if config.validation:  # a mistake is better found now
-        open_dataset(config.data, config.root, "validation", kinds=kinds, classes=classes)
+        open_for(config.data, config.root, "validation", config.model.tasks)
     return Pictures(data, config.model.image)
 
 

@@ -17,7 +17,7 @@ from .batches import Batch
 from .checkpoint import store, write_atomically
 from .config import ModelConfig
 from .data import samples
-from .datasets import open_dataset
+from .datasets import open_for
 from .evaluate import Results, Sampled, evaluate, fitted, float_backend
 from .losses import RECIPES, counts, task_loss
 from .m3vit import M3ViT
@@ -221,7 +221,9 @@ class Trainer:
         backend = float_backend(self.result.eval())
         source: Sampled = samples("validation", count, *config.model.image)
         if config.data != SCENES:
-            source = fitted(open_validation(config), config.model, count)
+            assert config.root is not None
+            data = open_for(config.data, config.root, "validation", config.model.tasks)
+            source = fitted(data, config.model, count)
         return evaluate(backend, config.model, count=count, source=source, on_progress=on_progress)
 
     def publish(self) -> None:
@@ -234,17 +236,3 @@ class Trainer:
         if math.isfinite(report["total"]):
             return True
         return self.scaler.is_enabled() and self.scaler.get_scale() >= 1
-
-
-def open_validation(config: TrainConfig) -> Any:
-    """The validation split of a configuration's data set."""
-    assert config.root is not None
-    kinds, classes = wanted(config.model)
-    return open_dataset(config.data, config.root, "validation", kinds=kinds, classes=classes)
-
-
-def wanted(model: ModelConfig) -> tuple[list[str], int | None]:
-    """Kinds of a model's tasks, each once, and the classes of its segmentation."""
-    classes = [task.channels for task in model.tasks if task.kind == "segmentation"]
-    kinds = list(dict.fromkeys(task.kind for task in model.tasks))
-    return kinds, classes[0] if classes else None

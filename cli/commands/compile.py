@@ -23,6 +23,7 @@ from moevit.cli.options import (
     parse_image_size,
 )
 from moevit.cli.progress import progress
+from moevit.cli.sources import CalibrationFiles, Data, Root, picture_source
 from moevit.cli.workload import Workload
 from moevit.compiler.schedule import DEFAULT_THRESHOLD
 
@@ -50,6 +51,9 @@ def command(
     task: Task = ALL_TASKS,
     output: Output = Path("program.moevit"),
     threshold: Threshold = DEFAULT_THRESHOLD,
+    data: Data = "scenes",
+    root: Root = None,
+    calibration: CalibrationFiles = None,
     as_json: Json = False,
 ) -> None:
     """Make a program for the accelerator from a quantised model.
@@ -65,6 +69,7 @@ def command(
             experts=experts,
             method=method,
             image=parse_image_size(image_size),
+            source=picture_source(data, root, calibration),
             report=report,
         )
         tasks = chosen_tasks(task, workload.network.tasks)

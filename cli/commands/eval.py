@@ -25,6 +25,7 @@ from moevit.cli.options import (
     chosen_tasks,
 )
 from moevit.cli.progress import progress
+from moevit.cli.sources import CalibrationFiles, Data, Root, picture_source
 from moevit.cli.workload import Workload
 from moevit.sim.backends import BACKENDS
 
@@ -56,26 +57,36 @@ def command(
     model: Model = None,
     experts: Experts = None,
     method: Method = None,
+    data: Data = "scenes",
+    root: Root = None,
+    calibration: CalibrationFiles = None,
     jobs: Jobs = 0,
     as_json: Json = False,
 ) -> None:
-    """Score a model on rendered validation pictures, with any backend.
+    """Score a model on rendered validation pictures or those of a data set, with any backend.
 
     mIoU (higher is better), depth RMSE in metres and delta1, mean angle of normals in degrees, F
-    of edges, largest F of saliency; and delta-m, the mean relative gain in percent over the float
-    model on the same pictures.
+    of edges, largest F of saliency (docs/training.md has all of them); and delta-m, the mean
+    relative gain in percent over the float model on the same pictures.
     """
     check_backend(backend, BACKENDS)
     with progress("moevit eval", quiet=as_json) as report:
         from moevit.cli.scoring import score  # torch, after the options are known to be right
 
         workload = Workload(
-            size=size, model=model, preset=preset, experts=experts, method=method, report=report
+            size=size,
+            model=model,
+            preset=preset,
+            experts=experts,
+            method=method,
+            source=picture_source(data, root, calibration),
+            report=report,
         )
         if workload.quantised and backend == "torch":
             raise UserError(f"{workload.path}: is quantised; backend torch needs a checkpoint")
-        count = images or _IMAGES[backend]
         tasks = chosen_tasks(task, workload.model_config.task_names)
+        config = workload.model_config
+        _, count, _ = workload.source.validation(config, images or _IMAGES[backend])
         results, gain = score(
             workload,
             tasks,
@@ -86,6 +97,8 @@ def command(
         )
     if as_json:
         found = {"backend": backend, "images": count, "tasks": results, "delta_m": gain}
+        if data != "scenes":
+            found["data"] = data
         typer.echo(json.dumps(found, indent=2))
         return
     table = Table(title=f"{backend} on {count} validation pictures", title_justify="left")

@@ -20,12 +20,8 @@ from moevit.cli.options import (
     Size,
 )
 from moevit.cli.progress import Report, progress
-from moevit.cli.workload import (
-    CALIBRATION_IMAGES,
-    Workload,
-    calibrate_model,
-    calibration_pictures,
-)
+from moevit.cli.sources import CalibrationFiles, Data, Root, picture_source
+from moevit.cli.workload import CALIBRATION_IMAGES, Workload, calibrate_model
 
 __all__ = ["command"]
 
@@ -39,9 +35,7 @@ File = Annotated[
 Output = Annotated[
     Path, typer.Option("-o", "--output", metavar="FILE", help="Quantised network (safetensors).")
 ]
-Images = Annotated[
-    int, typer.Option(metavar="N", min=1, help="Rendered scenes to calibrate on (pictures).")
-]
+Images = Annotated[int, typer.Option(metavar="N", min=1, help="Pictures to calibrate on, at most.")]
 Clip = Annotated[
     str | None,
     typer.Option(
@@ -127,6 +121,9 @@ def command(
     model: Model = None,
     output: Output = Path("network.safetensors"),
     images: Images = CALIBRATION_IMAGES,
+    data: Data = "scenes",
+    root: Root = None,
+    calibration: CalibrationFiles = None,
     experts: Experts = None,
     method: Method = None,
     clip: Clip = None,
@@ -145,8 +142,9 @@ def command(
     """Calibrate a trained model and make it integer.
 
     Weights and activations get 8 bits (experts' weights 4 with --experts int4), the residual
-    stream 16. The result goes to `moevit compile` and, as --model, to `moevit run` and `moevit
-    eval`.
+    stream 16. Ranges come from rendered scenes, from the training pictures of a data set (--data)
+    or from pictures of your own (--calibration). The result goes to `moevit compile` and, as
+    --model, to `moevit run` and `moevit eval`.
     """
     if file is not None and model is not None:
         raise UserError(f"--model: {model} beside {file}; expected one of the two")
@@ -159,6 +157,7 @@ def command(
             preset=DEFAULT_PRESET,
             experts=experts,
             method=method,
+            source=picture_source(data, root, calibration),
             report=report,
         )
         if workload.quantised:
@@ -203,7 +202,6 @@ def _quantise(
     report: Report,
 ) -> tuple[str, dict[str, Any]]:
     from moevit.cli.quant_report import draw_report, measure_report
-    from moevit.model.scenes import scene
     from moevit.quant.io import save_network
     from moevit.quant.ptq import quantise
 
@@ -214,6 +212,7 @@ def _quantise(
             workload.model,
             images=images,
             seed=seed,
+            source=workload.source,
             report=lambda text, done: report(text, 0.5 * share * done),
         )
         report("searching scales and rounding", 0.5 * share)
@@ -221,7 +220,7 @@ def _quantise(
         save_network(network, partial)
     found = {
         "output": str(output),
-        "images": images,
+        "images": calibration.images,
         "tasks": list(network.tasks),
         "bytes": output.stat().st_size,
         "options": network.meta["quantisation"],
@@ -229,13 +228,13 @@ def _quantise(
     text = f"{output}: {found['bytes']:,} bytes, tasks {', '.join(network.tasks)}"
     if folder is not None:
         config = workload.model_config
-        count = scenes or _REPORT_SCENES
+        scored, _, _ = workload.source.validation(config, scenes or _REPORT_SCENES)
         measured = measure_report(
             exact,
             calibration,
             options,
             config,
-            [scene("validation", index, *config.image) for index in range(count)],
+            list(scored),
             lambda what, done: report(what, share + (0.97 - share) * done),
         )
         report("drawing", 0.98)
@@ -263,7 +262,7 @@ def _compare(
         insert(docs, "", BEGIN, END)  # whether it can be done: before all the work, not after
     found = compare_methods(
         workload,
-        calibration_pictures(
+        workload.source.calibration(
             workload.model_config, images, lambda text, done: report(text, 0.02 * done)
         ),
         methods=methods,

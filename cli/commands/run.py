@@ -30,6 +30,7 @@ from moevit.cli.options import (
 )
 from moevit.cli.progress import progress
 from moevit.cli.report import tables, write_panel, write_values
+from moevit.cli.sources import CalibrationFiles, Data, Root, picture_source
 from moevit.cli.workload import Workload
 from moevit.model.config import TOKEN_KINDS, ModelConfig
 from moevit.model.scenes import scene as render
@@ -76,6 +77,9 @@ def command(
     model: Model = None,
     experts: Experts = None,
     method: Method = None,
+    data: Data = "scenes",
+    root: Root = None,
+    calibration: CalibrationFiles = None,
     program: File = None,
     scene: Scene = 0,
     output: Folder = Path("out"),
@@ -85,13 +89,20 @@ def command(
     """Run tasks on pictures and compare the device with the golden model, bit for bit.
 
     Writes a panel for each picture: input, the device's predictions, the float model's, and the
-    truth where it is known. Tokens and logits go to NumPy files. Times are cycles at the preset's
-    target clock. A compiled program runs with --program. The exit status is 1 if an integer differs
-    from the golden model's.
+    truth where it is known. A checkpoint is calibrated on rendered scenes, the training pictures of
+    --data or those of --calibration. Tokens and logits go to NumPy files. Times are cycles at the
+    preset's target clock. A compiled program runs with --program. The exit status is 1 if an
+    integer differs from the golden model's.
     """
     check_backend(backend, BACKENDS)
     with progress("moevit run", quiet=as_json) as report:
-        about: dict[str, Any] = {"experts": experts, "method": method, "report": report}
+        source = picture_source(data, root, calibration)
+        about: dict[str, Any] = {
+            "experts": experts,
+            "method": method,
+            "source": source,
+            "report": report,
+        }
         if program is None:
             workload = Workload(size=size, model=model, preset=preset, **about)
             tasks = chosen_tasks(task, workload.model_config.task_names)

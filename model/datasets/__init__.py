@@ -11,7 +11,7 @@ from .cityscapes import Cityscapes
 from .nyud import Nyud
 from .pascal_context import PascalContext
 
-__all__ = ["NAMES", "SPLITS", "Dataset", "Example", "open_dataset", "tasks_of"]
+__all__ = ["NAMES", "SPLITS", "Dataset", "Example", "open_dataset", "open_for", "tasks_of"]
 
 _KINDS: dict[str, type[Dataset]] = {
     "nyud": Nyud,
@@ -21,6 +21,23 @@ _KINDS: dict[str, type[Dataset]] = {
 
 NAMES = tuple(_KINDS)
 """Names that :func:`open_dataset` knows."""
+
+
+def open_for(name: str, root: Path, split: str, tasks: Sequence[TaskConfig]) -> Dataset:
+    """The data set with the truths of a model's ``tasks``, and as many classes as theirs.
+
+    Raises ``ValueError`` as :func:`open_dataset`, and for tasks whose channels are not the data's.
+    """
+    kinds = list(dict.fromkeys(task.kind for task in tasks))
+    classes = [task.channels for task in tasks if task.kind == "segmentation"]
+    data = open_dataset(name, root, split, kinds=kinds, classes=classes[0] if classes else None)
+    for task in tasks:
+        if task.channels != data.channels[task.kind]:
+            raise ValueError(
+                f"{data.TITLE} has {data.channels[task.kind]} channels of {task.kind}, not "
+                f"{task.channels} as task {task.name}"
+            )
+    return data
 
 
 def tasks_of(name: str, root: Path, stride: int) -> tuple[TaskConfig, ...]:

@@ -1,0 +1,199 @@
+"""A data set from its folder to the accelerator: train, eval, quantize, compile, run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.datasets import WRITERS, write_nyud
+
+from moevit.cli.sources import PictureSource, picture_source
+from moevit.model.config import PRESETS, ModelConfig
+
+
+@pytest.fixture(autouse=True)
+def micro(monkeypatch: pytest.MonkeyPatch) -> ModelConfig:
+    """A size of 16 x 32 pixels, beside the shipped ones."""
+    config = dataclasses.replace(
+        PRESETS["nano"],
+        name="micro",
+        image=(16, 32),
+        dim=16,
+        depth=2,
+        heads=2,
+        mlp_ratio=2.0,
+        experts=3,
+        expert_hidden=16,
+    )
+    monkeypatch.setitem(PRESETS, "micro", config)
+    return config
+
+
+TRAIN = ["--size", "micro", "--steps", 3, "--batch", 1, "--warmup", 1, "--threads", 1]
+
+
+@pytest.mark.parametrize("name", list(WRITERS))
+def test_from_the_folder_to_the_device(name: str, moevit, tmp_path: Path) -> None:
+    root = WRITERS[name](tmp_path / "data")
+    given = ["--data", name, "--root", root]
+    status, out, err = moevit("train", *given, *TRAIN, "--log-every", 1, "-o", "m.safetensors")
+    assert status == 0, err
+    assert "m.safetensors: trained for 3 steps" in out
+    assert "step 1/3: loss " in err and "left" in err and "step 3/3: validation: " in err
+    status, out, err = moevit("eval", "--model", "m.safetensors", "--json", *given)
+    assert status == 0, err
+    exact = json.loads(out)
+    assert exact["images"] == 3 and exact["data"] == name and exact["delta_m"] == 0
+    status, out, err = moevit(
+        "eval", "--model", "m.safetensors", "--json", *given, "--backend", "golden"
+    )
+    assert status == 0, err
+    golden = json.loads(out)
+    assert golden["tasks"].keys() == exact["tasks"].keys()
+    for task, metrics in golden["tasks"].items():
+        assert metrics.keys() == exact["tasks"][task].keys()
+        assert np.isfinite(list(metrics.values())).all()
+    picture = next(root.rglob("*.jpg"), None) or next((root / "leftImg8bit").rglob("*.png"))
+    status, out, err = moevit(
+        *("run", picture, "--model", "m.safetensors", "--preset", "micro", "--json"),
+        *("--backend", "interpreter", *given),
+    )
+    assert status == 0, err
+    results = json.loads(out)["results"]
+    assert [r["task"] for r in results] == list(exact["tasks"])
+    assert all(r["bit_exact"] for r in results)
+    assert (tmp_path / "out").is_dir()
+
+
+def test_training_prints_json_lines(moevit, tmp_path: Path) -> None:
+    write_nyud(tmp_path / "data")
+    given = ["--data", "nyud", "--root", "data", "--task", "depth,normals"]
+    status, out, err = moevit(
+        "train", *given, *TRAIN, "--json", "--log-every", 2, "--image-size", "32x32"
+    )
+    assert (status, err) == (0, "")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [line.get("step") for line in lines] == [2, 3, 3, None]
+    assert set(lines[-1]["tasks"]) == {"depth", "normals"}
+    assert set(lines[0]) > {"depth", "normals", "total", "rate", "gradient", "seconds"}
+
+
+def test_ctrl_c_says_how_to_go_on(moevit, tmp_path: Path, monkeypatch) -> None:
+    from moevit.model.trainer import Trainer
+
+    write_nyud(tmp_path / "data")
+    arguments = ["train", "--data", "nyud", "--root", "data", *TRAIN]
+    advance = Trainer.advance
+    monkeypatch.setattr(
+        Trainer, "advance", lambda self, batch, *, stop: advance(self, batch, stop=True)
+    )
+    status, out, err = moevit(*arguments)
+    assert (status, out) == (130, "")
+    assert "model.safetensors: stopped after step 1 of 3, all saved; the same command" in err
+    assert "--resume goes on" in err
+    monkeypatch.setattr(Trainer, "advance", advance)
+    status, out, err = moevit(*arguments, "--resume")
+    assert status == 0 and "trained for 3 steps" in out
+
+
+def test_calibration_on_your_own_pictures(moevit, checkpoint: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for n in range(5):
+        pixels = rng.integers(0, 256, (20 + n, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{n}.png")
+    (folder / "notes.txt").write_text("not a picture")
+    given = ["--model", checkpoint, "--json"]
+    status, out, err = moevit("quantize", *given, "--calibration", folder, "-o", "a.safetensors")
+    assert status == 0, err
+    assert json.loads(out)["images"] == 5
+    files = [word for n in range(5) for word in ("--calibration", folder / f"{n}.png")]
+    status, out, err = moevit("quantize", *given, *files, "-o", "b.safetensors")
+    assert status == 0, err
+    assert Path("a.safetensors").read_bytes() == Path("b.safetensors").read_bytes()
+    status, _, err = moevit("quantize", *given, "-o", "c.safetensors")
+    assert status == 0, err
+    assert Path("a.safetensors").read_bytes() != Path("c.safetensors").read_bytes()
+    micro = ["--preset", "micro", "--calibration", folder]
+    status, out, err = moevit("compile", *given, *micro, "-o", "a.program")
+    assert status == 0, err
+    status, out, err = moevit("run", *given, *micro, "--backend", "interpreter", folder / "1.png")
+    assert status == 0, err
+    assert all(r["bit_exact"] for r in json.loads(out)["results"])
+    status, _, err = moevit("compile", "--model", "a.safetensors", *micro)
+    assert status == 2 and "--calibration: a.safetensors is quantised already" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--data", "nyud"], "--root: data nyud needs its folder"),
+        (["train", "--data", "nyud", "--root", "no"], "no: no such folder; expected that of"),
+        (["train", "--data", "kitti", "--root", "."], "must be one of nyud, pascal_context"),
+        (["train", "--root", "."], "data scenes needs no root, not ."),
+        (["train", "--data", "nyud", "--root", "."], ".: lacks gt_sets, images, segmentation"),
+        (
+            ["train", "--data", "cityscapes", "--root", ".", "--task", "normals"],
+            "--task: unknown task 'normals'; expected segmentation, depth, all",
+        ),
+        (["eval", "--data", "nyud"], "--root: data nyud needs its folder"),
+        (["eval", "--root", "."], "--root: . needs --data"),
+        (["eval", "--data", "kitti", "--root", "."], "--data: unknown data set 'kitti'"),
+        (["quantize", "--calibration", "x.png"], "x.png: no such file"),
+        (["compile", "--calibration", "."], ".: has no pictures; expected files ending in .png"),
+        (
+            ["run", "--data", "nyud", "--root", ".", "--calibration", "."],
+            "--calibration: cannot be given together with --data",
+        ),
+    ],
+)
+def test_mistakes_are_named(arguments, message: str, moevit, tmp_path: Path) -> None:
+    status, out, err = moevit(*arguments)
+    assert (status, out) == (2, "") and message in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.glob("*.safetensors")) and not list(tmp_path.glob("*.state"))
+
+
+def test_scenes_do_not_score_what_they_do_not_know(moevit, checkpoint, tmp_path: Path) -> None:
+    root = write_nyud(tmp_path / "data")
+    given = ["--data", "nyud", "--root", root, *TRAIN, "--validation", 0]
+    assert moevit("train", *given, "-o", "m.safetensors")[0] == 0
+    status, _, err = moevit("eval", "--model", "m.safetensors")
+    assert status == 2
+    assert "rendered scenes have no truth for task segmentation, segmentation of 40" in err
+    status, _, err = moevit("eval", "--model", checkpoint, "--data", "nyud", "--root", root)
+    assert status == 2 and "NYUD-v2 has 40 classes, not 10" in err
+    status, _, err = moevit(
+        *("run", "--model", "m.safetensors", "--preset", "micro", "--backend", "golden")
+    )
+    assert status == 0, err
+
+
+def test_the_key_follows_the_files(tmp_path: Path) -> None:
+    root = write_nyud(tmp_path / "data")
+    source = picture_source("nyud", root)
+    assert source.key() == picture_source("nyud", root).key()
+    other = shutil.copytree(root, tmp_path / "other")
+    assert source.key() != picture_source("nyud", other).key()
+    assert picture_source().key() == "" and picture_source().is_default
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    first = picture_source(files=[tmp_path / "a.png"]).key()
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "a.png")
+    assert first != picture_source(files=[tmp_path / "a.png"]).key()
+
+
+def test_calibration_pictures_are_spread(tmp_path: Path, micro: ModelConfig) -> None:
+    for n in range(10):
+        Image.new("RGB", (32, 16), (n, n, n)).save(tmp_path / f"{n}.png")
+    source = picture_source(files=[tmp_path])
+    assert source.calibration(micro, 4)[:, 0, 0, 0].tolist() == [0, 2, 5, 7]
+    assert len(source.calibration(micro, 64)) == 10
+    assert PictureSource().describe(3) == "3 rendered scenes"
+    with pytest.raises(ValueError, match="at least one picture, not 0"):
+        source.calibration(micro, 0)
