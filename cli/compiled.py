@@ -80,7 +80,7 @@ def with_program(
         for option, value in (
             ("--experts", experts),
             ("--method", method),
-            ("--calibration" if source.files else "--data", given),
+            (source.option, given),
         ):
             if value is not None:
                 raise UserError(f"{option}: cannot be given together with --program alone")

@@ -64,6 +64,11 @@ class PictureSource:
         """Whether nothing was asked for."""
         return self.data == SCENES and not self.files
 
+    @property
+    def option(self) -> str:
+        """The option that chose it."""
+        return "--calibration" if self.files else "--data"
+
     def describe(self, images: int) -> str:
         """What `images` pictures to calibrate on are, for people."""
         if self.files:

@@ -158,7 +158,9 @@ class Workload:
         model_preset(size)
         self._random: Reference | None = None
         if image is not None:
-            for option, value in (("--model", model), ("--method", method)):
+            pictures = None if source.is_default else source
+            about = (("--model", model), ("--method", method), (source.option, pictures))
+            for option, value in about:
                 if value is not None:
                     raise UserError(f"--image-size: cannot be given together with {option}")
             from .reference import Reference

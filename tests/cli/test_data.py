@@ -148,6 +148,10 @@ def test_calibration_on_your_own_pictures(moevit, checkpoint: Path, tmp_path: Pa
         (["quantize", "--calibration", "x.png"], "x.png: no such file"),
         (["compile", "--calibration", "."], ".: has no pictures; expected files ending in .png"),
         (
+            ["compile", "--image-size", "128x256", "--data", "nyud", "--root", "."],
+            "--image-size: cannot be given together with --data",
+        ),
+        (
             ["run", "--data", "nyud", "--root", ".", "--calibration", "."],
             "--calibration: cannot be given together with --data",
         ),
