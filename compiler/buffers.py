@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from moevit.hw.config import AcceleratorConfig
-from moevit.quant.network import Mlp, Moe, Network
+from moevit.quant.network import Head, Mlp, Moe, Network
 from moevit.quant.rescale import Rescale
 
 from .layout import Shapes, ceil_div
@@ -20,6 +20,13 @@ def gates_ahead(network: Network) -> dict[int, Rescale]:
     return {index: ahead for index, ahead in found.items() if ahead is not None}
 
 
+def _head_words(head: Head, row: int, s: Shapes) -> int:
+    """Activation words of a head's outputs, ``row`` a row, and of what it makes first."""
+    if head.mean is not None:
+        return s.mean_words + row
+    return row * (1 if head.class_token else s.geometry.patches)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Buffers:
     """Sizes that follow from the network alone; activation words unless another unit is named.
@@ -28,7 +35,8 @@ class Buffers:
     dense part and the widest expert, 0 without one. ``head``, ``head_row``: outputs of the largest
     head, and of its widest row. ``norms``: number of norms. ``experts``, ``top_k``: largest.
     ``depth``: of the longest contraction. ``router_rows``: weight rows of the largest router.
-    ``gates``: mixtures whose gate reads the residual stream in front of the block.
+    ``gates``: mixtures whose gate reads the residual stream in front of the block. ``means``:
+    whether a head reads the mean of the patches.
     """
 
     shapes: Shapes
@@ -43,6 +51,7 @@ class Buffers:
     depth: int
     router_rows: int
     gates: int
+    means: bool
 
     @property
     def config(self) -> AcceleratorConfig:
@@ -91,14 +100,16 @@ class Buffers:
             pixels=s.geometry.patches * s.patch_chunks,
             hidden=hidden,
             expert=expert,
-            head=max(
-                (w * (1 if h.class_token else s.geometry.patches) for h, w in heads), default=0
-            ),
+            head=max((_head_words(h, w, s) for h, w in heads), default=0),
             head_row=max((w for _, w in heads), default=0),
             norms=2 * len(network.blocks) + (network.norm is not None),
             experts=max((len(m.experts) for m in moes), default=0),
             top_k=max((m.gate.k for m in moes), default=0),
-            depth=max(s.patch_chunks, s.chunks, s.attention_chunks, hidden, expert),
+            depth=max(
+                *(s.patch_chunks, s.chunks, s.attention_chunks, hidden, expert),
+                *(h.tokens * s.chunks for h, _ in heads),
+            ),
             router_rows=logits * s.chunks,
             gates=len(gates_ahead(network)),
+            means=any(h.mean is not None for h, _ in heads),
         )

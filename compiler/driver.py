@@ -28,7 +28,8 @@ def useful_macs(network: Network, task: str) -> int:
     total += sum(_attention_macs(network) + _mlp_macs(network, b.mlp) for b in network.blocks)
     if task in network.heads:
         head = network.heads[task]
-        total += (1 if head.class_token else g.patches) * g.dim * head.linear.shape[0]
+        outputs, inputs = head.linear.shape
+        total += (1 if head.single else g.patches) * inputs * outputs
     return total
 
 

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import gcd
 
+import numpy as np
+
 from moevit.hw.config import BEAT_BYTES
 from moevit.hw.isa import Destination, Gemm, Load, LoadKind, Store
 
 from .context import Context
 from .emit import Semaphore, split
-from .layout import Matrix, Shapes, ceil_div, pack_residual
+from .layout import Matrix, Shapes, ceil_div, head_index, pack_residual
+from .mean import lower_mean
 from .norms import load_norms, load_scales
 
 __all__ = [
@@ -85,7 +88,7 @@ def lower_input(c: Context) -> None:
 
 def _load_group(c: Context, strip: int, strips: int) -> None:
     s, (_, columns) = c.shapes, c.shapes.geometry.grid
-    token = int(s.geometry.class_token) + strip * columns if strip else 0
+    token = s.geometry.front + strip * columns if strip else 0
     load_patches(
         c,
         strip,
@@ -103,7 +106,7 @@ def load_patches(
     The first strip brings the class token with it. ``wait``: one credit for both.
     """
     s, (_, columns) = c.shapes, c.shapes.geometry.grid
-    front = int(s.geometry.class_token)
+    front = s.geometry.front
     start = front + strip * columns if strip else 0
     rows = front + (strip + strips) * columns - start
     size = s.words * c.config.array.outputs * 2  # bytes of a token
@@ -150,7 +153,7 @@ def _embed(
     keep: bool,
 ) -> None:
     s, (_, columns) = c.shapes, c.shapes.geometry.grid
-    token = int(s.geometry.class_token) + strip * columns
+    token = s.geometry.front + strip * columns
     c.code.add(
         Gemm(
             source=c.plan.work.base + strip * columns * s.patch_chunks,
@@ -187,7 +190,7 @@ class _FirstNorm:
         """``patches`` are complete when ``tiles`` more credits have been given."""
         c, s, t = self.c, self.c.shapes, self.c.config.array.tokens
         self.credits += tiles
-        end = s.tokens if final else (patches + int(s.geometry.class_token)) // t * t
+        end = s.tokens if final else (patches + s.geometry.front) // t * t
         if end == self.start:
             return
         c.norm(
@@ -211,7 +214,7 @@ def output_credits(c: Context) -> tuple[Semaphore, int, bool]:
     if c.task not in c.network.heads or c.network.heads[c.task].class_token:
         return Semaphore.RESIDUAL, s.tiles, True
     tiles = ceil_div(s.geometry.patches, c.config.array.tokens)
-    return Semaphore.RESIDUAL, tiles, not s.geometry.class_token
+    return Semaphore.RESIDUAL, tiles, not s.geometry.front
 
 
 def output_rows(c: Context) -> OutputRows:
@@ -226,7 +229,7 @@ def output_rows(c: Context) -> OutputRows:
     head = net.heads[c.task]
     columns = head.linear.shape[0]
     return OutputRows(
-        rows=1 if head.class_token else s.geometry.patches,
+        rows=1 if head.single else s.geometry.patches,
         columns=columns,
         item_bytes=2,
         pitch=s.stored_words(2 * columns) * array.inputs,
@@ -236,7 +239,14 @@ def output_rows(c: Context) -> OutputRows:
 def head_matrix(c: Context, out: OutputRows) -> Matrix:
     """The task's head. Padding up to whole beats is computed, so that nothing stale is stored."""
     otiles = out.pitch // (2 * c.config.array.outputs)
-    return c.matrix(f"head {c.task}", c.network.heads[c.task].linear, otiles=otiles)
+    head, s = c.network.heads[c.task], c.shapes
+    inputs = None  # in order
+    if head.mean is not None:
+        inputs = head_index(s)
+    elif head.tokens > 1:  # each token padded by itself
+        width = s.chunks * c.config.array.inputs
+        inputs = (np.arange(head.tokens)[:, None] * width + np.arange(s.geometry.dim)).ravel()
+    return c.matrix(f"head {c.task}", head.linear, inputs=inputs, otiles=otiles)
 
 
 def lower_output(c: Context) -> OutputRows:
@@ -260,31 +270,36 @@ def lower_output(c: Context) -> OutputRows:
         _store(c, c.plan.tokens.base, words, words, s.tokens, out.pitch)
         return out
     head = net.heads[c.task]
-    first = 0 if head.class_token else int(s.geometry.class_token)
+    first = 0 if head.class_token else s.geometry.front
     c.norm(
         net.norm,
         index,
         first=first,
         skip=first,
-        tokens=out.rows,
+        tokens=head.tokens if head.class_token else s.geometry.patches,
         wait=Semaphore.RESIDUAL,
         wait_count=s.tiles if head.class_token else 0,  # so that no credit is left over
         signal=Semaphore.TOKENS,
         note=f"final norm of the {'class token' if head.class_token else 'patches'}",
     )
+    source, target, wait = c.plan.tokens.base, c.plan.work.base, Semaphore.TOKENS
+    if head.mean is not None:
+        source, wait = lower_mean(c, head.mean), Semaphore.ATTENDED
+        target += s.mean_words
     c.code.gemms(
         head_matrix(c, out),
         f"head {c.task}",
-        source=c.plan.tokens.base,
+        source=source,
         stride=s.chunks,
         tokens=out.rows,
         mode=Destination.ACT16,
-        target=c.plan.work.base,
+        target=target,
         target_stride=words,
-        wait=Semaphore.TOKENS,
+        wait=wait,
+        wait_count=ceil_div(head.tokens, c.config.array.tokens) if head.class_token else 0,
         signal=Semaphore.OUTPUT,
     )
-    _store(c, c.plan.work.base, words, words, out.rows, out.pitch)
+    _store(c, target, words, words, out.rows, out.pitch)
     return out
 
 

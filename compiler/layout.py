@@ -98,6 +98,11 @@ class Shapes:
         return ceil_div(self.tokens, self.config.array.outputs)
 
     @property
+    def mean_words(self) -> int:
+        """Activation words that the mean of the patches takes: its query and itself."""
+        return 2 * self.attention_chunks
+
+    @property
     def value_pitch(self) -> int:
         """Value rows of an output tile: chunks of I keys."""
         return ceil_div(self.tokens, self.config.array.inputs)

@@ -58,6 +58,8 @@ def _least(b: Buffers) -> tuple[tuple[int, int], str]:
     whole = (n * b.row + b.gate_inputs + work, n * s.words)
     if b.gates:
         return whole, "all tokens, for gates in front of blocks"
+    if b.means:
+        return whole, "all tokens, for their mean"
     tiles = least_words(b)
     there = (memory.activation_words, memory.residual_words)
     if all(need <= has for need, has in zip(whole, there, strict=True)):

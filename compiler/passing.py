@@ -54,7 +54,7 @@ class _Frame:
     def embed(self) -> None:
         """Strips of patches to the first residuals and norm outputs, buffer after buffer."""
         c, s, p = self.c, self.s, self.p
-        columns, front = s.geometry.grid[1], int(s.geometry.class_token)
+        columns, front = s.geometry.grid[1], s.geometry.front
         groups = cut(s.geometry.grid[0], p.strips)
         most = front + p.strips * columns  # rows of a buffer
         words = p.strips * columns * s.patch_chunks
@@ -331,10 +331,10 @@ class _Frame:
             c.network.norm,
             2 * len(c.network.blocks),
             "final norm",
-            rows=1 if single else count,
+            rows=head.tokens if head and single else count,
             residual=c.plan.residual.base,
             target=row,
-            stride=p.row,
+            stride=s.chunks if single else p.row,  # tokens that are read side by side
             wait_count=tiles if single else 0,
             signal=Semaphore.TOKENS if head else Semaphore.OUTPUT,
         )
@@ -351,9 +351,9 @@ class _Frame:
                 signal=signal,
             )
             return
-        skip = 0 if single or start else int(s.geometry.class_token)
+        skip = 0 if single or start else s.geometry.front
         rows = 1 if single else count - skip
-        first = 0 if single else start + skip - int(s.geometry.class_token)
+        first = 0 if single else start + skip - s.geometry.front
         if not rows:  # a class token alone
             c.code.add(
                 Sync(wait=Semaphore.TOKENS, wait_count=tiles, signal=signal, count=int(more)),
@@ -370,7 +370,7 @@ class _Frame:
             target=work,
             target_stride=words,
             wait=Semaphore.TOKENS,
-            wait_count=1 if single else tiles,
+            wait_count=ceil_div(head.tokens, self.tile) if single else tiles,
             signal=Semaphore.OUTPUT,
         )
         self.store(

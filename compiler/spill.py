@@ -72,7 +72,7 @@ def least_words(b: Buffers) -> tuple[int, int]:
     """Activation and residual words of the smallest tiles, and no less will do."""
     s, n = b.shapes, b.shapes.tokens
     unit = lcm(s.config.array.tokens, s.config.array.inputs)
-    first = int(s.geometry.class_token) + s.geometry.grid[1]
+    first = s.geometry.front + s.geometry.grid[1]
     norm, group = _norm_words(b), _group_words(b, 1)
     tile = min(s.config.array.tokens, n)
     activations = max(
@@ -84,8 +84,8 @@ def least_words(b: Buffers) -> tuple[int, int]:
 
 
 def plan_spill(b: Buffers) -> tuple[Tiling, Spill] | None:
-    """Tiles as large as the memories allow, or None; gates in front of blocks need the whole."""
-    if b.gates:
+    """Tiles as large as memories allow, or None; what reads all tokens at once needs them all."""
+    if b.gates or b.means:
         return None
     for queries, buffers in ((2, 2), (1, 2), (2, 1), (1, 1)):
         for groups in range(ceil_div(b.heads, b.heads_at_a_time), b.heads + 1):
@@ -162,7 +162,7 @@ def _strips(b: Buffers, norm: int) -> tuple[int, int] | None:
     """Strips of patches at a time, and buffers for them."""
     s, memory = b.shapes, b.config.memory
     rows, columns = s.geometry.grid
-    front = int(s.geometry.class_token)
+    front = s.geometry.front
     for inputs in (2, 1):
         words = memory.activation_words // inputs - front * norm
         tokens = memory.residual_words // inputs // s.words - front

@@ -97,7 +97,9 @@ class ModelConfig:
     scores, ``(dim / heads) ** -0.5`` if None. ``class_token_in_position``: row 0 of the position
     embedding is the class token itself, which then is no parameter of its own. ``gate_bias``: each
     task's router adds a constant to its logits. ``final_norm``: whether a LayerNorm follows the
-    last block; without it only tasks of kind ``tokens`` are possible.
+    last block; without it only tasks of kind ``tokens`` are possible. ``distilled``: a second token
+    like the class token, which heads on the class token read as well (DeiT). ``mean_pool``: heads
+    of kind ``classification`` read the patches' mean instead.
 
     Raises ``ValueError`` naming the field for sizes that do not fit one another.
     """
@@ -131,6 +133,8 @@ class ModelConfig:
     expert_starts: tuple[int, ...] = ()
     renormalise: bool = False
     prune_threshold: float = 0.0
+    distilled: bool = False
+    mean_pool: bool = False
 
     def __post_init__(self) -> None:
         _positive(
@@ -165,16 +169,20 @@ class ModelConfig:
             raise ValueError(
                 f"Model attention_scale must be positive, not {self.attention_scale!r}"
             )
-        if self.class_token_in_position and not self.class_token:
-            raise ValueError("Model class_token_in_position needs class_token")
+        if self.class_token_in_position and (not self.class_token or self.distilled):
+            raise ValueError("Model class_token_in_position needs class_token, and not distilled")
+        if self.distilled and not self.class_token:
+            raise ValueError("Model distilled needs class_token")
         if not self.tasks:
             raise ValueError("Model tasks must name at least one task")
         names = [task.name for task in self.tasks]
         if len(set(names)) != len(names):
             raise ValueError(f"Model tasks must have different names, not {', '.join(names)}")
         for task in self.tasks:
-            if task.kind == "classification" and not self.class_token:
-                raise ValueError(f"Task {task.name} of kind classification needs class_token")
+            if task.kind == "classification" and not (self.class_token or self.mean_pool):
+                raise ValueError(
+                    f"Task {task.name} of kind classification needs class_token or mean_pool"
+                )
             if task.kind != "tokens" and not self.final_norm:
                 raise ValueError(f"Task {task.name} of kind {task.kind} needs final_norm")
             if task.kind == "tokens" and task.channels != self.dim:
@@ -240,8 +248,18 @@ class ModelConfig:
 
     @property
     def tokens(self) -> int:
-        """Patches of an image, plus the class token where there is one."""
-        return self.grid[0] * self.grid[1] + int(self.class_token)
+        """Patches of an image, plus the tokens in front of them."""
+        return self.grid[0] * self.grid[1] + self.front
+
+    @property
+    def front(self) -> int:
+        """Tokens in front of the patches: the class token and the distillation token."""
+        return int(self.class_token) + int(self.distilled)
+
+    @property
+    def class_inputs(self) -> int:
+        """Channels that a head of kind ``classification`` reads."""
+        return self.dim * (1 if self.mean_pool else self.front)
 
     @property
     def mlp_hidden(self) -> int:

@@ -92,8 +92,9 @@ def to_float_network(model: M3ViT) -> FloatNetwork:
     config = model.config
     kernel = _array(model.patch_embed.proj.weight)  # (D, C, row, column)
     embedding = _array(model.pos_embed)[0]
-    if model.cls_token is not None:
-        embedding[0] += _array(model.cls_token)[0, 0]
+    for row, token in enumerate((model.cls_token, model.dist_token)):
+        if token is not None:
+            embedding[row] += _array(token)[0, 0]
     return FloatNetwork(
         geometry=Geometry(
             image_height=config.image[0],
@@ -103,6 +104,7 @@ def to_float_network(model: M3ViT) -> FloatNetwork:
             dim=config.dim,
             heads=config.heads,
             class_token=config.class_token,
+            distilled=config.distilled,
         ),
         pixel_mean=_array(model.pixel_mean).reshape(-1),
         pixel_std=_array(model.pixel_std).reshape(-1),
@@ -118,7 +120,9 @@ def to_float_network(model: M3ViT) -> FloatNetwork:
                 linear=_linear(cast(nn.Linear, model.heads[task.name].linear)),
                 channels=task.channels,
                 upscale=1 if task.kind == "classification" else config.subpixels(task.name),
-                class_token=task.kind == "classification",
+                class_token=task.kind == "classification" and not config.mean_pool,
+                tokens=config.class_inputs // config.dim if task.kind == "classification" else 1,
+                mean=task.kind == "classification" and config.mean_pool,
             )
             for task in config.tasks
             if task.kind != "tokens"

@@ -120,14 +120,18 @@ class Head(nn.Module):
 
 
 class ClassHead(nn.Module):
-    """A linear map from the class token to the logits of the classes."""
+    """A linear map to the logits of the classes: from the class token, side by side with the
+    distillation token where there is one, or from the patches' mean.
+    """
 
     def __init__(self, config: ModelConfig, task: TaskConfig) -> None:
         super().__init__()
-        self.linear = nn.Linear(config.dim, task.channels)
+        self.front, self.mean = config.front, config.mean_pool
+        self.linear = nn.Linear(config.class_inputs, task.channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Class token ``(B, D)`` to ``(B, C)``."""
+        """Tokens ``(B, N, D)`` to ``(B, C)``."""
+        x = x[:, self.front :].mean(1) if self.mean else x[:, : self.front].flatten(1)
         out: Tensor = self.linear(x)
         return out
 
@@ -156,6 +160,7 @@ class M3ViT(nn.Module):
         self.patch_embed = PatchEmbed(config.image, config.patch, 3, config.dim)
         own_token = config.class_token and not config.class_token_in_position
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.dim)) if own_token else None
+        self.dist_token = nn.Parameter(torch.zeros(1, 1, config.dim)) if config.distilled else None
         self.pos_embed = nn.Parameter(torch.empty(1, config.tokens, config.dim))
         self.blocks = nn.ModuleList(
             Block(config, moe=config.is_moe(index)) for index in range(config.depth)
@@ -177,8 +182,9 @@ class M3ViT(nn.Module):
 
     def _initialise(self) -> None:
         trunc_normal_(self.pos_embed, std=0.02)
-        if self.cls_token is not None:
-            trunc_normal_(self.cls_token, std=0.02)
+        for token in (self.cls_token, self.dist_token):
+            if token is not None:
+                trunc_normal_(token, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -198,7 +204,8 @@ class M3ViT(nn.Module):
         pixels = images.permute(0, 3, 1, 2).to(self.pos_embed.dtype)
         x = self.patch_embed((pixels - self.pixel_mean) / self.pixel_std)  # (B, N, D)
         if self.cls_token is not None:
-            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
+            front = [t for t in (self.cls_token, self.dist_token) if t is not None]
+            x = torch.cat([*(t.expand(x.shape[0], -1, -1) for t in front), x], dim=1)
         elif self.config.class_token:  # it is row 0 of the position embedding
             x = torch.cat([x.new_zeros(1, 1, 1).expand(x.shape[0], 1, x.shape[2]), x], dim=1)
         tokens: Tensor = x + self.pos_embed
@@ -225,9 +232,9 @@ class M3ViT(nn.Module):
         if kind == "tokens":
             return tokens
         if kind == "classification":
-            logits: Tensor = self.heads[task](tokens[:, 0])
+            logits: Tensor = self.heads[task](tokens)
             return logits
-        out: Tensor = self.heads[task](tokens[:, int(self.config.class_token) :])
+        out: Tensor = self.heads[task](tokens[:, self.config.front :])
         return out
 
     def forward(self, images: Tensor, task: str) -> Tensor:

@@ -106,8 +106,11 @@ class _Builder(Graph):
         out: str = self.add("Add", self.add("MatMul", x, weight), bias)
         return out
 
-    def norm(self, path: str, x: str, norm: LayerNorm) -> str:
-        """LayerNorm of the real residual stream to int8 codes, a step of which is 1."""
+    def norm(self, path: str, x: str, norm: LayerNorm, shape: tuple[int, ...] = ()) -> str:
+        """LayerNorm of the real residual stream to int8 codes, a step of which is 1.
+
+        ``shape`` is given to the result in front of its Q, which onnxruntime would move wrongly.
+        """
         unit = 2.0 ** -norm.shift.astype(np.float64)
         dim = self.net.geometry.dim
         gain = (norm.gain * unit * (1 << X_HAT_FRAC)).astype(np.float32)
@@ -121,7 +124,7 @@ class _Builder(Graph):
         x_hat = self.qdq(x_hat, 1 / (1 << X_HAT_FRAC), 0, np.int16)
         y = self.add("Mul", x_hat, self.once(f"{path}.gain", gain))
         y = self.add("Add", y, self.once(f"{path}.bias", (norm.bias * unit).astype(np.float32)))
-        return self.qdq(y, 1.0, 0, np.int8)
+        return self.qdq(self.reshape(y, *shape) if shape else y, 1.0, 0, np.int8)
 
     def residual(self, x: str) -> str:
         return self.qdq(x, self.net.residual_scale, 0, np.int16)
@@ -149,7 +152,7 @@ class _Builder(Graph):
             self.initialiser("embedding", self.net.embedding.astype(np.int16)),
             self.constant(scale),
         )
-        if g.class_token:  # a row of zeros a picture, in front
+        for _ in range(g.front):  # a row of zeros a picture, in front
             first = self.scaled(
                 self.add("Slice", x, *(self.constant(v, np.int64) for v in ([0], [1], [1]))), 0.0
             )
@@ -270,15 +273,20 @@ class _Builder(Graph):
         g, net = self.net.geometry, self.net
         head = net.heads.get(task)
         if head is not None:  # in front of the norm: onnxruntime cannot move Q past int8 slices
-            ends = ([0], [1]) if head.class_token else ([int(g.class_token)], [g.tokens])
+            ends = ([0], [head.tokens]) if head.class_token else ([g.front], [g.tokens])
             x = self.add("Slice", x, *(self.constant(v, np.int64) for v in (*ends, [1])))
         if net.norm is not None:
-            x = self.norm("norm", x, net.norm)
+            several = head is not None and head.tokens > 1
+            shape = (-1, 1, head.tokens * g.dim) if head is not None and several else ()
+            x = self.norm("norm", x, net.norm, shape)
         if head is None:
             return x, [g.tokens, g.dim]
         scale = head.linear.scale
+        if head.mean is not None:
+            x = self.add("ReduceMean", x, self.constant([1], np.int64), keepdims=1)
+            x = self.qdq(self.scaled(x, head.mean.scale), 1.0, 0, np.int8)
         x = self.qdq(self.linear(f"heads.{task}", x, head.linear, scale), scale, 0, np.int16)
-        if head.class_token:
+        if head.single:
             return self.reshape(x, -1, head.channels), [head.channels]
         (rows, columns), s = g.grid, head.upscale
         x = self.reshape(x, -1, rows, columns, head.channels, s, s)

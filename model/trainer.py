@@ -35,7 +35,7 @@ def _optimiser(model: M3ViT, config: TrainConfig) -> torch.optim.AdamW:
     free: list[Tensor] = []
     for name, parameter in model.named_parameters():
         matrix = parameter.ndim >= 2 and "embed" not in name.split(".")[0]
-        keep = not matrix or "router" in name or name in ("pos_embed", "cls_token")
+        keep = not matrix or "router" in name or name in ("pos_embed", "cls_token", "dist_token")
         (free if keep else decayed).append(parameter)
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay},

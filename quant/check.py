@@ -10,7 +10,7 @@ import numpy as np
 from .formats import ACTIVATION, MULTIPLIER_BITS, RESIDUAL, SHIFT_BITS, WEIGHT, QFormat, weight_max
 from .layernorm import BIAS, EPS, GAIN, LayerNorm
 from .linear import Linear
-from .network import Block, Geometry, Mlp, Moe, Network
+from .network import Block, Geometry, Head, Mlp, Moe, Network
 from .rescale import Rescale
 
 __all__ = ["check_network"]
@@ -36,14 +36,27 @@ def check_network(network: Network) -> None:
             raise ValueError(f"heads.{task} is not one of the tasks {', '.join(network.tasks)}")
         if network.norm is None:
             raise ValueError(f"heads.{task} needs the final norm, which is absent")
-        if head.class_token and (not g.class_token or head.upscale != 1):
-            raise ValueError(f"heads.{task} reads the class token, which needs one and upscale 1")
-        _linear(f"heads.{task}.linear", head.linear, head.channels * head.upscale**2, g.dim)
+        _head(f"heads.{task}", head, g)
     if not (np.isfinite(network.residual_scale) and network.residual_scale > 0):
         raise ValueError(f"residual_scale must be positive, not {network.residual_scale!r}")
 
 
+def _head(path: str, head: Head, g: Geometry) -> None:
+    if head.class_token and (not g.class_token or head.upscale != 1):
+        raise ValueError(f"{path} reads the class token, which needs one and upscale 1")
+    if head.mean is not None and (head.class_token or head.upscale != 1):
+        raise ValueError(f"{path} reads the patches' mean alone, which needs upscale 1")
+    if head.mean is not None and not head.mean.mult >> (MULTIPLIER_BITS - 1):
+        raise ValueError(f"{path}.mean must have its top bit set, not {head.mean!r}")
+    if not 1 <= head.tokens <= (max(g.front, 1) if head.class_token else 1):
+        raise ValueError(f"{path}.tokens must be from 1 to {max(g.front, 1)}, not {head.tokens!r}")
+    outputs = head.channels * head.upscale**2
+    _linear(f"{path}.linear", head.linear, outputs, g.dim * head.tokens)
+
+
 def _geometry(g: Geometry) -> None:
+    if g.distilled and not g.class_token:
+        raise ValueError("geometry.distilled needs class_token")
     for name in ("image_height", "image_width", "patch", "channels", "dim", "heads"):
         if getattr(g, name) < 1:
             raise ValueError(f"geometry.{name} must be positive, not {getattr(g, name)!r}")

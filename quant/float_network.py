@@ -135,13 +135,16 @@ class FloatBlock:
 class FloatHead:
     """Linear head; outputs in pixel-shuffle order ``c*s*s + dy*s + dx``, ``s = upscale``.
 
-    It reads every patch token, or the class token alone.
+    It reads every patch token, or the first ``tokens`` tokens side by side (``class_token``), or
+    the patch tokens' mean (``mean``).
     """
 
     linear: FloatLinear
     channels: int
     upscale: int
     class_token: bool = False
+    tokens: int = 1
+    mean: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -203,9 +206,7 @@ class FloatNetwork:
     def _embed(self, images: Any, watch: _Tap) -> Floats:
         pixels = ((images - self.pixel_mean) / self.pixel_std).astype(np.float32)
         x = np.repeat(self.embedding[None], len(images), axis=0).astype(np.float32)
-        x[:, int(self.geometry.class_token) :] += self.patch_embed(
-            patchify(pixels, self.geometry.patch)
-        )
+        x[:, self.geometry.front :] += self.patch_embed(patchify(pixels, self.geometry.patch))
         return watch("residual", x)
 
     def _block(self, index: int, x: Floats, task: str, watch: _Tap) -> Floats:
@@ -264,13 +265,18 @@ class FloatNetwork:
     def _output(self, x: Floats, task: str, watch: _Tap) -> Floats:
         head = self.heads.get(task)
         if head is not None and head.class_token:
-            x = x[:, :1]
+            x = x[:, : head.tokens]
         if self.norm is not None:
             x = self._norm(self.norm, x, "norm", watch)
         if head is None:
             return x
-        out = head.linear(x if head.class_token else x[:, int(self.geometry.class_token) :])
-        return watch(f"heads.{task}", out)
+        if head.class_token:
+            x = x.reshape(len(x), 1, -1)
+        else:
+            x = x[:, self.geometry.front :]
+        if head.mean:
+            x = watch(f"heads.{task}.mean", x.mean(axis=1, keepdims=True))
+        return watch(f"heads.{task}", head.linear(x))
 
 
 def gelu(x: Floats) -> Floats:

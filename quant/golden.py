@@ -16,6 +16,7 @@ import numpy as np
 from .gate import NOBODY
 from .linear import matmul, to_activation, to_key_value
 from .network import Attention, Block, Head, Mlp, Moe, Network
+from .softmax import token_mean
 
 __all__ = [
     "Golden",
@@ -264,7 +265,7 @@ class Golden:
         net, keep = self.network, _Trace(trace)
         pixels = patchify(images.astype(np.int64) - PIXEL_OFFSET, net.geometry.patch)
         x = np.repeat(net.embedding[None].astype(np.int64), len(images), axis=0)  # (B, tokens, D)
-        first = int(net.geometry.class_token)
+        first = net.geometry.front
         x[:, first:] = net.patch_embed.add(x[:, first:], pixels)
         keep("embed", x)
         for i, block in enumerate(net.blocks[: self._first_moe]):
@@ -346,5 +347,9 @@ class Golden:
         if task not in net.heads:
             return y.astype(np.int8)
         head = net.heads[task]
-        rows = y[:, :1] if head.class_token else y[:, int(net.geometry.class_token) :]
+        rows = y[:, net.geometry.front :]
+        if head.class_token:
+            rows = y[:, : head.tokens].reshape(len(y), 1, -1)
+        elif head.mean is not None:
+            rows = keep("mean", token_mean(rows, head.mean))
         return keep("head", head.linear.values(rows).astype(np.int16))

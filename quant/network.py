@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .formats import Multiplier
 from .gate import NOBODY, Gate
 from .layernorm import LayerNorm
 from .linear import GeluOutput, Linear
@@ -32,7 +33,10 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """Sizes. ``tokens`` counts the class token, which comes first; ``dim = heads * head_dim``."""
+    """Sizes. ``tokens`` counts the class token, which comes first; ``dim = heads * head_dim``.
+
+    With ``distilled`` a second token like it, the distillation token, is behind it.
+    """
 
     image_height: int
     image_width: int
@@ -41,6 +45,7 @@ class Geometry:
     dim: int
     heads: int
     class_token: bool = True
+    distilled: bool = False
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -54,8 +59,13 @@ class Geometry:
 
     @property
     def tokens(self) -> int:
-        """Patches plus the class token."""
-        return self.patches + int(self.class_token)
+        """Patches plus the tokens in front of them."""
+        return self.patches + self.front
+
+    @property
+    def front(self) -> int:
+        """Tokens in front of the patches."""
+        return int(self.class_token) + int(self.distilled)
 
     @property
     def head_dim(self) -> int:
@@ -143,15 +153,24 @@ class Block:
 class Head:
     """Linear head on every patch token: 16-bit outputs ``(patches, channels * s * s)``.
 
-    With ``class_token`` it reads that token alone and gives one row, ``upscale`` being 1.
-    ``linear.scale`` turns them into floats. ``channels`` output planes, ``upscale`` = s sub-pixels
-    a side; output index ``c*s*s + dy*s + dx`` (pixel-shuffle order).
+    With ``class_token`` it reads that token alone and gives one row, ``upscale`` being 1; where
+    ``tokens`` is 2, that and the distillation token, side by side. With ``mean`` it reads the patch
+    tokens' mean times ``mean`` (:func:`~.softmax.token_mean`), also one row. ``linear.scale`` turns
+    outputs into floats. ``channels`` output planes, ``upscale`` = s sub-pixels a side; output index
+    ``c*s*s + dy*s + dx`` (pixel-shuffle order).
     """
 
     linear: Linear
     channels: int
     upscale: int
     class_token: bool = False
+    tokens: int = 1
+    mean: Multiplier | None = None
+
+    @property
+    def single(self) -> bool:
+        """Whether the result is one row."""
+        return self.class_token or self.mean is not None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -27,6 +27,7 @@ from .calibrate import Calibration, Site
 from .float_network import (
     FloatAttention,
     FloatBlock,
+    FloatHead,
     FloatLinear,
     FloatMlp,
     FloatMoe,
@@ -85,6 +86,16 @@ def quantise_with_parts(
     return quantiser.run(), quantiser
 
 
+def _parts(head: FloatHead) -> list[FloatLinear]:
+    """A head as layers on one token each."""
+    weights = np.split(head.linear.weight, head.tokens, axis=1)
+    return [FloatLinear(weight=weight, bias=head.linear.bias) for weight in weights]
+
+
+_MEAN_ROOM = 1.25
+"""Range of a mean over tokens, over the largest that calibration saw: there are few of them."""
+
+
 class _Quantiser(Layers):
     def __init__(self, network: FloatNetwork, calibration: Calibration, options: Options) -> None:
         super().__init__(options)
@@ -99,20 +110,35 @@ class _Quantiser(Layers):
         blocks = tuple(self.block(i, b) for i, b in enumerate(net.blocks))
         norm, heads = None, {}
         if net.norm is not None:
-            consumers = [head.linear for head in net.heads.values()]
+            consumers = [part for head in net.heads.values() for part in _parts(head)]
             norm, encoding = self.norm(net.norm, "norm", consumers)
             for task, head in net.heads.items():
                 site = self.stats.site(f"heads.{task}")
                 peak = max(float(np.abs(site.low).max()), float(np.abs(site.high).max()))
                 scale = peak * self.options.headroom / VALUE.max
-                rows = self.after("norm", net.norm)
-                name = f"heads.{task}"
-                linear = self.linear(head.linear, encoding, scale, name=name, rows=rows)
+                name, mean = f"heads.{task}", None
+                rows, seen = self.after("norm", net.norm), encoding
+                if head.tokens > 1:  # as many rows of tokens side by side as there are
+                    seen = Encoding(
+                        scale=np.tile(seen.scale, head.tokens),
+                        offset=np.tile(seen.offset, head.tokens),
+                    )
+                    count = len(rows) // head.tokens * head.tokens
+                    rows = rows[:count].reshape(-1, rows.shape[1] * head.tokens)
+                if head.mean:
+                    pooled = self.stats.site(f"{name}.mean")
+                    ends = (np.stack([pooled.low, pooled.high]) - seen.offset) / seen.scale
+                    gain = CODES / max(float(np.abs(ends).max()) * _MEAN_ROOM, 1.0)
+                    mean, rows = Multiplier.from_scale(gain), pooled.rows
+                    seen = Encoding(scale=seen.scale / gain, offset=seen.offset)
+                linear = self.linear(head.linear, seen, scale, name=name, rows=rows)
                 heads[task] = Head(
                     linear=linear,
                     channels=head.channels,
                     upscale=head.upscale,
                     class_token=head.class_token,
+                    tokens=head.tokens,
+                    mean=mean,
                 )
         return Network(
             geometry=net.geometry,

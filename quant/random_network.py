@@ -20,7 +20,7 @@ from .layernorm import LayerNorm
 from .linear import GeluOutput, Linear, matmul, to_activation, to_key_value
 from .network import Attention, Block, Expert, Geometry, Head, Mlp, Moe, Network, expert_order
 from .rescale import Rescale
-from .softmax import Softmax
+from .softmax import Softmax, token_mean
 
 __all__ = ["Sizes", "random_images", "random_network"]
 
@@ -40,6 +40,8 @@ class Sizes:
     alone and have no sub-pixels. ``style``: ``"varied"``; ``"one"``: expert
     ``favourite`` comes first for every token (with ``top_k`` 1 it gets all of them and the others
     none); ``"starved"``: expert ``favourite`` is never chosen. ``expert_bits``: of their weights.
+    ``distilled``: with a distillation token, which class heads read as well. ``mean_heads``: heads
+    read the patches' mean and have no sub-pixels.
 
     ``window``: how many experts a task may choose among (0: all), in windows spread evenly over the
     tasks; ``favourite`` counts from the window's first. ``renormalise``, ``threshold``: of the
@@ -62,6 +64,8 @@ class Sizes:
     head_channels: tuple[int, ...] = (3, 1)
     upscale: int = 2
     class_heads: bool = False
+    mean_heads: bool = False
+    distilled: bool = False
     class_token: bool = True
     norm: bool = True
     style: Style = "varied"
@@ -94,8 +98,10 @@ class Sizes:
             raise ValueError(f"{len(self.head_channels)} heads for {self.tasks} tasks")
         if self.head_channels and not self.norm:
             raise ValueError("Heads need the final norm")
-        if self.class_heads and not self.class_token:
-            raise ValueError("Heads on the class token need one")
+        if (self.class_heads or self.distilled) and not self.class_token:
+            raise ValueError("Heads on the class token, and a distillation token, need one")
+        if self.class_heads and self.mean_heads:
+            raise ValueError("Heads read the class token or the mean, not both")
 
     @property
     def seen(self) -> int:
@@ -113,6 +119,7 @@ class Sizes:
             dim=self.dim,
             heads=self.heads,
             class_token=self.class_token,
+            distilled=self.distilled,
         )
 
 
@@ -146,7 +153,7 @@ class _Builder:
         patch_embed = self.linear(sizes.dim, pixels, 1500.0)
         embedding = np.round(self.rng.normal(0, 800, (geometry.tokens, sizes.dim))).astype(np.int16)
         x = np.repeat(embedding[None].astype(np.int64), _IMAGES, axis=0)
-        first = int(sizes.class_token)
+        first = geometry.front
         x[:, first:] = patch_embed.add(x[:, first:], pixels)
         # From here on tasks diverge; the scales of each block come from the last task's tokens.
         blocks = []
@@ -157,11 +164,7 @@ class _Builder:
         heads = {}
         for task, channels in zip(self.tasks, sizes.head_channels, strict=False):
             assert norm is not None
-            upscale = 1 if sizes.class_heads else sizes.upscale
-            linear = self.linear(channels * upscale**2, norm.compute(x), 4000.0, scale=2.0**-10)
-            heads[task] = Head(
-                linear=linear, channels=channels, upscale=upscale, class_token=sizes.class_heads
-            )
+            heads[task] = self.head(channels, norm.compute(x))
         return Network(
             geometry=geometry,
             patch_embed=patch_embed,
@@ -172,6 +175,24 @@ class _Builder:
             tasks=self.tasks,
             residual_scale=2.0**-11,
             meta={"source": "random"},
+        )
+
+    def head(self, channels: int, y: Ints) -> Head:
+        sizes, tokens, mean = self.sizes, 1, None
+        upscale = 1 if sizes.class_heads or sizes.mean_heads else sizes.upscale
+        if sizes.class_heads and sizes.distilled:
+            tokens = sizes.geometry.front
+            y = y[:, :tokens].reshape(len(y), 1, -1)
+        if sizes.mean_heads:
+            mean = Multiplier.from_scale(2.5)
+            y = token_mean(y[:, sizes.geometry.front :], mean)
+        return Head(
+            linear=self.linear(channels * upscale**2, y, 4000.0, scale=2.0**-10),
+            channels=channels,
+            upscale=upscale,
+            class_token=sizes.class_heads,
+            tokens=tokens,
+            mean=mean,
         )
 
     def linear(

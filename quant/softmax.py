@@ -13,9 +13,10 @@ import numpy as np
 
 from .exp2 import SOFTMAX_EXP, Exp2
 from .formats import LOGIT, MULTIPLIER_BITS, VALUE, Ints, Multiplier, floor_log2, round_shift
+from .linear import to_activation, to_key_value
 from .pwl import RECIPROCAL
 
-__all__ = ["Softmax", "normalise", "reciprocal"]
+__all__ = ["Softmax", "normalise", "reciprocal", "token_mean"]
 
 
 def normalise(value: Ints, bits: int = 16) -> tuple[Ints, Ints]:
@@ -68,3 +69,14 @@ class Softmax:
         mult, shift = self.row(np.asarray(totals, np.int64))
         acc = np.asarray(acc, np.int64)
         return VALUE.saturate(round_shift(acc * mult[..., None], shift[..., None]))
+
+
+def token_mean(rows: Any, gain: Multiplier) -> Any:
+    """Mean over tokens: int8 ``(..., N, D)`` to int8 ``(..., 1, D)``, multiplied by ``gain``.
+
+    It is attention with equal weights, the largest there are: rows pass as values do.
+    """
+    values = np.asarray(to_key_value(rows), np.int64)
+    total = np.full((*values.shape[:-2], 1), SOFTMAX_EXP.peak * values.shape[-2])
+    acc = SOFTMAX_EXP.peak * values.sum(axis=-2, keepdims=True)
+    return to_activation(Softmax(score=gain, out=gain).outputs(acc, total))

@@ -144,8 +144,9 @@ def timm(
 ) -> None:
     """Import a plain vision transformer of timm with its classification head.
 
-    Not supported, and refused by name: distillation tokens, registers, pooling other than that of
-    the class token, inner norms, gated or other attention.
+    Plain or distilled, its head on the class token or on the mean of the patches. Not supported,
+    and refused by name: registers, other pooling, a norm behind it, inner norms, gated or other
+    attention.
     """
     _check_target(output)
     with progress("moevit import timm", quiet=as_json) as report:

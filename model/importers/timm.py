@@ -3,6 +3,7 @@
 timm builds the network that the name stands for; it serves as the list of tensors to expect and is
 checked, part by part, for what the accelerator does not compute. Layer scales (deit3) are folded
 into the layers before them; a position embedding without a row for the class token gets a zero row.
+A distilled DeiT averages the results of two heads, which become one on both tokens.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from .tensors import Tensors, read_weights
 
 # isort: split
 import timm
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, LayerScale, VisionTransformer
 
 __all__ = ["TASK", "import_timm"]
@@ -88,21 +90,22 @@ def _check(name: str, network: nn.Module) -> None:
         if not fits:
             raise ValueError(f"{name} is not supported: {found}")
 
-    demand(not hasattr(network, "dist_token"), "it has a distillation token and two heads")
-    demand(type(network) is VisionTransformer, f"it is a {type(network).__name__}, not a plain ViT")
+    kinds = (VisionTransformer, VisionTransformerDistilled)
+    demand(type(network) in kinds, f"it is a {type(network).__name__}, not a plain ViT")
     assert isinstance(network, VisionTransformer)
     registers, pool = network.num_reg_tokens, network.global_pool
     demand(not registers, f"it has {registers} register tokens, expected none")
-    demand(network.has_class_token, "it has no class token to classify")
-    demand(pool == "token", f"its head reads {pool!r} pooling, expected that of the class token")
+    demand(pool in ("token", "avg"), f"its head reads {pool!r} pooling, expected token or avg")
+    demand(pool == "avg" or network.has_class_token, "it has no class token to classify")
     demand(type(network.patch_embed) is PatchEmbed, "its patches are no plain convolution")
     demand(network.patch_embed.proj.in_channels == 3, "its pictures have not 3 channels")
     demand(isinstance(network.patch_embed.norm, nn.Identity), "it normalises embedded patches")
     demand(network.patch_embed.proj.bias is not None, "its patch embedding has no bias")
     demand(network.pos_embed is not None, "it has no learned position embedding")
     demand(isinstance(network.norm_pre, nn.Identity), "it has a norm before the blocks")
+    behind = f"it has a {type(network.fc_norm).__name__} behind its pooling, expected none"
+    demand(isinstance(network.fc_norm, nn.Identity), behind)
     demand(isinstance(network.norm, nn.LayerNorm), "it has no final norm before its head")
-    demand(isinstance(network.fc_norm, nn.Identity), "it has a norm behind its pooling")
     demand(isinstance(network.head, nn.Linear), "it has no linear head")
     for index, block in enumerate(network.blocks):
         where = f"block {index}"
@@ -144,6 +147,9 @@ def _config(name: str, network: nn.Module) -> ModelConfig:
         pixel_mean=tuple(about.get("mean", IMAGENET_MEAN)),
         pixel_std=tuple(about.get("std", IMAGENET_STD)),
         attention_scale=float(first.attn.scale),
+        class_token=network.has_class_token,
+        distilled=isinstance(network, VisionTransformerDistilled),
+        mean_pool=network.global_pool == "avg",
     )
 
 
@@ -151,13 +157,20 @@ def _translate(config: ModelConfig, found: dict[str, Tensor]) -> dict[str, Tenso
     """timm's tensors under our names."""
     out = {}
     for name, tensor in found.items():
+        if name.startswith("head_dist."):
+            continue
         if name.startswith("head."):
+            other = found.get(name.replace("head.", "head_dist."))
+            if other is not None:  # the mean of both heads' results
+                join = torch.cat([tensor, other], dim=1) if tensor.ndim == 2 else tensor + other
+                tensor = join / 2
             out[f"heads.{TASK}.linear.{name.removeprefix('head.')}"] = tensor
         elif ".ls" not in name:
             out[name] = tensor
-    if out["pos_embed"].shape[1] == config.tokens - 1:
-        row = torch.zeros(1, 1, config.dim)
-        out["pos_embed"] = torch.cat([row, out["pos_embed"]], dim=1)
+    missing = config.tokens - out["pos_embed"].shape[1]
+    if missing:
+        rows = torch.zeros(1, missing, config.dim)
+        out["pos_embed"] = torch.cat([rows, out["pos_embed"]], dim=1)
     for index in range(config.depth):
         prefix = f"blocks.{index}."
         for scale, layer in (("ls1", "attn.proj"), ("ls2", "mlp.fc2")):

@@ -71,7 +71,10 @@ FITS = ("--image", size(M3vit.IMAGE), "--heads", str(M3vit.HEADS))
             ["timm", "vit_tiny_patch16_224", "--weights", "bad.pth"],
             "norm.bias is (2,), expected (192,)",
         ),
-        (["timm", "deit_tiny_distilled_patch16_224", "--weights", "bad.pth"], "not supported"),
+        (
+            ["timm", "vit_medium_patch16_reg4_gap_256", "--weights", "bad.pth"],
+            "not supported: it has 4 register tokens, expected none",
+        ),
     ],
 )
 def test_refusals_write_nothing(arguments, message, moevit, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from moevit.model.importers.edge_moe import import_edge_moe
 from moevit.model.importers.m3vit import import_m3vit
 from moevit.model.importers.timm import TASK, import_timm
 from moevit.model.m3vit import M3ViT
+from moevit.model.qdq_export import export_qdq
 from moevit.quant.calibrate import calibrate
 from moevit.quant.golden import Golden
 from moevit.quant.io import load_network, save_network
@@ -48,10 +49,17 @@ def edge_moe(folder: Path) -> M3ViT:
     return import_edge_moe(folder, **options).model
 
 
-def classifier(folder: Path) -> M3ViT:
+def distilled(folder: Path) -> M3ViT:
+    return classifier(folder, "deit_tiny_distilled_patch16_224")
+
+
+def pooled(folder: Path) -> M3ViT:
+    return classifier(folder, "vit_medium_patch16_gap_240")
+
+
+def classifier(folder: Path, name: str = "deit_tiny_patch16_224") -> M3ViT:
     torch.manual_seed(0)
     sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
-    name = "deit_tiny_patch16_224"
     model = timm.create_model(name, pretrained=False, num_classes=11, **sizes)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -60,7 +68,7 @@ def classifier(folder: Path) -> M3ViT:
     return import_timm(name, weights=folder / "w.pth", **sizes).model
 
 
-@pytest.mark.parametrize("source", [m3vit, m3vit_windows, edge_moe, classifier])
+@pytest.mark.parametrize("source", [m3vit, m3vit_windows, edge_moe, classifier, distilled, pooled])
 def test_from_float_to_the_program(source: object, tmp_path: Path) -> None:
     assert callable(source)
     model: M3ViT = source(tmp_path)
@@ -93,3 +101,13 @@ def test_classes_are_planes_of_one_pixel(tmp_path: Path) -> None:
     planes = golden.dequantise(output, TASK)
     assert output.shape == (1, 11) and planes.shape == (11, 1, 1)
     np.testing.assert_allclose(planes.ravel(), output[0] * golden.network.heads[TASK].linear.scale)
+
+
+@pytest.mark.parametrize("source", [distilled, pooled])
+def test_quantised_onnx_of_classifiers(source: object, tmp_path: Path) -> None:
+    assert callable(source)
+    floats = to_float_network(source(tmp_path))
+    pictures = random_images(5, floats.geometry, 32)
+    network = quantise(floats, calibrate(floats, pictures))
+    report = export_qdq(network, tmp_path / "q.onnx", images=pictures[:6])
+    assert report["difference"][TASK]["sqnr_db"] > 25

@@ -34,6 +34,11 @@ def network(name: str, **sizes: Any) -> Any:
         ("deit_tiny_patch16_224", {}),
         ("vit_tiny_patch16_224", {"qkv_bias": False}),
         ("deit3_small_patch16_224", {}),  # layer scale, no position for the class token
+        ("deit_tiny_distilled_patch16_224", {}),
+        ("deit_small_distilled_patch16_224", {"qkv_bias": False}),
+        ("vit_tiny_patch16_224", {"global_pool": "avg", "fc_norm": False}),
+        ("vit_tiny_patch16_224", {"class_token": False, "global_pool": "avg", "fc_norm": False}),
+        ("vit_medium_patch16_gap_240", {}),
     ],
 )
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -75,10 +80,14 @@ def test_lists_everything_that_does_not_fit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "sizes", "message"),
     [
-        ("deit_tiny_distilled_patch16_224", {}, "a distillation token and two heads"),
         ("vit_tiny_patch16_224", {"reg_tokens": 2}, "2 register tokens, expected none"),
-        ("vit_tiny_patch16_224", {"class_token": False, "global_pool": "avg"}, "no class token"),
-        ("vit_tiny_patch16_224", {"global_pool": "avg"}, "head reads 'avg' pooling"),
+        (
+            "vit_tiny_patch16_224",
+            {"global_pool": "avg"},
+            "LayerNorm behind its pooling, expected none",
+        ),
+        ("vit_tiny_patch16_224", {"global_pool": "max"}, "head reads 'max' pooling"),
+        ("vit_medium_patch16_reg4_gap_256", {}, "4 register tokens, expected none"),
         ("vit_tiny_patch16_224", {"pre_norm": True}, "patch embedding has no bias"),
         ("vit_tiny_patch16_224", {"qk_norm": True}, "block 0 has inner norms"),
     ],

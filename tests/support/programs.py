@@ -81,6 +81,11 @@ AWKWARD = {
     "grey, small patches": Sizes(channels=1, patch=4, image_width=28),
     "class head": Sizes(class_heads=True, head_channels=(37, 3), image_width=40),
     "class head, dense last": Sizes(class_heads=True, head_channels=(5, 300), moe=(0,)),
+    "distilled": Sizes(class_heads=True, distilled=True, head_channels=(37, 3), dim=20),
+    "distilled, patch heads": Sizes(distilled=True, image_height=24),
+    "mean head": Sizes(mean_heads=True, head_channels=(37, 3), image_width=40),
+    "mean head, no class token": Sizes(mean_heads=True, class_token=False, dim=20, moe=()),
+    "mean head, one patch": Sizes(mean_heads=True, distilled=True, image_height=8, image_width=8),
     "no head": Sizes(head_channels=(), dim=24),
     "no norm": Sizes(head_channels=(), norm=False),
     "no norm, dense": Sizes(head_channels=(), norm=False, moe=(0,)),
@@ -128,5 +133,12 @@ def sizes(draw: st.DrawFn) -> Sizes:
         threshold=draw(st.sampled_from([0.0, 0.0, 0.1, 0.3, 0.9])),
         ahead=draw(st.booleans()),
         expert_bits=draw(st.sampled_from(WEIGHT_BITS)),
+    )
+    what = draw(st.sampled_from(["patches", "class", "mean"]))
+    base = replace(
+        base,
+        class_heads=what == "class" and base.class_token,
+        mean_heads=what == "mean",
+        distilled=base.class_token and draw(st.booleans()),
     )
     return replace(base, style=draw(st.sampled_from(styles)), favourite=base.seen - 1)

@@ -164,6 +164,8 @@ def random_sizes(rng: np.random.Generator, config: AcceleratorConfig) -> Sizes:
         top_k = min(seen, config.limits.top_k)
     styles = ["varied", "varied", "one"] + ["starved"] * (top_k < seen)
     norm = rng.random() < 0.85
+    class_token = rng.random() < 0.5
+    heads_on = rng.choice(["patches", "class", "mean"], p=[0.6, 0.2, 0.2])
     tasks = between(1, 3)
     return Sizes(
         patch=patch,
@@ -181,7 +183,10 @@ def random_sizes(rng: np.random.Generator, config: AcceleratorConfig) -> Sizes:
         tasks=tasks,
         head_channels=tuple(between(1, 3) for _ in range(between(0, tasks) * norm)),
         upscale=between(1, 3),
-        class_token=rng.random() < 0.5,
+        class_token=class_token,
+        class_heads=bool(class_token and heads_on == "class"),
+        mean_heads=bool(heads_on == "mean"),
+        distilled=bool(class_token and rng.random() < 0.4),
         norm=norm,
         style=str(rng.choice(styles)),
         favourite=between(0, seen - 1),
