@@ -11,7 +11,7 @@ from moevit.quant.rescale import Rescale
 
 from .layout import Shapes, ceil_div
 
-__all__ = ["Buffers", "gates_ahead"]
+__all__ = ["Buffers", "gates_ahead", "head_words"]
 
 
 def gates_ahead(network: Network) -> dict[int, Rescale]:
@@ -20,7 +20,7 @@ def gates_ahead(network: Network) -> dict[int, Rescale]:
     return {index: ahead for index, ahead in found.items() if ahead is not None}
 
 
-def _head_words(head: Head, row: int, s: Shapes) -> int:
+def head_words(head: Head, row: int, s: Shapes) -> int:
     """Activation words of a head's outputs, ``row`` a row, and of what it makes first."""
     if head.mean is not None:
         return s.mean_words + row
@@ -100,7 +100,7 @@ class Buffers:
             pixels=s.geometry.patches * s.patch_chunks,
             hidden=hidden,
             expert=expert,
-            head=max((_head_words(h, w, s) for h, w in heads), default=0),
+            head=max((head_words(h, w, s) for h, w in heads), default=0),
             head_row=max((w for _, w in heads), default=0),
             norms=2 * len(network.blocks) + (network.norm is not None),
             experts=max((len(m.experts) for m in moes), default=0),

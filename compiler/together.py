@@ -20,6 +20,7 @@ from moevit.hw.config import BEAT_BYTES
 from moevit.hw.isa import Halt, Load, LoadKind, Store, Sync
 from moevit.quant.network import Moe, Network
 
+from .buffers import head_words
 from .context import Context
 from .emit import Semaphore
 from .frame import OutputRows, lower_input, lower_output
@@ -97,8 +98,7 @@ def plan_together(network: Network, shapes: Shapes, plan: MemoryPlan) -> Togethe
         )
     size = max(
         (
-            shapes.stored_words(2 * h.linear.shape[0])
-            * (1 if h.class_token else shapes.geometry.patches)
+            head_words(h, shapes.stored_words(2 * h.linear.shape[0]), shapes)
             for h in network.heads.values()
         ),
         default=0,
