@@ -277,8 +277,8 @@ class _Builder(Graph):
             x = self.add("Slice", x, *(self.constant(v, np.int64) for v in (*ends, [1])))
         if net.norm is not None:
             several = head is not None and head.tokens > 1
-            shape = (-1, 1, head.tokens * g.dim) if head is not None and several else ()
-            x = self.norm("norm", x, net.norm, shape)
+            flat = (-1, 1, head.tokens * g.dim) if head is not None and several else ()
+            x = self.norm("norm", x, net.norm, flat)
         if head is None:
             return x, [g.tokens, g.dim]
         scale = head.linear.scale
