@@ -17,7 +17,7 @@ Arrays of 128 x 256 pixels, as MTAN (Liu et al. 2019) prepared them and M3ViT re
     SPLIT/label_7/N.npy   -1 unknown, 0 to 6 (or label_19, 0 to 18)
     SPLIT/depth/N.npy     (H, W) or (H, W, 1): inverse depth, 0 unknown
 
-Their ``depth`` is the disparity's file value / 65536, which is what M3ViT's RMSE is of.
+Their ``depth`` is, by its range, the disparity's file value / 65536; M3ViT's RMSE is of that.
 """
 
 from __future__ import annotations

@@ -221,3 +221,11 @@ def test_bad_device_and_too_few_scenes(config: TrainConfig) -> None:
         Trainer(dataclasses.replace(config, device="abacus"))
     with pytest.raises(ValueError, match=r"batch of 10 pictures .* needs at least as many, not 4"):
         train(dataclasses.replace(config, scenes=4))
+
+
+def test_the_page_has_every_option() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    table = page[page.index("## Options") : page.index("**Accumulating**")]
+    for field in dataclasses.fields(TrainConfig):
+        if field.name not in ("out", "model"):
+            assert f"`--{field.name.replace('_', '-')}`" in table, field.name
