@@ -245,6 +245,7 @@ def _frame(
     values = counters.values
     return {
         "preset": config.name,
+        "config_hash": f"{config.hash:016x}",
         "size": reference.size,
         "image_size": "x".join(str(side) for side in reference.model_config.image),
         "tokens": program.geometry.tokens,

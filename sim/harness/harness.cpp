@@ -142,17 +142,20 @@ class Simulation {
     top.clk = 1;
     top.eval();
     memory.tick();
-    // The port that asks first for the bus changes each cycle, so that none starves.
+    // The port behind the one that had the bus last asks first. A turn that came with the cycle
+    // instead could fall into step with the bandwidth's fractions and favour a port.
     constexpr size_t count = std::tuple_size_v<decltype(ports)>;
-    if (++first_ >= count) first_ = 0;
+    const size_t begin = first_;
     size_t index = 0;
-    each([&](auto& port) {
-      if (index++ >= first_) port.schedule(memory);
-    });
+    const auto ask = [&](auto& port, bool now) {
+      const uint64_t before = memory.beats();
+      if (now) port.schedule(memory);
+      ++index;
+      if (memory.beats() != before) first_ = index == count ? 0 : index;
+    };
+    each([&](auto& port) { ask(port, index >= begin); });
     index = 0;
-    each([&](auto& port) {
-      if (index++ < first_) port.schedule(memory);
-    });
+    each([&](auto& port) { ask(port, index < begin); });
   }
 
   std::unique_ptr<VerilatedContext> context_;

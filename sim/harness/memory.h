@@ -90,7 +90,11 @@ class Memory {
   }
 
   bool bus_free() const { return !refreshing_ && credit_ > 0; }
-  void take(size_t count) { credit_ -= double(count); }
+  void take(size_t count) {
+    credit_ -= double(count);
+    ++beats_;
+  }
+  uint64_t beats() const { return beats_; }  // taken by all ports
   bool stall() { return stall_below_ && (random_.next() >> 32) < stall_below_; }
   uint64_t choose(uint64_t n) { return random_.below(n); }
   uint64_t cycle() const { return cycle_; }
@@ -105,7 +109,7 @@ class Memory {
   std::unique_ptr<uint8_t[]> bytes_;
   std::vector<Fault> faults_;
   Random random_;
-  uint64_t cycle_ = 0;
+  uint64_t cycle_ = 0, beats_ = 0;
   uint64_t stall_below_ = 0;
   double credit_ = 0;
   bool refreshing_ = false;

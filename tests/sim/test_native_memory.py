@@ -101,7 +101,7 @@ def test_latency_is_cycles_from_address_to_data(sim, latency) -> None:
     assert {port(sim, index)["first"] for index in range(READERS + 1)} == {latency}
 
 
-@pytest.mark.parametrize("rate", [4.8, 8.0, 16.0, 20.0, 40.0])
+@pytest.mark.parametrize("rate", [4.8, 8.0, 16.0, 20.0, 64 / 3, 40.0])
 def test_ports_share_the_bandwidth_evenly(sim, rate) -> None:
     sim.configure(FAST.but(bytes_per_cycle=rate))
     transfer(sim, BURSTS=60, LENGTH=15)
