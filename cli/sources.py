@@ -20,7 +20,15 @@ from .images import load_image
 if TYPE_CHECKING:  # torch is imported by those who use it
     from moevit.model.datasets import Dataset
 
-__all__ = ["CalibrationFiles", "Data", "PictureSource", "Root", "in_scenes", "picture_source"]
+__all__ = [
+    "SCENES",
+    "CalibrationFiles",
+    "Data",
+    "PictureSource",
+    "Root",
+    "in_scenes",
+    "picture_source",
+]
 
 SCENES = "scenes"
 _CHANNELS = {task.kind: task.channels for task in SCENE_TASKS}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from moevit.sim.backends import Forward
 from .errors import UserError
 from .files import readable
 from .options import DEFAULT_EXPERTS, DEFAULT_METHOD, check_method, expert_bits
-from .sources import PictureSource
+from .sources import SCENES, PictureSource
 
 if TYPE_CHECKING:  # torch is imported by those who use it
     from moevit.model.m3vit import M3ViT
@@ -251,6 +252,7 @@ class Workload:
             return reference_network(self._random, self.report)
         if self.quantised:
             return load_network(self.path)
+        self.remark()
         folders = (Path(str(p.__file__)).parent for p in (model_package, quant_package))
         key = cache.digest(
             self.path.read_bytes(),
@@ -271,6 +273,18 @@ class Workload:
             self.report("waiting for another process that quantises the same model", 0.0)
 
         return load_network(cache.entry("networks", key, make, waiting) / name)
+
+    def remark(self) -> None:
+        """Tell on standard error if a model of a data set is about to be calibrated on scenes."""
+        try:
+            trained = json.loads(_metadata(self.path).get("training", "{}")).get("data", SCENES)
+        except (ValueError, AttributeError):
+            return
+        if self.source.is_default and trained != SCENES:
+            sys.stderr.write(
+                f"moevit: note: {self.path} was trained on {trained} and is calibrated on rendered "
+                f"scenes; --data {trained} --root DIR or --calibration PATH takes better ones\n"
+            )
 
     @property
     def reference(self) -> Network | None:

@@ -208,6 +208,7 @@ def _quantise(
     share = 1.0 if folder is None else 0.2
     with atomic_path(output) as partial:
         report("loading the model", 0.0)
+        workload.remark()
         exact, calibration = calibrate_model(
             workload.model,
             images=images,

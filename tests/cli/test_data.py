@@ -173,10 +173,19 @@ def test_scenes_do_not_score_what_they_do_not_know(moevit, checkpoint, tmp_path:
     assert "rendered scenes have no truth for task segmentation, segmentation of 40" in err
     status, _, err = moevit("eval", "--model", checkpoint, "--data", "nyud", "--root", root)
     assert status == 2 and "NYUD-v2 has 40 classes, not 10" in err
+    note = (
+        "note: m.safetensors was trained on nyud and is calibrated on rendered scenes; --data nyud"
+    )
     status, _, err = moevit(
         *("run", "--model", "m.safetensors", "--preset", "micro", "--backend", "golden")
     )
-    assert status == 0, err
+    assert status == 0 and note in err
+    status, _, err = moevit("quantize", "--model", "m.safetensors", "-o", "q.safetensors")
+    assert status == 0 and note in err
+    status, _, err = moevit(
+        "quantize", "--model", "m.safetensors", *given[:4], "-o", "q.safetensors"
+    )
+    assert (status, err) == (0, "")
 
 
 def test_the_key_follows_the_files(tmp_path: Path) -> None:
