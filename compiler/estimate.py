@@ -216,6 +216,16 @@ class _Model:
         return [self.t] * full + [rest] * (rest > 0)
 
     # Data and norm engines ---------------------------------------------------------------------
+    def contend(self, start: float, beats: float) -> float:
+        """Cycles of a beat on the data port, which the memory serves in turn with the others.
+
+        ``beats`` from ``start`` on keep back the weights; while those come, they take longer.
+        """
+        self.ring.advance(start)
+        busy = self.ring.at >= start
+        self.ring.at += beats * (self.speed.shared_beat - self.speed.weight_beat)
+        return self.speed.shared_beat if busy else self.speed.beat
+
     def load(self, i: Load) -> None:
         """One LOAD after another: latency, then data at the slower of memory and writing."""
         start = max(self.load_free, self.dispatch + self.l.queue)
@@ -235,7 +245,7 @@ class _Model:
             unpack = beats * (
                 BEAT_BYTES // min(sizes.get(LoadKind(i.kind), BEAT_BYTES), BEAT_BYTES)
             )
-        data = max(unpack, beats * self.speed.beat)
+        data = max(unpack, beats * self.contend(start, beats))
         self.load_free = start + self.l.load + self.speed.latency + data
         self.busy["load"] += self.load_free - start
         self.beats += beats
@@ -246,9 +256,10 @@ class _Model:
         now = max(self.store_free, self.dispatch + self.l.queue)
         now = self.take(i, i.wait_count, now)
         size = 2 * self.config.array.outputs if i.residual else self.config.array.inputs
-        row = max(i.words, ceil_div(i.words * size, BEAT_BYTES) * self.speed.beat)
+        beats = ceil_div(i.words * size, BEAT_BYTES)
         for rows in self.rows(i.rows):
             start = self.take(i, 0 if i.wait_count else 1, now)
+            row = max(i.words, beats * self.contend(start, rows * beats))
             now = start + rows * row
             self.busy["store"] += now - start
         self.store_free = now + self.l.store + self.speed.write_latency

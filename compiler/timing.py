@@ -104,6 +104,8 @@ class MemorySpeed:
     """cycles of a beat on the data port"""
     weight_beat: float
     """cycles of a beat on every weight port, all at work"""
+    shared_beat: float
+    """cycles of a beat on every port, the data port included"""
 
     @classmethod
     def of(cls, config: AcceleratorConfig, timing: Timing) -> MemorySpeed:
@@ -113,11 +115,13 @@ class MemorySpeed:
             stretch = timing.refresh_period / (timing.refresh_period - timing.refresh_cycles)
         beat = max(1.0, BEAT_BYTES / timing.bytes_per_cycle)
         together = max(1.0, config.memory.ports * BEAT_BYTES / timing.bytes_per_cycle)
+        every = max(1.0, (config.memory.ports + 1) * BEAT_BYTES / timing.bytes_per_cycle)
         return cls(
             latency=timing.read_latency,
             write_latency=timing.write_latency,
             beat=beat * stretch,
             weight_beat=together * stretch,
+            shared_beat=every * stretch,
         )
 
 
