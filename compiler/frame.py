@@ -25,6 +25,7 @@ __all__ = [
     "lower_output",
     "output_credits",
     "output_rows",
+    "output_words",
     "strip_groups",
 ]
 
@@ -234,6 +235,14 @@ def output_rows(c: Context) -> OutputRows:
         item_bytes=2,
         pitch=s.stored_words(2 * columns) * array.inputs,
     )
+
+
+def output_words(c: Context) -> int:
+    """Activation words from row to row of the final norm's output."""
+    s = c.shapes
+    if c.network.norm is None or c.task in c.network.heads:
+        return s.chunks
+    return s.stored_words(s.chunks * c.config.array.inputs)
 
 
 def head_matrix(c: Context, out: OutputRows) -> Matrix:

@@ -11,7 +11,7 @@ from moevit.quant.network import Mlp
 from .block import lower_attention, lower_dense
 from .context import Context
 from .emit import Semaphore
-from .frame import OutputRows, lower_input, lower_output, output_credits
+from .frame import OutputRows, lower_input, lower_output, output_credits, output_words
 from .layout import ceil_div
 from .moe import lower_moe
 from .norms import gate_input, needed, used
@@ -84,13 +84,15 @@ def lower_mlp_half(
     reader, credits, aligned = (
         output_credits(c) if last else (Semaphore.RESIDUAL, c.shapes.tiles, True)
     )
-    signal = reader if aligned else Semaphore.NONE
     mlp, tiling = c.network.blocks[index].mlp, c.plan.tiling
+    spans = c.spans(tiling.dense if isinstance(mlp, Mlp) else tiling.routed)
+    # A final norm with wider rows reaches into rows of tokens that are still to go.
+    aligned = aligned and not (last and len(spans) > 1 and output_words(c) > c.shapes.chunks)
+    signal = reader if aligned else Semaphore.NONE
     if isinstance(mlp, Mlp):
-        for span in c.spans(tiling.dense):
+        for span in spans:
             lower_dense(c, index, mlp, span, signal=signal)
     else:
-        spans = c.spans(tiling.routed)
         for span in spans:
             tiles = ceil_div(span.count, c.config.array.tokens)
             lower_moe(
@@ -104,6 +106,6 @@ def lower_mlp_half(
                 wait=Semaphore.TOKENS if first else Semaphore.NONE,
                 ready=ready,
             )
-    if not aligned:  # the final norm's tiles begin behind the class token
+    if not aligned:  # also where the final norm's tiles begin behind the class token
         c.code.add(Sync(signal=reader, count=credits), "all tokens complete")
     used(c, 2 * index + 1)

@@ -84,6 +84,19 @@ def test_resident(changes: dict, expected: dict, threshold: float) -> None:
     check(network, config, threshold, seed=5)
 
 
+def test_a_final_norm_with_wider_rows() -> None:
+    """It must not reach into norm outputs of tokens whose experts are still to come."""
+    sizes = Sizes(image_width=64, dim=24, heads=3, head_channels=(), class_token=False)
+    network = random_network(1, replace(sizes, depth=1, moe=(0,)))
+    config = preset("micro").but(limits__routed=8)
+    assert plan(network, config).tiling.routed == 8
+    program = compile_network(network, config)
+    image = random_images(1, network.geometry)[0]
+    want = Golden(network).run(image, "task0").output
+    for seed in range(6):
+        np.testing.assert_array_equal(interleaved(program, image, "task0", seed), want)
+
+
 SHORT = preset("micro").but(
     memory__activation_words=280, memory__residual_words=100, memory__kv_rows=40
 )
