@@ -1,4 +1,4 @@
-"""`--set NAME=VALUE`: how a model's experts are chosen, for the commands that make one."""
+"""`--set NAME=VALUE`: a model's routing and heads, for the commands that make one."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -6,11 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
-from moevit.model.config import GATES, ModelConfig
+from moevit.model.config import DECODERS, GATES, ModelConfig
 
 from .errors import UserError
 
 __all__ = ["GATE_SETTINGS", "SETTINGS", "GateSettings", "Settings", "changed", "read"]
+
+
+_Kind = tuple[Callable[[str], Any], str]
 
 
 def _whole(text: str) -> int:
@@ -25,13 +28,15 @@ def _truth(text: str) -> bool:
     return {"yes": True, "no": False, "true": True, "false": False}[text.lower()]
 
 
-def _gate(text: str) -> str:
-    if text not in GATES:
-        raise ValueError
-    return text
+def _one_of(names: Sequence[str]) -> _Kind:
+    def convert(text: str) -> str:
+        if text not in names:
+            raise ValueError
+        return text
+
+    return convert, " or ".join(names)
 
 
-_Kind = tuple[Callable[[str], Any], str]
 _WHOLE: _Kind = (_whole, "a whole number")
 _RATIO: _Kind = (float, "a number")
 _TRUTH: _Kind = (_truth, "yes or no")
@@ -46,13 +51,15 @@ GATE_SETTINGS: dict[str, _Kind] = {
 }
 #: What a new model can be told.
 SETTINGS: dict[str, _Kind] = {
-    "gate": (_gate, " or ".join(GATES)),
+    "gate": _one_of(GATES),
     "gate_task_dim": _WHOLE,
     **GATE_SETTINGS,
     "experts": _WHOLE,
     "top_k": _WHOLE,
     "moe_every": _WHOLE,
     "moe_mlp_ratio": _RATIO,
+    "decoder": _one_of(DECODERS),
+    "decoder_width": _WHOLE,
 }
 
 
@@ -60,7 +67,7 @@ def _option(names: Sequence[str]) -> Any:
     return typer.Option(
         "--set",
         metavar="NAME=VALUE",
-        help=f"Routing, once for each of {', '.join(names)}.",
+        help=f"Routing and heads, once for each of {', '.join(names)}.",
         show_default=False,
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 from .layout import CLASSES
 
 __all__ = [
+    "DECODERS",
     "GATES",
     "KINDS",
     "LABELLED",
@@ -25,6 +26,9 @@ __all__ = [
 
 GATES = ("multi", "one", "conditioned")
 """Kinds of gate: one a task; one for all tasks; one for all that sees an embedding of the task."""
+
+DECODERS = ("linear", "upsampling")
+"""Heads of tasks that give pictures: linear, or M3ViT's convolutions with bilinear upsampling."""
 
 KINDS = ("segmentation", "depth", "normals", "edges", "saliency", "human_parts")
 """Kinds of task: how a head's raw output is decoded, trained and scored (:mod:`.tasks`)."""
@@ -99,7 +103,8 @@ class ModelConfig:
     task's router adds a constant to its logits. ``final_norm``: whether a LayerNorm follows the
     last block; without it only tasks of kind ``tokens`` are possible. ``distilled``: a second token
     like the class token, which heads on the class token read as well (DeiT). ``mean_pool``: heads
-    of kind ``classification`` read the patches' mean instead.
+    of kind ``classification`` read the patches' mean instead. ``decoder``: one of :data:`DECODERS`;
+    an upsampling one has ``decoder_width`` channels inside.
 
     Raises ``ValueError`` naming the field for sizes that do not fit one another.
     """
@@ -135,6 +140,8 @@ class ModelConfig:
     prune_threshold: float = 0.0
     distilled: bool = False
     mean_pool: bool = False
+    decoder: str = "linear"
+    decoder_width: int = 256
 
     def __post_init__(self) -> None:
         _positive(
@@ -183,7 +190,8 @@ class ModelConfig:
                 raise ValueError(
                     f"Task {task.name} of kind classification needs class_token or mean_pool"
                 )
-            if task.kind != "tokens" and not self.final_norm:
+            upsampled = self.decoder == "upsampling" and task.kind in KINDS
+            if task.kind != "tokens" and not self.final_norm and not upsampled:
                 raise ValueError(f"Task {task.name} of kind {task.kind} needs final_norm")
             if task.kind == "tokens" and task.channels != self.dim:
                 raise ValueError(
@@ -193,6 +201,7 @@ class ModelConfig:
                 raise ValueError(
                     f"Task {task.name} stride {task.stride} must divide patch {self.patch}"
                 )
+        self._check_decoder()
 
     def _check_routing(self) -> None:
         if self.gate not in GATES:
@@ -240,6 +249,20 @@ class ModelConfig:
         """First of the experts that each task may choose; spread as M3ViT spreads two tasks'."""
         spare, last = self.experts - self.window, max(len(self.tasks) - 1, 1)
         return self.expert_starts or tuple(task * spare // last for task in range(len(self.tasks)))
+
+    def _check_decoder(self) -> None:
+        if self.decoder not in DECODERS:
+            raise ValueError(
+                f"Model decoder must be one of {', '.join(DECODERS)}, not {self.decoder!r}"
+            )
+        _positive("Model", decoder_width=self.decoder_width)
+        for task in self.tasks:
+            side = self.patch // task.stride
+            if self.decoder == "upsampling" and task.kind in KINDS and side & (side - 1):
+                raise ValueError(
+                    f"Task {task.name} has {side} outputs to a patch's side, "
+                    "an upsampling decoder a power of two"
+                )
 
     @property
     def grid(self) -> tuple[int, int]:

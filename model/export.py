@@ -20,6 +20,7 @@ from moevit.quant.float_network import (
 )
 from moevit.quant.network import Geometry
 
+from .config import KINDS
 from .m3vit import Attention, Block, M3ViT
 from .moe import MixtureOfExperts
 
@@ -90,6 +91,12 @@ def _block(module: Block, model: M3ViT) -> FloatBlock:
 def to_float_network(model: M3ViT) -> FloatNetwork:
     """The model's parameters as NumPy arrays; the patch embedding takes (row, column, channel)."""
     config = model.config
+    for task in config.tasks:
+        if task.kind in KINDS and config.decoder != "linear":
+            raise ValueError(
+                f"Task {task.name} has an {config.decoder} decoder, which the float network alone "
+                "computes (backends torch and onnx); quantised networks have linear heads"
+            )
     kernel = _array(model.patch_embed.proj.weight)  # (D, C, row, column)
     embedding = _array(model.pos_embed)[0]
     for row, token in enumerate((model.cls_token, model.dist_token)):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ._timm import Mlp, PatchEmbed, trunc_normal_
 from .config import ModelConfig, TaskConfig
+from .decoder import UpsamplingHead
 from .moe import Balance, MixtureOfExperts, Router, TaskEmbedding
 
 __all__ = ["Attention", "Block", "ClassHead", "Head", "M3ViT"]
@@ -137,7 +138,9 @@ class ClassHead(nn.Module):
 
 
 def _head(config: ModelConfig, task: TaskConfig) -> nn.Module:
-    return ClassHead(config, task) if task.kind == "classification" else Head(config, task)
+    if task.kind == "classification":
+        return ClassHead(config, task)
+    return Head(config, task) if config.decoder == "linear" else UpsamplingHead(config, task)
 
 
 class M3ViT(nn.Module):

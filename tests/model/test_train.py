@@ -116,7 +116,24 @@ def test_loss_of_perfect_outputs_is_small() -> None:
         task_loss("flow", depth[:, None], depth)
 
 
-def test_resuming_changes_nothing(config: TrainConfig) -> None:
+@pytest.mark.parametrize(
+    "model",
+    [
+        {},
+        {
+            "gate": "conditioned",
+            "gate_task_dim": 4,
+            "gate_input_ahead": True,
+            "experts_per_task": 3,
+            "renormalise": True,
+            "prune_threshold": 0.3,
+        },
+        {"gate": "one", "decoder": "upsampling", "decoder_width": 6},
+    ],
+)
+def test_resuming_changes_nothing(config: TrainConfig, model: dict[str, object]) -> None:
+    changed = dataclasses.replace(config.model, **model)  # type: ignore[arg-type]
+    config = dataclasses.replace(config, model=changed)
     batches = batches_of(config)
     straight = Trainer(config)
     for step in range(4):

@@ -1,0 +1,130 @@
+"""The progressive-upsampling head: shapes, its function, training, export, refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from moevit.model.checkpoint import load, store
+from moevit.model.config import ModelConfig, TaskConfig
+from moevit.model.decoder import UpsamplingHead
+from moevit.model.export import to_float_network
+from moevit.model.m3vit import M3ViT
+from moevit.model.onnx_export import TOLERANCE, export_onnx
+
+
+def upsampling(micro: ModelConfig, stride: int = 1, **changes: Any) -> ModelConfig:
+    tasks = (
+        TaskConfig(name="seg", kind="segmentation", channels=3, stride=stride),
+        TaskConfig(name="depth", kind="depth", channels=1, stride=stride),
+    )
+    return dataclasses.replace(micro, tasks=tasks, decoder="upsampling", decoder_width=6, **changes)
+
+
+def lively(config: ModelConfig) -> M3ViT:
+    """Batch norms with statistics and every parameter away from its initial value."""
+    torch.manual_seed(1)
+    model = M3ViT(config)
+    model.train()(torch.randint(0, 256, (4, *config.image, 3)).to(torch.uint8), "seg")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def double(x: np.ndarray) -> np.ndarray:
+    """Bilinear: each output pixel takes 3/4 of the nearest input and 1/4 of the next nearest."""
+    for axis in (-2, -1):
+        before = np.take(x, [0, *range(x.shape[axis] - 1)], axis)
+        behind = np.take(x, [*range(1, x.shape[axis]), x.shape[axis] - 1], axis)
+        pair = np.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * behind], axis=-1)
+        pair = np.moveaxis(pair, -1, axis if axis == -1 else -2)
+        shape = list(x.shape)
+        shape[axis] *= 2
+        x = pair.reshape(shape)
+    return x
+
+
+def convolve(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """``(C, H, W)`` by ``(O, C, k, k)``: a sum over the taps of shifted pictures."""
+    size = weight.shape[-1]
+    reach, (_, height, width) = size // 2, x.shape
+    padded = np.pad(x, ((0, 0), (reach, reach), (reach, reach)))
+    out = np.zeros((len(weight), height, width))
+    for dy in range(size):
+        for dx in range(size):
+            tap = padded[:, dy : dy + height, dx : dx + width]
+            out += np.einsum("oc,chw->ohw", weight[:, :, dy, dx], tap)
+    return out + bias[:, None, None]
+
+
+@pytest.mark.parametrize(("stride", "final_norm"), [(1, True), (2, False), (8, True), (4, False)])
+def test_function(micro: ModelConfig, stride: int, final_norm: bool) -> None:
+    config = upsampling(micro, stride, final_norm=final_norm)
+    head = lively(config).heads["seg"]
+    assert isinstance(head, UpsamplingHead)
+    tokens = torch.randn(1, config.tokens - 1, config.dim)
+    with torch.no_grad():
+        got = head(tokens)[0].numpy()
+    x = tokens[0].double()
+    if not final_norm:
+        x = torch.nn.functional.layer_norm(x, (config.dim,), eps=config.norm_eps)
+        x = x * head.norm.weight.detach().double() + head.norm.bias.detach().double()
+    picture = x.numpy().T.reshape(config.dim, *config.grid)
+    values = {name: t.double().numpy() for name, t in head.state_dict().items()}
+    layers = max((8 // stride).bit_length() - 1, 1)
+    for n in range(layers):
+        picture = convolve(
+            picture, values[f"convolutions.{n}.weight"], values[f"convolutions.{n}.bias"]
+        )
+        norm = {k: values[f"norms.{n}.{k}"][:, None, None] for k in ("weight", "bias")}
+        mean = values[f"norms.{n}.running_mean"][:, None, None]
+        variance = values[f"norms.{n}.running_var"][:, None, None]
+        picture = (picture - mean) / np.sqrt(variance + 1e-5) * norm["weight"] + norm["bias"]
+        picture = np.maximum(picture, 0)
+        if n < layers - 1:
+            picture = double(picture)
+    picture = convolve(picture, values["classify.weight"], values["classify.bias"])
+    picture = double(picture) if stride < 8 else picture
+    assert got.shape == (3, *config.head_size("seg"))
+    np.testing.assert_allclose(got, picture, atol=1e-4)
+
+
+def test_training_reaches_every_parameter(micro: ModelConfig) -> None:
+    model = M3ViT(upsampling(micro)).train()
+    images = torch.randint(0, 256, (4, *micro.image, 3)).to(torch.uint8)
+    outputs = model.forward_mixed(images, [2, 2])
+    sum(out.square().mean() for out in outputs.values()).backward()
+    for name, parameter in model.heads.named_parameters():
+        assert parameter.grad is not None, name
+        if not name.endswith(".bias"):
+            assert parameter.grad.abs().sum() > 0, name
+
+
+def test_checkpoint_and_onnx(micro: ModelConfig, tmp_path: Path) -> None:
+    model = lively(upsampling(micro, 2))
+    store(model, tmp_path / "m.safetensors")
+    again = load(tmp_path / "m.safetensors")
+    images = torch.randint(0, 256, (2, *micro.image, 3)).to(torch.uint8)
+    with torch.no_grad():
+        assert torch.equal(model(images, "seg"), again.eval()(images, "seg"))
+    report = export_onnx(model, tmp_path / "m.onnx")
+    assert max(report["difference"].values()) <= TOLERANCE
+    assert report["operators"]["Resize"] == 4
+
+
+def test_refusals(micro: ModelConfig) -> None:
+    with pytest.raises(ValueError, match="Task seg has an upsampling decoder, which the float"):
+        to_float_network(M3ViT(upsampling(micro)))
+    with pytest.raises(ValueError, match="decoder must be one of linear, upsampling, not 'conv'"):
+        dataclasses.replace(micro, decoder="conv")
+    with pytest.raises(ValueError, match="decoder_width must be a positive integer, not 0"):
+        upsampling(dataclasses.replace(micro, decoder_width=0))
+    wide = dataclasses.replace(micro, image=(24, 48), patch=12)
+    with pytest.raises(ValueError, match="Task seg has 12 outputs to a patch's side"):
+        upsampling(wide)
