@@ -38,7 +38,7 @@ def _credits(i: Instruction, *, each: str) -> str:
         parts.append(f"take {amount} {_semaphore(i.wait)}")
     if i.signal:
         amount = f"{i.count}" if isinstance(i, Sync) else each
-        if isinstance(i, Gemm) and i.mode == Destination.GATE:
+        if isinstance(i, Store) or (isinstance(i, Gemm) and i.mode == Destination.GATE):
             amount = "1"
         parts.append(f"give {amount} {_semaphore(i.signal)}")
     return ", ".join(parts)

@@ -9,6 +9,7 @@ from support.rtl import CONFIGS, SMALL, TIMINGS, Board, mismatch, random_sizes
 
 from moevit.compiler import Program, compile_network
 from moevit.compiler.buffers import Buffers
+from moevit.compiler.disasm import disassemble
 from moevit.compiler.layout import Shapes
 from moevit.compiler.plan import MemoryPlan, plan_memory
 from moevit.compiler.spill import least_words
@@ -148,6 +149,17 @@ def test_random(seed: int) -> None:
     network = random_network(seed, sizes)
     config = cramped(network, config, rng)
     check(network, config, float(rng.choice([0.0, 3.0, float("inf")])), seed=seed)
+
+
+def test_listing_and_file() -> None:
+    """A program whose tokens pass through the chip can be listed and read back."""
+    program = compile_network(random_network(3, LONG), SHORT)
+    text = "\n".join(disassemble(program, ["task0"]))
+    for words in ("ACTIVATION A[", "<- output+", "inputs of attention", "give 1 spilled"):
+        assert words in text
+    again = Program.from_bytes(program.to_bytes())
+    assert (again.tasks, again.regions) == (program.tasks, program.regions)
+    assert program.task("task0").output.address > 0
 
 
 RTL = {
