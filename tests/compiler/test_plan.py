@@ -133,3 +133,15 @@ def test_fetches_fit_their_queue() -> None:
     from moevit.hw.core import QUEUE_DEPTH
 
     assert FETCH_AHEAD < QUEUE_DEPTH
+
+
+def test_gates_in_front_of_blocks_need_all_tokens_on_the_chip() -> None:
+    """Their input is the whole residual in front of the block; the refusal says so."""
+    sizes = Sizes(image_height=40, image_width=40, ahead=True)
+    config = preset("micro").but(memory__activation_words=300, memory__residual_words=60)
+    with pytest.raises(ValueError, match=r"all tokens, for gates in front of blocks") as caught:
+        plan(config, sizes)
+    changes = dict(re.findall(r"memory\.(\w+)=(\d+) would", str(caught.value)))
+    found = plan(config.but(**{f"memory__{k}": int(v) for k, v in changes.items()}), sizes)
+    assert found.spill is None
+    assert plan(config, Sizes(image_height=40, image_width=40)).spill is not None
