@@ -59,10 +59,9 @@ class ArrayConfig:
             raise ValueError(
                 f"ArrayConfig.tokens must be even (two share a weight), not {self.tokens}"
             )
-        if self.outputs < 4 or self.outputs & (self.outputs - 1) or self.outputs % self.tokens:
+        if self.outputs < 4 or self.outputs & (self.outputs - 1):
             raise ValueError(
-                "ArrayConfig.outputs must be a power of two from 4 and a multiple of tokens, "
-                f"not {self.outputs}"
+                f"ArrayConfig.outputs must be a power of two from 4, not {self.outputs}"
             )
         if self.inputs < 2 * self.outputs or self.inputs & (self.inputs - 1):
             raise ValueError(
@@ -288,7 +287,10 @@ _ZCU104 = AcceleratorConfig(
     limits=LimitConfig(tokens=1280, depth=3072, experts=16, top_k=8, routed=256),
 )
 
-PRESETS = {config.name: config for config in (_MICRO, _DEFAULT, _ZCU104)}
+_ZCU104_MAX = _ZCU104.but(name="zcu104-max", array__tokens=6)
+"""3,072 products a cycle: three pairs of tokens share each weight."""
+
+PRESETS = {config.name: config for config in (_MICRO, _DEFAULT, _ZCU104, _ZCU104_MAX)}
 
 
 def preset(name: str) -> AcceleratorConfig:

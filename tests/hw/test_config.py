@@ -21,7 +21,7 @@ def test_hashes_differ() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"array__tokens": 8}, {"memory__ring_rows": 2048}, {"limits__experts": 8, "limits__top_k": 2}],
+    [{"array__tokens": 6}, {"memory__ring_rows": 2048}, {"limits__experts": 8, "limits__top_k": 2}],
 )
 def test_hash_covers_what_programs_depend_on(change: dict[str, int]) -> None:
     config = preset("default")

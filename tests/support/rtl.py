@@ -19,7 +19,7 @@ from moevit.quant.random_network import Sizes
 from moevit.sim.native import MemoryTiming, NativeSim
 from moevit.sim.rtl import build_simulator
 
-__all__ = ["CONFIGS", "SMALL", "TIMINGS", "Board", "Frame", "mismatch", "random_sizes"]
+__all__ = ["CONFIGS", "ODD", "SMALL", "TIMINGS", "Board", "Frame", "mismatch", "random_sizes"]
 
 SMALL = AcceleratorConfig(
     name="small",
@@ -43,7 +43,10 @@ SMALL = AcceleratorConfig(
 """Two ports, four output tiles in an activation word, memories and limits that are no powers of
 two, rings that hold a few output tiles, and a short watchdog."""
 
-CONFIGS = {"micro": preset("micro"), "small": SMALL}
+ODD = SMALL.but(name="odd", array__tokens=6)
+"""Six tokens: tiles are no power of two, and no multiple of the outputs or fraction of them."""
+
+CONFIGS = {"micro": preset("micro"), "small": SMALL, "odd": ODD}
 
 TIMINGS = {
     "ideal": MemoryTiming(bytes_per_cycle=64.0, read_latency=1, write_latency=1),
