@@ -61,6 +61,9 @@ Mean = Annotated[Triple, typer.Option(metavar="R G B", help="Mean of the pixels 
 Deviation = Annotated[
     Triple, typer.Option(metavar="R G B", help="Standard deviation of the pixels (of 0..1).")
 ]
+BackboneOnly = Annotated[
+    bool, typer.Option("--backbone-only", help="Leave heads in the file (decoders.*) aside.")
+]
 
 
 @app.command("m3vit")
@@ -74,6 +77,7 @@ def m3vit(
     mean: Mean = (0.485, 0.456, 0.406),
     std: Deviation = (0.229, 0.224, 0.225),
     settings: GateSettings = None,
+    backbone_only: BackboneOnly = False,
     as_json: Json = False,
 ) -> None:
     """Import an M3ViT checkpoint.
@@ -95,6 +99,7 @@ def m3vit(
             tasks=_names(tasks),
             pixel_mean=mean,
             pixel_std=std,
+            backbone_only=backbone_only,
             **read(settings, GATE_SETTINGS),
         )
         _write(imported, output)

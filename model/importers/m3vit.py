@@ -39,6 +39,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 _EPS = 1e-6  # of every LayerNorm
 _REPRESENT = "gate_task_represent."
+_DECODERS = "decoders."
 
 
 def import_m3vit(
@@ -56,13 +57,16 @@ def import_m3vit(
     expert_starts: Sequence[int] = (),
     prune_threshold: float = 0.0,
     renormalise: bool = False,
+    backbone_only: bool = False,
 ) -> Imported:
     """Read a checkpoint file. The model has no final norm and no heads: it gives tokens.
 
     ``image`` is (height, width) in pixels, square if None; ``heads`` are 64 channels wide if None.
     ``tasks`` are names for the gates; one gate for all tasks serves as many as there are names. The
-    last five say what gates were trained with, as in :class:`~..config.ModelConfig`. Raises
-    ``ValueError`` listing each tensor that is missing, misshapen or unexpected.
+    five from ``gate_input_ahead`` on say what gates were trained with, as in
+    :class:`~..config.ModelConfig`. Heads in the file (``decoders.TASK.*``) are refused, or left
+    aside with ``backbone_only``. Raises ``ValueError`` listing each tensor that is missing,
+    misshapen or unexpected.
     """
     tensors = Tensors(str(path), read_weights(path))
     dim, channels, patch, _ = tensors.shape("patch_embed.proj.weight", 4)
@@ -114,10 +118,19 @@ def import_m3vit(
     for block in range(depth):
         model |= _block(tensors, config, block, gates)
     ignored = tensors.leave(n for n in tensors.names if n.endswith(".w_gate_aux"))
+    decoders = tensors.leave(n for n in tensors.names if n.startswith(_DECODERS))
+    if decoders and not backbone_only:
+        tensors.complain(
+            f"{len(decoders)} tensors of heads, {decoders[0]} and others, expected a backbone "
+            "alone (backbone_only leaves them aside)"
+        )
     tensors.finish()
     notes = [f"{top_k} of {experts} experts a token"] if mixtures else []
     if ignored:
         notes.append(f"not needed: {', '.join(ignored)}")
+    if decoders:
+        names = dict.fromkeys(name.split(".")[1] for name in decoders)
+        notes.append(f"heads left aside: {', '.join(names)}")
     return Imported(
         model=build(config, model),
         source={"import": "m3vit", "file": Path(path).name},
