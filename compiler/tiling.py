@@ -58,6 +58,6 @@ def even(total: int, most: int, unit: int) -> int:
     if most >= total:
         return total
     most = most // unit * unit
-    if not most:
+    if most < 1:
         return 0
     return round_up(ceil_div(total, ceil_div(total, most)), unit)
