@@ -67,11 +67,11 @@ class Latencies:
     @classmethod
     def of(cls, config: AcceleratorConfig) -> Self:
         """Latencies of a build."""
-        from moevit.hw import dot, epilogue, gate, norm, softmax  # these import Amaranth
+        from moevit.hw import dot, epilogue, gate, norm, semaphore, softmax  # these import Amaranth
 
         units = cls(
             array=4 + dot.Pipeline(inputs=config.array.inputs).latency,
-            epilogue=epilogue.Epilogue.latency + 1,
+            epilogue=epilogue.Epilogue.latency + semaphore.Unit.latency,
             norm=0,
             softmax=softmax.Unit(config).latency,
             gate=gate.Unit(config).latency,

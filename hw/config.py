@@ -267,7 +267,7 @@ _DEFAULT = AcceleratorConfig(
 #   URAM: ring 64, activations 12,288 words 3 x 4, residual 4,096 words twice 2 x 4: 84.
 #   block RAM: keys and values 64, demand ring 64, parameters 2 x 16, residual's last 1,024 words
 #   twice 2 x 2 x 4, norm parameters 16, operands 16, attention weights 16, landing buffers 10,
-#   scores 8, words of a norm 4, expert queues 3, tables 13.5: 262.5 (hw/footprint.py).
+#   scores 8, words of a norm 4, expert queues 3, tables 12: 261 (hw/footprint.py).
 # With these sizes `small` at 224x224 stays on the chip as a whole (11,820 activation words, 4,728
 # residual words); wider and longer networks go in tiles.
 _ZCU104 = AcceleratorConfig(

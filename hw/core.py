@@ -39,7 +39,7 @@ class Core(Component):
         Instructions from memory.
     axi_w : Out(AxiRead) x ports; axi_r, axi_d : the data engine's read and write masters
     counts : Out
-        Increment of each performance counter (regs.Counter) in this cycle.
+        Increment of each performance counter (regs.Counter) in the cycle before.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -239,15 +239,16 @@ class Core(Component):
                 Cat(*waiting, *(e.busy for e in engines), mover.load_busy, mover.store_busy).any()
             ),
             self.quiet.eq(weight.quiet & mover.quiet),
-            self.progress.eq(
-                array.stepped
-                | (weight.beats_read != 0)
-                | (self.axi_r.rvalid & self.axi_r.rready)
-                | (self.axi_d.wvalid & self.axi_d.wready)
-                | (layernorm.o.valid & layernorm.o.ready)
-                | (loader.o.valid & loader.o.ready)
-            ),
         ]
+        # A register: what the watchdog is told in the next cycle is early enough.
+        m.d.sync += self.progress.eq(
+            array.stepped
+            | (weight.beats_read != 0)
+            | (self.axi_r.rvalid & self.axi_r.rready)
+            | (self.axi_d.wvalid & self.axi_d.wready)
+            | (layernorm.o.valid & layernorm.o.ready)
+            | (loader.o.valid & loader.o.ready)
+        )
         no_work = array.stall_operand & ~loader.busy & ~waiting[3]
         counts = {
             Counter.CYCLES: 1,
@@ -268,5 +269,5 @@ class Core(Component):
             Counter.EMPTY_QUEUES: loader.skipped,
         }
         for counter, increment in counts.items():
-            m.d.comb += self.counts[int(counter)].eq(increment)
+            m.d.sync += self.counts[int(counter)].eq(increment)
         return m

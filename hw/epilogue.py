@@ -343,7 +343,7 @@ class Epilogue(Component):
                 shape=unsigned(GELU.entry_bits),
                 depth=len(GELU.table),
                 init=GELU.table,
-                ram_style=Style.DISTRIBUTED,
+                ram_style=Style.LOGIC,
             )
             m.submodules[f"gelu_{o}"] = rom
             entry = rom.read_port(domain="comb")

@@ -11,9 +11,8 @@ from amaranth.utils import ceil_log2
 
 from moevit.quant.exp2 import GATE_EXP, SOFTMAX_EXP
 from moevit.quant.formats import LOGIT, RESIDUAL
-from moevit.quant.pwl import RECIPROCAL, RSQRT, Pwl
 
-from . import exp2, gate, norm, pwl, softmax
+from . import exp2, gate, norm, softmax, weight_port
 from .config import BEAT_BYTES, AcceleratorConfig
 from .storage import Bank, banks_of, sections
 
@@ -44,25 +43,23 @@ def buffers(config: AcceleratorConfig) -> dict[str, list[Bank]]:
         "param": banks_of(8 * config.param_row_bytes, mem.param_rows),
         "demand_param": banks_of(8 * config.param_row_bytes, mem.demand_param_rows),
         "norm": banks_of(norm.CHANNEL_BITS, mem.norm_rows, count=a.outputs),
-        "landing": banks_of(8 * BEAT_BYTES, mem.landing_beats, count=mem.ports + 1),
+        "landing": [
+            *banks_of(8 * BEAT_BYTES, mem.landing_beats),
+            *banks_of(weight_port.LANDED.size, mem.landing_beats, count=mem.ports),
+        ],
         "operands": banks_of(8 * a.inputs, 2 * words, count=a.tokens),
         "norm words": banks_of(RESIDUAL.width * a.outputs, ring),
         "scores": banks_of(2 * LOGIT.width * a.outputs, scores),
         "attention weights": banks_of(8 * a.inputs, weights, count=a.tokens),
         "expert queues": [Bank(gate.queue_entry.size, slots)],
-        "softmax tables": [*exp2.tables(SOFTMAX_EXP, 2 * a.outputs), _chords(RECIPROCAL)],
-        "gate tables": [*exp2.tables(GATE_EXP, limits.experts), _chords(RECIPROCAL)],
-        "norm tables": [_chords(RSQRT)],
+        "softmax tables": exp2.tables(SOFTMAX_EXP, 2 * a.outputs),
+        "gate tables": exp2.tables(GATE_EXP, limits.experts),
     }
     kept = {
         name: [bank for bank in banks if bank.block_rams or bank.ultra_rams]
         for name, banks in found.items()
     }
     return {name: banks for name, banks in kept.items() if banks}
-
-
-def _chords(table: Pwl) -> Bank:
-    return Bank(pwl.entry(table).size, table.segments, initialised=True)
 
 
 def on_chip(config: AcceleratorConfig) -> dict[str, dict[str, float]]:

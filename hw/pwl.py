@@ -11,9 +11,9 @@ from amaranth.utils import bits_for, ceil_log2
 from moevit.quant.pwl import Pwl
 
 from .pipeline import Pipeline
-from .storage import Memory
+from .storage import Memory, Style
 
-__all__ = ["RESULT_BITS", "Inverse", "Unit", "entry", "inverse_latency", "mantissa_bits"]
+__all__ = ["RESULT_BITS", "Inverse", "Unit", "inverse_latency", "mantissa_bits"]
 
 RESULT_BITS = 16
 """A table's value (``Pwl``: at most 16 bits)."""
@@ -22,13 +22,6 @@ RESULT_BITS = 16
 def mantissa_bits(pwl: Pwl) -> int:
     """Width of the table's argument."""
     return pwl.frac_bits + bits_for(pwl.first + pwl.segments - 1)
-
-
-def entry(pwl: Pwl) -> StructLayout:
-    """A table's word."""
-    return StructLayout(
-        {"base": unsigned(RESULT_BITS), "slope": unsigned(bits_for(max(pwl.slope)))}
-    )
 
 
 class Unit(wiring.Component):
@@ -66,8 +59,14 @@ class Unit(wiring.Component):
 
     def elaborate(self, platform):
         m, pwl = Module(), self._pwl
+        entry = StructLayout(
+            {"base": unsigned(RESULT_BITS), "slope": unsigned(bits_for(max(pwl.slope)))}
+        )
         rows = [{"base": b, "slope": s} for b, s in zip(pwl.base, pwl.slope, strict=True)]
-        m.submodules.table = table = Memory(shape=entry(pwl), depth=pwl.segments, init=rows)
+        # Of logic: out of a block RAM there would be no time left for the multiplication.
+        m.submodules.table = table = Memory(
+            shape=entry, depth=pwl.segments, init=rows, ram_style=Style.LOGIC
+        )
         read = table.read_port()
 
         p = Pipeline(m, valid=self.valid)

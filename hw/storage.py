@@ -37,6 +37,8 @@ class Style(StrEnum):
     """block RAM, 36 Kbit with one write and one read port of up to 72 bits"""
     ULTRA = "ultra"
     """ultra RAM, 288 Kbit, without initial contents"""
+    LOGIC = "registers"
+    """plain logic; for small tables"""
 
 
 def style(width: int, depth: int, *, initialised: bool = False) -> Style:
@@ -62,9 +64,7 @@ class Memory(memory.Memory):
     def __init__(self, *, shape: Any, depth: int, init: Any, ram_style: Style | None = None):
         initial = list(init)
         kind = ram_style or style(Shape.cast(shape).width, depth, initialised=bool(initial))
-        # Initialised look-up tables are plain logic, which no tool calls a RAM.
-        logic = bool(initial) and kind == Style.DISTRIBUTED
-        attrs = {} if logic else {"ram_style": str(kind)}
+        attrs = {"ram_style": str(kind)}
         super().__init__(shape=shape, depth=depth, init=initial, attrs=attrs, src_loc_at=1)
 
 

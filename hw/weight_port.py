@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import stream, wiring
 from amaranth.lib.data import StructLayout
@@ -15,6 +17,7 @@ from .weight_rings import RowWrite
 
 __all__ = [
     "DEMAND",
+    "LANDED",
     "STREAM",
     "Port",
     "RowCounts",
@@ -160,6 +163,20 @@ class RowSink(wiring.Component):
         return m
 
 
+def _is_block(header: Any) -> Value:
+    """Whether a beat would do as a block's header."""
+    return (
+        (header.magic == BLOCK_MAGIC)
+        & ~header.params[POINTER_BITS:].any()
+        & ~header.weights[POINTER_BITS:].any()
+        & ~header.packed[1:].any()
+    )
+
+
+LANDED = StructLayout({"data": _BEAT, "is_block": 1})
+"""A beat in the landing buffer, examined on its way in: a block RAM's output is too late for it."""
+
+
 _FLAGS = ("quiet", "stream_busy", "demand_busy", "beat", "demand_beat", "bad_read", "bad_block")
 
 
@@ -218,9 +235,7 @@ class Port(wiring.Component):
             capacity=(config.memory.landing_beats, None),
             first=DEMAND,
         )
-        m.submodules.landing = landing = fifo.Queue(
-            unsigned(_BEAT), depth=config.memory.landing_beats
-        )
+        m.submodules.landing = landing = fifo.Queue(LANDED, depth=config.memory.landing_beats)
         m.submodules.expected = expected = fifo.Queue(RowCounts, depth=4)
         m.submodules.sink = sink = RowSink(config, params="param", weights="ring")
         m.submodules.demand_sink = demand = RowSink(config, params="demand_param", weights="demand")
@@ -242,22 +257,18 @@ class Port(wiring.Component):
             m.d.comb += getattr(writer, f"{kind}_released").eq(released)
 
         # The stream: landing buffer, then headers out of band.
-        header = _Header(landing.o.payload)
-        is_block = (
-            (header.magic == BLOCK_MAGIC)
-            & ~header.params[POINTER_BITS:].any()
-            & ~header.weights[POINTER_BITS:].any()
-            & ~header.packed[1:].any()
-        )
+        header = _Header(landing.o.payload.data)
+        is_block = landing.o.payload.is_block
         cut_short = reader.idle[STREAM] & ~reader.valid[STREAM] & landing.empty & ~sink.idle
         m.d.comb += [
             landing.i.valid.eq(reader.valid[STREAM]),  # always ready: there is credit for the beat
-            landing.i.payload.eq(reader.data),
+            landing.i.payload.data.eq(reader.data),
+            landing.i.payload.is_block.eq(_is_block(_Header(reader.data))),
             reader.freed[STREAM].eq(landing.o.valid & landing.o.ready),
             sink.block.payload.params.eq(header.params),
             sink.block.payload.weights.eq(header.weights),
             sink.block.payload.packed.eq(header.packed),
-            sink.i.payload.eq(landing.o.payload),
+            sink.i.payload.eq(landing.o.payload.data),
         ]
         with m.If(sink.idle):
             m.d.comb += [
