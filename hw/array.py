@@ -122,6 +122,8 @@ class ComputeArray(Component):
         step, end_of_k, begin = Signal(), Signal(), Signal()
         to_score, from_kv, as_value, from_p = Signal(), Signal(), Signal(), Signal()
         k, ot = Signal(10), Signal(10)
+        # Always one more than k and ot: there is no time for an addition in front of a tile's end.
+        k_1, ot_1 = Signal(10, init=1), Signal(10, init=1)
         kv_row = Signal(16, reset_less=True)
         half = Signal()
         # Weight rows: `row` runs, `base` is the start of the block (free-running numbers).
@@ -202,7 +204,7 @@ class ComputeArray(Component):
                     m.d.sync += [kv_row.eq(d.k_row), keys_done.eq(0)]
                     m.next = "SCORES"
                 with m.Else():
-                    m.d.comb += [begin.eq((k == 0) & (ot == 0)), end_of_k.eq(k + 1 == d.depth)]
+                    m.d.comb += [begin.eq((k == 0) & (ot == 0)), end_of_k.eq(k_1 == d.depth)]
                     with m.If(~have_row):
                         m.d.comb += self.stall_weight.eq(1)
                     with m.Elif(((k == 0) & (room[0] == 0)) | (begin & ~announce.ready)):
@@ -210,12 +212,12 @@ class ComputeArray(Component):
                     with m.Else():
                         last_use = d.drain.last & ~d.drain.keep
                         m.d.comb += [step.eq(1), reserve[0].eq(k == 0), announce.valid.eq(begin)]
-                        m.d.sync += k.eq(k + 1)
+                        m.d.sync += [k.eq(k_1), k_1.eq(k_1 + 1)]
                         with m.If(end_of_k):
-                            m.d.sync += [k.eq(0), ot.eq(ot + 1)]
-                            with m.If(ot + 1 == d.drain.otiles):
+                            m.d.sync += [k.eq(0), k_1.eq(1), ot.eq(ot_1), ot_1.eq(ot_1 + 1)]
+                            with m.If(ot_1 == d.drain.otiles):
                                 m.d.comb += [self.i.ready.eq(1), self.half_released.eq(1)]
-                                m.d.sync += [ot.eq(0), half.eq(~half)]
+                                m.d.sync += [ot.eq(0), ot_1.eq(1), half.eq(~half)]
                         for n in range(2):
                             with m.If(demand == n):
                                 m.d.sync += row[n].eq(after)
@@ -227,14 +229,14 @@ class ComputeArray(Component):
                                     with m.Else():
                                         m.d.sync += row[n].eq(base[n])
             with m.State("SCORES"):
-                m.d.comb += [to_score.eq(1), from_kv.eq(1), end_of_k.eq(k + 1 == d.depth)]
+                m.d.comb += [to_score.eq(1), from_kv.eq(1), end_of_k.eq(k_1 == d.depth)]
                 with m.If((k == 0) & (room[1] == 0)):
                     m.d.comb += self.stall_drain.eq(1)
                 with m.Else():
                     m.d.comb += [step.eq(1), reserve[1].eq(k == 0)]
-                    m.d.sync += [k.eq(k + 1), kv_row.eq(kv_row + 1)]
+                    m.d.sync += [k.eq(k_1), k_1.eq(k_1 + 1), kv_row.eq(kv_row + 1)]
                     with m.If(end_of_k):
-                        m.d.sync += [k.eq(0), keys_done.eq(keys_done + o_)]
+                        m.d.sync += [k.eq(0), k_1.eq(1), keys_done.eq(keys_done + o_)]
                         with m.If(keys_left <= o_):
                             m.d.comb += [self.half_released.eq(1), self.i.ready.eq(1)]
                             m.d.sync += [half.eq(~half), now.eq(d)]
@@ -252,7 +254,7 @@ class ComputeArray(Component):
                     as_value.eq(1),
                     from_p.eq(1),
                     begin.eq((k == 0) & (ot == 0)),
-                    end_of_k.eq(k + 1 == old.v_tile_pitch),
+                    end_of_k.eq(k_1 == old.v_tile_pitch),
                     announce.payload.eq(old.drain),
                 ]
                 with m.If(begin & ~self.p_ready):
@@ -261,12 +263,12 @@ class ComputeArray(Component):
                     m.d.comb += self.stall_drain.eq(1)
                 with m.Else():
                     m.d.comb += [step.eq(1), reserve[0].eq(k == 0), announce.valid.eq(begin)]
-                    m.d.sync += [k.eq(k + 1), kv_row.eq(kv_row + 1)]
+                    m.d.sync += [k.eq(k_1), k_1.eq(k_1 + 1), kv_row.eq(kv_row + 1)]
                     with m.If(end_of_k):
-                        m.d.sync += [k.eq(0), ot.eq(ot + 1)]
-                        with m.If(ot + 1 == old.drain.otiles):
+                        m.d.sync += [k.eq(0), k_1.eq(1), ot.eq(ot_1), ot_1.eq(ot_1 + 1)]
+                        with m.If(ot_1 == old.drain.otiles):
                             m.d.comb += self.p_release.eq(1)
-                            m.d.sync += [ot.eq(0), old.eq(now), kv_row.eq(now.v_row)]
+                            m.d.sync += [ot.eq(0), ot_1.eq(1), old.eq(now), kv_row.eq(now.v_row)]
                             with m.If(old.drain.last):
                                 m.d.sync += pending.eq(0)
                                 m.next = "RUN"

@@ -1,7 +1,7 @@
 """Epilogue: turns finished tiles of sums into what the next operator reads, one token row a cycle.
 
 Bias, per-channel requantisation, GELU, residual addition and score-weighted accumulation share one
-pipeline of eight stages; every destination leaves it at the same stage.
+pipeline of ten stages; every destination leaves it at the same stage.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from .interfaces import (
     residual_word,
 )
 from .isa import ADDRESS_BITS, Destination
+from .pipeline import double_shift, round_saturate
 from .queue import Queue
 from .regs import Error
 from .storage import Memory, Style
@@ -70,10 +71,21 @@ def _saturate(value: Value, target: QFormat) -> Value:
     return Mux(value < low, low, Mux(value > high, high, value))[: target.width].as_signed()
 
 
+_FAR_BITS = 12
+"""Of twice an int8 value before it is saturated: 1,023 is out of reach with any zero point."""
+
+
+def _limit(value: Value, width: int) -> Value:
+    """``value`` limited to ``width`` bits, signed, give or take the last bit."""
+    outside = value[width - 1 : -1] != value[-1].replicate(len(value) - width)
+    edge = Cat((~value[-1]).replicate(width - 1), value[-1])
+    return Mux(outside, edge, value[:width]).as_signed()
+
+
 class Epilogue(Component):
     """Takes the oldest tile of sums row by row and writes its values.
 
-    Latency: 8 cycles from a row of sums to its write. Throughput: one row (O values) a cycle, rows
+    Latency: 10 cycles from a row of sums to its write. Throughput: one row (O values) a cycle, rows
     beyond ``count`` take none. Back-pressure: writes are never refused; rows for the gate unit
     wait in
     front of the pipeline for a place in its queue.
@@ -99,7 +111,7 @@ class Epilogue(Component):
     give : Out(GiveSignature)
     """
 
-    latency = 8
+    latency = 10
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self._config = config
@@ -220,22 +232,22 @@ class Epilogue(Component):
         attention_1 = Signal()
         m.d.sync += attention_1.eq(is_attention)
         row_number = Array(d.rows)[r]
-        token = pipe(row_number, 0, 4, "row")
-        score = pipe(Array(d.scores)[r], 0, 4, "score")
-        slot = pipe(r, 0, 4, "slot")
+        token = pipe(row_number, 0, 5, "row")
+        score = pipe(Array(d.scores)[r], 0, 5, "score")
+        slot = pipe(r, 0, 5, "slot")
         ct_now = Signal(10)
         m.d.comb += ct_now.eq(d.ct + ot)
         ct = pipe(ct_now, 0, stages - 1, "ct")
-        ot_4 = pipe(ot[:4], 0, 4, "ot")
-        first_4 = pipe(d.first & (r == 0) & (ot == 0), 0, 4, "first")
-        gate_last = pipe(last_ot, 0, 4, "gate_last")
-        gate_end = pipe(last_ot & last_row & d.last, 0, 4, "gate_end")
-        experts = pipe(d.experts, 0, 4, "experts")
-        top_k = pipe(d.top_k, 0, 4, "top_k")
-        renormalise = pipe(d.renormalise, 0, 4, "renormalise")
-        mult2 = pipe(d.mult, 0, 5, "mult2")
-        shift2 = pipe(d.shift, 0, 6, "shift2")
-        zero = pipe(d.zero_point, 0, 6, "zero")
+        ot_5 = pipe(ot[:4], 0, 5, "ot")
+        first_5 = pipe(d.first & (r == 0) & (ot == 0), 0, 5, "first")
+        gate_last = pipe(last_ot, 0, 5, "gate_last")
+        gate_end = pipe(last_ot & last_row & d.last, 0, 5, "gate_end")
+        experts = pipe(d.experts, 0, 5, "experts")
+        top_k = pipe(d.top_k, 0, 5, "top_k")
+        renormalise = pipe(d.renormalise, 0, 5, "renormalise")
+        mult2 = pipe(d.mult, 0, 6, "mult2")
+        shift2 = pipe(d.shift, 0, 7, "shift2")
+        zero = pipe(d.zero_point, 0, 8, "zero")
 
         # Address: target + row * stride + column (words); computed in two stages.
         acts = (d.mode == int(Destination.ACT8)) | (d.mode == int(Destination.GELU8))
@@ -282,7 +294,7 @@ class Epilogue(Component):
             m.d.comb += group.eq(row_number[: ceil_log2(i_)])
         kv_group = pipe(group, 0, stages - 1, "kv_group")
 
-        # Stage 1: bias; stage 2: multiply; stage 3: shift and saturate -------------------------
+        # Stage 1: bias; 2: multiply; 3: shift; 4: round and saturate ------------------------------
         acc = [
             Signal(signed(ACCUMULATOR.width), name=f"acc_{o}", reset_less=True) for o in range(o_)
         ]
@@ -311,14 +323,17 @@ class Epilogue(Component):
         for o in range(o_):
             product = Signal(product_shape, name=f"product_{o}", reset_less=True)
             shift_3 = Signal(6, name=f"shift3_{o}", reset_less=True)
+            doubled = Signal(signed(len(product) + 1), name=f"doubled_{o}", reset_less=True)
             v = Signal(signed(VALUE.width), name=f"value_{o}", reset_less=True)
             with m.If(valid[2]):
                 m.d.sync += [product.eq(biased[o] * mult[o]), shift_3.eq(shift[o])]
             with m.If(valid[3]):
-                m.d.sync += v.eq(_saturate(_round_shift(m, product, shift_3, f"v_{o}"), VALUE))
+                m.d.sync += doubled.eq(double_shift(product, shift_3))
+            with m.If(valid[4]):
+                m.d.sync += v.eq(round_saturate(m, doubled, VALUE, name=f"v_{o}_rounded"))
             value.append(v)
 
-        # Residual read: address in stage 2, data in stage 3, kept to stage 6.
+        # Residual read: address in stage 2, data in stage 3, kept to stage 7.
         m.d.comb += [
             self.x.addr.eq(address),
             self.x.en.eq(
@@ -326,14 +341,14 @@ class Epilogue(Component):
                 & ((mode[2] == int(Destination.RESIDUAL)) | (mode[2] == int(Destination.EXPERT)))
             ),
         ]
-        x = pipe(self.x.data.as_value(), 3, 6, "x")
+        x = pipe(self.x.data.as_value(), 3, 7, "x")
 
-        # Stage 4: GELU table, expert score; stage 5: second product; stage 6: narrow, add --------
+        # Stage 5: GELU table, expert score; 6: second product; 7: shift, add; 8: narrow -----------
         out8: list[Signal] = []
         out16: list[Signal] = []
-        v_5 = [pipe(v, 4, 6, f"v_{o}") for o, v in enumerate(value)]
-        is_gelu_4 = mode[4] == int(Destination.GELU8)
-        is_expert_4 = mode[4] == int(Destination.EXPERT)
+        later = [pipe(v, 5, 8, f"v_{o}") for o, v in enumerate(value)]
+        is_gelu_5 = mode[5] == int(Destination.GELU8)
+        is_expert_5 = mode[5] == int(Destination.EXPERT)
         for o in range(o_):
             v = value[o]
             size = Signal(VALUE.width, name=f"size_{o}")
@@ -354,53 +369,59 @@ class Epilogue(Component):
             weighted = Signal(
                 signed(VALUE.width + SCORE.width + 1), name=f"weighted_{o}", reset_less=True
             )
-            with m.If(valid[4] & is_gelu_4):
+            with m.If(valid[5] & is_gelu_5):
                 m.d.sync += gelu.eq(Mux(v < 0, 0, v) - table_out)
-            with m.If(valid[4] & is_expert_4):
-                m.d.sync += weighted.eq(v * score[4])
+            with m.If(valid[5] & is_expert_5):
+                m.d.sync += weighted.eq(v * score[5])
             product2 = Signal(signed(VALUE.width + 17), name=f"product2_{o}", reset_less=True)
             added = Signal(signed(VALUE.width), name=f"added_{o}", reset_less=True)
-            with m.If(valid[5]):
+            with m.If(valid[6]):
                 m.d.sync += [
-                    product2.eq(gelu * mult2[5]),
+                    product2.eq(gelu * mult2[6]),
                     added.eq(
                         Mux(
-                            mode[5] == int(Destination.EXPERT),
+                            mode[6] == int(Destination.EXPERT),
                             _round_shift(m, weighted, Const(SCORE.frac, 6), f"w_{o}"),
-                            v_5[o][5],
+                            later[o][6],
                         )
                     ),
                 ]
-            narrow = Signal(signed(VALUE.width + 18), name=f"narrow_{o}")
-            m.d.comb += narrow.eq(
-                Mux(
-                    mode[6] == int(Destination.GELU8),
-                    _round_shift(m, product2, shift2[6], f"g_{o}"),
-                    v_5[o][6],
-                )
-                + Mux(
-                    (mode[6] == int(Destination.GELU8)) | (mode[6] == int(Destination.ACT8)),
-                    zero[6],
-                    0,
-                )
-            )
+            shifted = Signal(signed(len(product2) + 1), name=f"shifted_{o}", reset_less=True)
+            total = Signal(signed(VALUE.width + 1), name=f"total_{o}", reset_less=True)
+            with m.If(valid[7]):
+                m.d.sync += [
+                    shifted.eq(double_shift(product2, shift2[7])),
+                    total.eq(added + x[7][16 * o : 16 * o + 16].as_signed()),
+                ]
+            # Limited to far more than int8 can hold even after the zero point, so that the carry
+            # runs over few bits; then twice the value, its rounding bit and twice the zero point.
+            far = Signal(signed(_FAR_BITS), name=f"far_{o}")
+            narrow = Signal(signed(_FAR_BITS), name=f"narrow_{o}")
+            is_gelu_8 = mode[8] == int(Destination.GELU8)
+            has_zero = is_gelu_8 | (mode[8] == int(Destination.ACT8))
+            m.d.comb += [
+                far.eq(
+                    Mux(is_gelu_8, _limit(shifted, _FAR_BITS), _limit(later[o][8] << 1, _FAR_BITS))
+                ),
+                narrow.eq((far + Cat(Const(1, 1), Mux(has_zero, zero[8], 0)).as_signed()) >> 1),
+            ]
             a8 = Signal(signed(8), name=f"a8_{o}", reset_less=True)
             a16 = Signal(signed(16), name=f"a16_{o}", reset_less=True)
-            total = Signal(signed(18), name=f"total_{o}")
-            m.d.comb += total.eq(added + x[6][16 * o : 16 * o + 16].as_signed())
-            with m.If(valid[6]):
+            with m.If(valid[8]):
                 m.d.sync += [
                     a8.eq(_saturate(narrow, ACTIVATION)),
                     a16.eq(
                         Mux(
-                            mode[6] == int(Destination.ACT16), v_5[o][6], _saturate(total, RESIDUAL)
+                            mode[8] == int(Destination.ACT16),
+                            later[o][8],
+                            _saturate(total, RESIDUAL),
                         )
                     ),
                 ]
             out8.append(a8)
             out16.append(a16)
 
-        # Stage 7: write -------------------------------------------------------------------------
+        # Stage 9: write -------------------------------------------------------------------------
         end = stages - 1
         to = mode[end]
         bytes8, bytes16 = Cat(*out8), Cat(*out16)
@@ -449,22 +470,22 @@ class Epilogue(Component):
         with m.If(outside):
             m.d.sync += self.fault.eq(int(Error.ADDRESS))
 
-        # Router logits leave after stage 3, through a queue whose places are reserved in stage 0.
+        # Router logits leave after stage 4, through a queue whose places are reserved in stage 0.
         m.submodules.gate_queue = queue = Queue(gate_row(config), _GATE_DEPTH)
         g = queue.i.payload
         m.d.comb += [
-            queue.i.valid.eq(valid[4] & (mode[4] == int(Destination.GATE))),
-            g.token.eq(token[4]),
-            g.slot.eq(slot[4]),
-            g.otile.eq(ot_4[4]),
-            g.last.eq(gate_last[4]),
-            g.first.eq(first_4[4]),
-            g.end.eq(gate_end[4]),
-            g.experts.eq(experts[4]),
-            g.top_k.eq(top_k[4]),
-            g.base.eq(shift2[4]),
-            g.least.eq(mult2[4]),
-            g.renormalise.eq(renormalise[4]),
+            queue.i.valid.eq(valid[5] & (mode[5] == int(Destination.GATE))),
+            g.token.eq(token[5]),
+            g.slot.eq(slot[5]),
+            g.otile.eq(ot_5[5]),
+            g.last.eq(gate_last[5]),
+            g.first.eq(first_5[5]),
+            g.end.eq(gate_end[5]),
+            g.experts.eq(experts[5]),
+            g.top_k.eq(top_k[5]),
+            g.base.eq(shift2[5]),
+            g.least.eq(mult2[5]),
+            g.renormalise.eq(renormalise[5]),
             g.logits.eq(Cat(*value)),
             self.gate.payload.eq(queue.o.payload),
             self.gate.valid.eq(queue.o.valid),

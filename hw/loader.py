@@ -120,6 +120,7 @@ class Loader(Component):
         fetching = Signal(2)  # shift register: read issued, product ready
         next_valid = Signal()
         next_token = Signal(12, reset_less=True)
+        next_index = Signal(12, reset_less=True)
         next_score = Signal(15, reset_less=True)
         next_base = Signal(ADDRESS_BITS, reset_less=True)
         ask = Signal()
@@ -132,10 +133,13 @@ class Loader(Component):
             m.d.sync += [next_valid.eq(0), slot.eq(slot + 1)]
         with m.If(fetching[0]):
             token = Mux(queued, self.queue.data.token, slot - 1)
-            m.d.sync += [next_token.eq(token), next_score.eq(self.queue.data.score)]
+            m.d.sync += [
+                next_token.eq(token),
+                next_index.eq(Mux(queued & g.gather, self.queue.data.token, slot - 1)),
+                next_score.eq(self.queue.data.score),
+            ]
         with m.If(fetching[1]):
-            index = Mux(queued & ~g.gather, slot - 1, next_token)
-            m.d.sync += [next_base.eq(g.source + index * stride), next_valid.eq(1)]
+            m.d.sync += [next_base.eq(g.source + next_index * stride), next_valid.eq(1)]
 
         base = Signal(ADDRESS_BITS, reset_less=True)
         reading, end_of_tile = Signal(), Signal()

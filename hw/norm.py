@@ -132,6 +132,8 @@ class Engine(wiring.Component):
 
         # The instruction, and what its parts tell one another.
         order = Signal(Norm.layout(), reset_less=True)
+        final = Signal(10, reset_less=True)  # the last word of a token; ready before it is needed
+        m.d.sync += final.eq(order.words - 1)
         begin, running, finished = Signal(), Signal(), Signal()
         issue, started = Signal(), Signal()  # a read; a token's second pass
         read_fault = self._accept(m, order, begin, running, finished, longest)
@@ -145,7 +147,9 @@ class Engine(wiring.Component):
             ring_room.eq(ring_level < ring_depth - 4),
         ]
 
-        first, last = self._read(m, order, begin, running, issue, ring_room, started, read_fault)
+        first, last = self._read(
+            m, order, final, begin, running, issue, ring_room, started, read_fault
+        )
 
         # First pass: sums of a word by trees, sums of the token in s and q.
         p = Pipeline(m, valid=issue, first=first, last=last)
@@ -170,7 +174,9 @@ class Engine(wiring.Component):
         m.d.sync += total.eq(p.valid & p.tag["last"])
 
         roots = self._roots(m, order, total, s, q)
-        self._second_pass(m, order, begin, ring, ring_depth, roots, ring_free, started, finished)
+        self._second_pass(
+            m, order, final, begin, ring, ring_depth, roots, ring_free, started, finished
+        )
         return m
 
     def _accept(self, m, order, begin, running, finished, longest):
@@ -206,7 +212,7 @@ class Engine(wiring.Component):
             m.d.sync += self.fault.eq(Error.ADDRESS)
         return read_fault
 
-    def _read(self, m, order, begin, running, issue, ring_room, started, read_fault):
+    def _read(self, m, order, final, begin, running, issue, ring_room, started, read_fault):
         """Semaphores and the reads of the first pass; returns first and last word of a token."""
         config, tile = self._config, self._config.array.tokens
 
@@ -235,7 +241,7 @@ class Engine(wiring.Component):
         ask = Signal()
         m.d.comb += [
             first.eq(word == 0),
-            last.eq(word == order.words - 1),
+            last.eq(word == final),
             inside.eq(addr < config.memory.residual_words),
             room.eq(under_way != _UNDER_WAY),
             ask.eq(
@@ -327,7 +333,9 @@ class Engine(wiring.Component):
         ]
         return roots.o
 
-    def _second_pass(self, m, order, begin, ring, ring_depth, roots, ring_free, started, finished):
+    def _second_pass(
+        self, m, order, final, begin, ring, ring_depth, roots, ring_free, started, finished
+    ):
         config, outputs = self._config, self._config.array.outputs
         norm_rows = config.memory.norm_rows
 
@@ -338,7 +346,7 @@ class Engine(wiring.Component):
         go, last = Signal(), Signal()
         m.d.comb += [
             go.eq(roots.valid & (places != 0)),
-            last.eq(word == order.words - 1),
+            last.eq(word == final),
             roots.ready.eq(go & last),
             started.eq(go & (word == 0)),
             ring_free.eq(go),
@@ -406,7 +414,7 @@ class Engine(wiring.Component):
         with p.step() as reg:
             y = [reg(round_saturate(m, v, ACTIVATION, name="y"), name="y") for v in doubled]
         m.d.comb += [results.i.valid.eq(p.valid), results.i.payload.eq(Cat(*y))]
-        self._write(m, order, begin, results.o, popped, finished)
+        self._write(m, order, final, begin, results.o, popped, finished)
 
     def _parameters(self, m, p):
         """The channels' memories: ``load`` writes, ``tag["row"]`` reads; data one stage later."""
@@ -436,7 +444,7 @@ class Engine(wiring.Component):
             data.append(read.data)
         return data
 
-    def _write(self, m, order, begin, results, popped, finished):
+    def _write(self, m, order, final, begin, results, popped, finished):
         """Addresses of the finished words, credits, and the end of the instruction."""
         config, tile = self._config, self._config.array.tokens
         groups = config.array.inputs // config.array.outputs
@@ -452,7 +460,7 @@ class Engine(wiring.Component):
             self.o.payload.data.eq(results.payload.replicate(groups)),
             results.ready.eq(self.o.ready & inside),
             popped.eq(self.o.valid & self.o.ready),
-            last.eq(word == order.words - 1),
+            last.eq(word == final),
             tile_done.eq(popped & last & ((row == tile - 1) | (left == 1))),
             finished.eq(popped & last & (left == 1)),
         ]
