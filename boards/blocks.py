@@ -14,25 +14,23 @@ from dataclasses import dataclass
 from moevit.hw.config import AcceleratorConfig
 from moevit.hw.verilog import TOP_NAME, rtlil
 
+from .dsp48e2 import Platform
+
 __all__ = ["Block", "blocks"]
 
 _CUT = ("core", "core.array.dot")
 """Components that are blocks of their own beside the children of top and core."""
-_DOT_TOKENS, _DOT_OUTPUTS = 2, 4
-"""Shape of the part of the multipliers that stands for all of them."""
 
 
 @dataclass(frozen=True)
 class Block:
     """``name`` as in the tables; ``module`` its top in ``text`` (RTLIL); ``inner``: modules that
-    it holds as black boxes, blocks themselves. ``copies``: how often its like is there; the
-    netlist of one is synthesised."""
+    it holds as black boxes, blocks themselves."""
 
     name: str
     module: str
     text: str
     inner: tuple[str, ...] = ()
-    copies: int = 1
 
 
 def _modules(text: str) -> Iterator[tuple[str, str]]:
@@ -61,8 +59,11 @@ def _plain_names(text: str) -> str:
 
 
 def blocks(config: AcceleratorConfig) -> list[Block]:
-    """All blocks of the accelerator, children before their parents, the whole's glue last."""
-    modules = dict(_modules(_plain_names(rtlil(config))))
+    """All blocks of the accelerator with the board's multipliers.
+
+    Children come before their parents, the whole's glue last.
+    """
+    modules = dict(_modules(_plain_names(rtlil(config, Platform()))))
     inside = {
         name: [c for c in re.findall(r"^  cell (\\\S+) ", text, re.M) if c in modules]
         for name, text in modules.items()
@@ -89,28 +90,6 @@ def blocks(config: AcceleratorConfig) -> list[Block]:
                 elif child not in own:
                     todo.append(child)
         name = plain(module) or TOP_NAME
-        if name == "core.array.dot":
-            found.append(_multipliers(config, module))
-            continue
         text = "".join(own[n] for n in sorted(own)) + "".join(boxes[n] for n in sorted(boxes))
         found.append(Block(name.removeprefix("core."), module, text, tuple(sorted(boxes))))
     return found
-
-
-def _multipliers(config: AcceleratorConfig, module: str) -> Block:
-    """The multipliers by the dot products of two tokens and four outputs: each is made the same
-    way, and shares nothing with the others but its operands."""
-    from amaranth.back import rtlil as backend
-
-    from moevit.hw.dot import DotProducts
-
-    whole = config.array
-    part = config.but(
-        array__tokens=_DOT_TOKENS, array__outputs=_DOT_OUTPUTS, memory__ports=1, name="part"
-    )
-    name = module.removeprefix("\\")
-    text = _plain_names(backend.convert(DotProducts(part), name=name, emit_src=False))
-    copies, rest = divmod(whole.tokens * whole.outputs, _DOT_TOKENS * _DOT_OUTPUTS)
-    if rest:
-        raise ValueError(f"Array of {whole.tokens} x {whole.outputs} is no multiple of the part")
-    return Block("array.dot", module, text, copies=copies)

@@ -17,10 +17,7 @@ Rows = list[tuple[str, ...]]
 def figures(report: Report) -> Rows:
     """Resources by block, the sum, the budget and the board; the first row is the heading."""
     rows: Rows = [("block", *RESOURCES)]
-    rows += [
-        (block.name + (f" (x {block.copies})" if block.copies > 1 else ""), *_amounts(block.uses))
-        for block in report.blocks
-    ]
+    rows += [(block.name, *_amounts(block.uses)) for block in report.blocks]
     part, uses = report.part, report.uses
     rows += [
         ("sum", *_amounts(uses)),
@@ -73,11 +70,10 @@ Made by `moevit resources --preset {config.name} --docs docs/resources.md` on
 {datetime.date.today().isoformat()}, configuration {config.hash:#018x}. Do not edit.
 
 Yosys (`synth_xilinx -family xcup`) maps the real top block by block: each engine and memory of the
-core by itself, and what is left of the core and of the top (`core`, `moevit`). The multipliers
-(`array.dot`) are mapped for two tokens and four outputs and counted as often as such a part fits
-into the array; dot products share nothing but their operands, so this is exact. All figures are
-**estimated**: nothing is placed or routed. Yosys takes no registers into its multipliers and packs
-no two small look-up tables into one, so a vendor's tool should need fewer of both.
+core by itself, and what is left of the core and of the top (`core`, `moevit`). Two int8 products
+share a DSP48E2 (`array.dot`, boards/dsp48e2.py). All figures are **estimated**: nothing is placed
+or routed. Yosys takes no registers into the other multipliers and packs no two small look-up tables
+into one, so a vendor's tool should need fewer of both.
 
 ## {report.part.device}{report.part.speed}, preset `{config.name}`
 

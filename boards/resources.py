@@ -20,11 +20,10 @@ __all__ = ["BlockReport", "Report", "report"]
 
 @dataclass(frozen=True)
 class BlockReport:
-    """``uses``: resources of all copies, without black boxes; ``path``: the longest one, through
-    inner blocks too."""
+    """``uses``: resources without those of black boxes; ``path``: the longest one, through these
+    too."""
 
     name: str
-    copies: int
     uses: dict[str, float]
     path: Path | None
 
@@ -38,7 +37,7 @@ class BlockReport:
             "from": self.path.start,
             "to": self.path.end,
         }
-        return {**_numbers(self.uses), "copies": self.copies, "path": path}
+        return {**_numbers(self.uses), "path": path}
 
 
 @dataclass(frozen=True)
@@ -118,5 +117,4 @@ def report(
 def _analyse(block: Block, netlist: dict[str, Any], known: dict[str, Timing]) -> BlockReport:
     found: Analysis = analyse(netlist, known)
     known[block.module.removeprefix("\\")] = found.outside
-    uses = {r: block.copies * n for r, n in tally(netlist, inner=block.inner).items()}
-    return BlockReport(block.name, block.copies, uses, found.path)
+    return BlockReport(block.name, tally(netlist, inner=block.inner), found.path)
