@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -87,6 +88,7 @@ def _second(config: TrainConfig, meeting: str) -> int:
     """Fork the second of two processes."""
     pid = os.fork()
     if not pid:
+        signal.alarm(200)  # rather than hang
         status = 1
         try:
             _run(config, Member(rank=1, size=2, meeting=meeting), Watch("none"))
