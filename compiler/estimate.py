@@ -43,6 +43,8 @@ from .timing import Latencies, MemorySpeed, Timing, pixel_cycles
 __all__ = ["Estimate", "calibration_lengths", "estimate", "router_lengths"]
 
 _OPERAND_HALVES = 2
+_AHEAD = 2
+"""Tiles by which scores are ahead of weighted values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -359,7 +361,7 @@ class _Model:
         values = i.v_otiles * i.v_tile_pitch
         entered = emptied = 0.0  # softmax: last tile taken; last exponential
         released: deque[float] = deque([0.0, 0.0], maxlen=2)  # halves of the weights
-        waiting: tuple[int, float, bool] | None = None
+        waiting: deque[tuple[int, float, bool]] = deque()
 
         def weigh(rows: int, ready: float, last: bool) -> None:
             start = max(self.array_free, ready)
@@ -386,15 +388,15 @@ class _Model:
                 self.busy["stall_drain"] += end - start - scores
                 self.array_free = end
                 self.halves.append(end)
-                begin = max(entered + self.l.softmax_in, emptied, released[0])
+                if len(waiting) == _AHEAD:
+                    weigh(*waiting.popleft())
+                begin = max(entered + self.l.softmax_in, emptied, released[-1])
                 emptied = begin + lane
                 usable = emptied + self.l.softmax - self.l.softmax_in
                 self.busy["softmax"] += lane
-                if waiting is not None:
-                    weigh(*waiting)
-                waiting = (rows, usable, head + 1 == i.heads)
-        if waiting is not None:
-            weigh(*waiting)
+                waiting.append((rows, usable, head + 1 == i.heads))
+        while waiting:
+            weigh(*waiting.popleft())
 
     def sync(self, i: Sync) -> None:
         """Credits are taken at the loader, given behind the epilogue."""

@@ -3,10 +3,12 @@
 Output stationary: a tile of T tokens x O outputs stays in the accumulators while the contraction
 runs. One weight row (ring, keys or values) and T x I operand bytes (tokens or attention weights)
 enter each cycle. Attention of one head and query tile is two passes: scores of this tile, then the
-weighted values of the tile before it, so that the softmax unit works in the shadow of the array.
+weighted values of a tile before it, so that the softmax unit works in the shadow of the array.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import stream
@@ -27,6 +29,10 @@ from .regs import Error
 from .tiles import Finished, accumulators, score_tile
 
 __all__ = ["ComputeArray"]
+
+_AHEAD = 2
+"""Query tiles and heads by which scores are ahead of weighted values: the softmax unit holds as
+many in its two halves of scores and of weights, and has their time for its work."""
 
 
 class ComputeArray(Component):
@@ -157,19 +163,20 @@ class ComputeArray(Component):
             announce.payload.eq(d.drain),
         ]
 
-        # Attention: `now` is the head and tile whose scores were computed last, `old` the one whose
-        # weighted values are next.
-        pending = Signal()
-        now, old = (
-            Signal(array_tile(config), reset_less=True),
-            Signal(array_tile(config), reset_less=True),
-        )
+        # Attention: heads and tiles whose scores are issued and whose weighted values are not yet;
+        # the oldest comes first.
+        ahead = [
+            Signal(array_tile(config), name=f"ahead_{n}", reset_less=True)
+            for n in range(_AHEAD + 1)
+        ]
+        old = ahead[0]
+        pending, ending = Signal(range(_AHEAD + 2)), Signal()
         keys_done = Signal(13, reset_less=True)
         keys_left = Signal(13)
         m.d.comb += keys_left.eq(d.keys - keys_done)
         m.d.comb += self.busy.eq(
             self.i.valid
-            | pending
+            | (pending != 0)
             | (room[0] != FINISHED_TILES)
             | (room[1] != FINISHED_TILES)
             | drains.o.valid
@@ -239,15 +246,17 @@ class ComputeArray(Component):
                         m.d.sync += [k.eq(0), k_1.eq(1), keys_done.eq(keys_done + o_)]
                         with m.If(keys_left <= o_):
                             m.d.comb += [self.half_released.eq(1), self.i.ready.eq(1)]
-                            m.d.sync += [half.eq(~half), now.eq(d)]
-                            with m.If(pending):
-                                m.d.sync += kv_row.eq(old.v_row)
+                            m.d.sync += [half.eq(~half), pending.eq(pending + 1)]
+                            for n, place in enumerate(ahead):
+                                with m.If(pending == n):
+                                    m.d.sync += place.eq(d)
+                            m.d.sync += [
+                                ending.eq(d.drain.last),
+                                kv_row.eq(Mux(pending == 0, d.v_row, old.v_row)),
+                            ]
+                            m.next = "RUN"
+                            with m.If((pending == _AHEAD) | d.drain.last):
                                 m.next = "VALUES"
-                            with m.Else():
-                                m.d.sync += [pending.eq(1), old.eq(d), kv_row.eq(d.v_row)]
-                                m.next = "RUN"
-                                with m.If(d.drain.last):
-                                    m.next = "VALUES"
             with m.State("VALUES"):
                 m.d.comb += [
                     from_kv.eq(1),
@@ -268,18 +277,17 @@ class ComputeArray(Component):
                         m.d.sync += [k.eq(0), k_1.eq(1), ot.eq(ot_1), ot_1.eq(ot_1 + 1)]
                         with m.If(ot_1 == old.drain.otiles):
                             m.d.comb += self.p_release.eq(1)
-                            m.d.sync += [ot.eq(0), ot_1.eq(1), old.eq(now), kv_row.eq(now.v_row)]
-                            with m.If(old.drain.last):
-                                m.d.sync += pending.eq(0)
-                                m.next = "RUN"
-                            with m.Elif(now.drain.last):
-                                m.next = "VALUES"
+                            m.d.sync += [ot.eq(0), ot_1.eq(1), pending.eq(pending - 1)]
+                            m.d.sync += [kept.eq(after) for kept, after in pairwise(ahead)]
+                            m.next = "RUN"
+                            with m.If(ending):
+                                m.d.sync += kv_row.eq(ahead[1].v_row)
+                                with m.If(pending != 1):
+                                    m.next = "VALUES"
                             with m.Elif(self.i.valid):
                                 # The next tile of the same instruction waits already.
                                 m.d.sync += [kv_row.eq(d.k_row), keys_done.eq(0)]
                                 m.next = "SCORES"
-                            with m.Else():
-                                m.next = "RUN"
         m.d.comb += self.stepped.eq(step)
 
         # Addresses -----------------------------------------------------------------------------
