@@ -51,6 +51,8 @@ class Reader(wiring.Component):
     cancel:
         In(1).array(2). Gives the job up: nothing more is issued, arriving beats are dropped, and
         the room is whole again once ``idle``. To be held until then.
+    hold:
+        In(1).array(2). No new burst while 1; those issued go on.
     valid, data:
         Out(1).array(2), Out(128). A beat for a requester, one cycle after its handshake.
     idle:
@@ -82,6 +84,7 @@ class Reader(wiring.Component):
                 "jobs": In(stream.Signature(Job)).array(2),
                 "freed": In(1).array(2),
                 "cancel": In(1).array(2),
+                "hold": In(1).array(2),
                 "valid": Out(1).array(2),
                 "data": Out(8 * BEAT_BYTES),
                 "idle": Out(1).array(2),
@@ -121,7 +124,9 @@ class Reader(wiring.Component):
                 m.d.sync += room.eq(room + self.freed[k] - Mux(grant, length, 0))
                 with m.If(cancel & self.idle[k]):
                     m.d.sync += room.eq(capacity)
-            m.d.comb += want.eq(measured & fits & (opened != _OPEN_BURSTS) & ~cancel)
+            m.d.comb += want.eq(
+                measured & fits & (opened != _OPEN_BURSTS) & ~cancel & ~self.hold[k]
+            )
             wanted.append(want)
 
             edge = Signal(range(burst + 1), name=f"edge{k}")  # beats up to a multiple of the burst

@@ -82,7 +82,8 @@ class MemoryConfig:
     ``activation_words``: words of ``inputs`` bytes. ``residual_words``: words of ``outputs`` 16-bit
     values. ``kv_rows``, ``ring_rows``, ``demand_rows``: rows of ``inputs * outputs`` bytes.
     ``param_rows``, ``demand_param_rows``, ``norm_rows``: rows of ``outputs`` channels' parameters.
-    ``ports``: 128-bit read ports for weights. ``landing_beats``: beats a port can have in flight.
+    ``ports``: 128-bit memory ports; weights come through all, everything else through the first.
+    ``landing_beats``: beats of each requester of a port that can be in flight.
     """
 
     activation_words: int
@@ -257,7 +258,7 @@ _DEFAULT = AcceleratorConfig(
         param_rows=512,
         demand_param_rows=64,
         norm_rows=256,
-        ports=1,
+        ports=2,
     ),
     limits=LimitConfig(tokens=256, depth=768, experts=16, top_k=8),
 )

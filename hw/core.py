@@ -17,6 +17,7 @@ from .interfaces import AxiRead, AxiWrite
 from .isa import INSTRUCTION_BYTES, Fetch, Load, Norm, Store
 from .loader import Loader
 from .memories import Activations, KeyValues, Residual
+from .port_share import Share
 from .queue import Queue
 from .regs import Counter
 from .semaphore import Unit as Semaphores
@@ -37,7 +38,8 @@ class Core(Component):
         Instructions from the sequencer.
     code : Out(stream of code_word)
         Instructions from memory.
-    axi_w : Out(AxiRead) x ports; axi_r, axi_d : the data engine's read and write masters
+    axi : Out(AxiRead) x ports. The data engine shares port 0 with the weight engine.
+    axi_write : Out(AxiWrite), of port 0
     counts : Out
         Increment of each performance counter (regs.Counter) in the cycle before.
     """
@@ -66,9 +68,8 @@ class Core(Component):
                 "busy": Out(1),
                 "progress": Out(1),
                 "fault": Out(4),
-                "axi_w": Out(AxiRead).array(config.memory.ports),
-                "axi_r": Out(AxiRead),
-                "axi_d": Out(AxiWrite),
+                "axi": Out(AxiRead).array(config.memory.ports),
+                "axi_write": Out(AxiWrite),
                 "counts": Out(ArrayLayout(4, len(Counter))),
                 "experts": Out(ArrayLayout(16, config.limits.experts)),
             }
@@ -172,10 +173,15 @@ class Core(Component):
             weight.start.eq(self.stream_start),
             weight.base.eq(self.stream_base),
             weight.beats.eq(self.stream_beats),
+            weight.loading.eq(mover.loading),
             weight.abort.eq(self.cancel),
         ]
-        for outer, inner in zip(self.axi_w, weight.axi, strict=True):
+        for outer, inner in zip(self.axi[1:], weight.axi[1:], strict=True):
             connect(m, flipped(outer), inner)
+        m.submodules.share = share = Share()
+        connect(m, weight.axi[0], share.masters[0])
+        connect(m, mover.axi_r, share.masters[1])
+        connect(m, share.axi, flipped(self.axi[0]))
         # Softmax.
         connect(m, array.score, attention.i)
         m.d.comb += [
@@ -209,8 +215,7 @@ class Core(Component):
         connect(m, mover.x_write, residual.writes[1])
         connect(m, mover.a_read, activations.reads[1])
         connect(m, mover.x_read, residual.reads[2])
-        connect(m, flipped(self.axi_r), mover.axi_r)
-        connect(m, flipped(self.axi_d), mover.axi_w)
+        connect(m, flipped(self.axi_write), mover.axi_w)
         connect(m, mover.code_o, flipped(self.code))
         m.d.comb += [
             mover.a_grant.eq(activations.grant),
@@ -244,8 +249,8 @@ class Core(Component):
         m.d.sync += self.progress.eq(
             array.stepped
             | (weight.beats_read != 0)
-            | (self.axi_r.rvalid & self.axi_r.rready)
-            | (self.axi_d.wvalid & self.axi_d.wready)
+            | (mover.axi_r.rvalid & mover.axi_r.rready)
+            | (mover.axi_w.wvalid & mover.axi_w.wready)
             | (layernorm.o.valid & layernorm.o.ready)
             | (loader.o.valid & loader.o.ready)
         )
@@ -261,8 +266,8 @@ class Core(Component):
             Counter.NORM_BUSY: layernorm.o.valid & layernorm.o.ready,
             Counter.GATE_BUSY: router.busy,
             Counter.SOFTMAX_BUSY: attention.busy,
-            Counter.DATA_READ_BEATS: self.axi_r.rvalid & self.axi_r.rready,
-            Counter.DATA_WRITE_BEATS: self.axi_d.wvalid & self.axi_d.wready,
+            Counter.DATA_READ_BEATS: mover.axi_r.rvalid & mover.axi_r.rready,
+            Counter.DATA_WRITE_BEATS: mover.axi_w.wvalid & mover.axi_w.wready,
             Counter.WEIGHT_BEATS: weight.beats_read,
             Counter.DEMAND_BEATS: weight.demand_read,
             Counter.MISSES: weight.misses,

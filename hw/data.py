@@ -57,6 +57,8 @@ class Engine(wiring.Component):
         write bursts completed with no byte enabled, until reset.
     quiet:
         Out(1). Nothing in flight, also in the cycle of ``abort``.
+    loading:
+        Out(1). Data of a LOAD is being read.
     load_busy, store_busy:
         Out(1). An instruction is waiting or executed.
     fault:
@@ -98,6 +100,7 @@ class Engine(wiring.Component):
                 "axi_w": Out(AxiWrite),
                 "abort": In(1),
                 "quiet": Out(1),
+                "loading": Out(1),
                 "load_busy": Out(1),
                 "store_busy": Out(1),
                 "fault": Out(Error),
@@ -162,6 +165,7 @@ class Engine(wiring.Component):
             reader.cancel[LOAD].eq(cancel),
             store.cancel.eq(cancel),
             self.quiet.eq(Cat(reader.idle).all() & store.quiet),
+            self.loading.eq(~reader.idle[LOAD]),
             self.load_busy.eq(load.busy),
             self.store_busy.eq(store.busy),
         ]

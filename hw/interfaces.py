@@ -12,6 +12,7 @@ from .config import BEAT_BYTES, AcceleratorConfig
 from .isa import ADDRESS_BITS, SEMAPHORE_BITS, SEMAPHORES
 
 __all__ = [
+    "ID_BITS",
     "POINTER_BITS",
     "ActivationWrite",
     "AxiRead",
@@ -82,14 +83,18 @@ GiveSignature = Signature(
 )
 """``count`` credits are given in each cycle in which valid is 1; never blocks."""
 
+ID_BITS = 2
+"""Read IDs: on every port 0 is the weight stream and 1 FETCH; on port 0 also 2, instructions, and
+3, LOAD."""
+
 AxiRead = Signature(
     {
-        "arid": Out(1),
+        "arid": Out(ID_BITS),
         "araddr": Out(32),
         "arlen": Out(8),
         "arvalid": Out(1),
         "arready": In(1),
-        "rid": In(1),
+        "rid": In(ID_BITS),
         "rdata": In(8 * BEAT_BYTES),
         "rresp": In(2),
         "rlast": In(1),

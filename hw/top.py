@@ -46,10 +46,9 @@ class Top(Elaboratable):
             "irq": (self.control.irq, False),
         }
         self._bind("s_axil", self.control.bus, slave=True)
-        for p, master in enumerate(self.core.axi_w):
-            self._bind(f"m_axi_w{p}", master, bursts=("ar",))
-        self._bind("m_axi_d", self.core.axi_r, bursts=("ar",))
-        self._bind("m_axi_d", self.core.axi_d, bursts=("aw",))
+        for p, master in enumerate(self.core.axi):
+            self._bind(f"m_axi_{p}", master, bursts=("ar",))
+        self._bind("m_axi_0", self.core.axi_write, bursts=("aw",))
 
     def _bind(
         self, prefix: str, bus: Any, *, slave: bool = False, bursts: tuple[str, ...] = ()

@@ -199,6 +199,8 @@ class Port(wiring.Component):
         Out(POINTER_BITS) for each of them: this port's rows since reset.
     ring_released, param_released:
         In(POINTER_BITS). The demand rings are written without asking.
+    hold:
+        In(1). The stream asks for nothing more meanwhile.
     cancel:
         In(1). Ask for nothing more and drop what comes; held until reset.
     quiet, stream_busy, demand_busy:
@@ -218,6 +220,7 @@ class Port(wiring.Component):
             "demand_job": In(stream.Signature(bursts.Job)),
             "demand_rows": In(stream.Signature(RowCounts)),
             "axi": Out(AxiRead),
+            "hold": In(1),
             "cancel": In(1),
         }
         for name in ("ring", "param", "demand", "demand_param"):
@@ -297,6 +300,7 @@ class Port(wiring.Component):
             self.beat.eq(reader.valid[STREAM] | reader.valid[DEMAND]),
             self.demand_beat.eq(reader.valid[DEMAND]),
         ]
+        m.d.comb += reader.hold[STREAM].eq(self.hold)
         for k in (STREAM, DEMAND):
             m.d.comb += reader.cancel[k].eq(self.cancel)
         return m

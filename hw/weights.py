@@ -25,6 +25,7 @@ from .weight_rings import Ring
 __all__ = ["Engine", "param_address", "row_address"]
 
 _BEAT_SHIFT = ceil_log2(BEAT_BYTES)
+_NEARLY_EMPTY = 8  # a ring that has less than this part of its rows
 _RINGS = ("ring", "param", "demand", "demand_param")
 
 
@@ -71,6 +72,9 @@ class Engine(wiring.Component):
         Out(POINTER_BITS). Rows complete on all ports, since reset.
     ring_released, param_released, demand_released, demand_param_released:
         In(POINTER_BITS). Rows that the readers are done with.
+    loading:
+        In(1). The data engine reads through port 0. The stream leaves that port to it as long as
+        the ring is not nearly empty: what is loaded is waited for, what is streamed is not yet.
     abort:
         In(1). From this cycle on nothing more is asked for and everything that comes is dropped,
         until reset.
@@ -105,6 +109,7 @@ class Engine(wiring.Component):
                 "rows": In(ReadPort(row_address(config), 8 * config.row_bytes)),
                 "params": In(ReadPort(param_address(config), param_row(config))),
                 **pointers,
+                "loading": In(1),
                 "abort": In(1),
                 "quiet": Out(1),
                 "busy": Out(1),
@@ -130,6 +135,12 @@ class Engine(wiring.Component):
             m.d.sync += given_up.eq(1)
         for port in ports:
             m.d.comb += port.cancel.eq(self.abort | given_up)
+        rows = Signal(range(self._config.memory.ring_rows + 1))  # in the ring
+        ahead = rows >= self._config.memory.ring_rows // _NEARLY_EMPTY
+        m.d.sync += [
+            rows.eq(self.ring_filled - self.ring_released),
+            ports[0].hold.eq(self.loading & ahead),
+        ]
         with m.If(self.fault == Error.NONE):
             with m.If(Cat(port.bad_read for port in ports).any()):
                 m.d.sync += self.fault.eq(Error.READ)

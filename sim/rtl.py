@@ -45,8 +45,9 @@ _ABORT_CYCLES = 100_000
 
 def board_memory(config: AcceleratorConfig) -> MemoryTiming:
     """The DDR4-2400 of a ZCU104 at the configuration's clock (:meth:`MemoryTiming.ddr4`)."""
-    ports = config.memory.ports + 1  # weights and data
-    return MemoryTiming.ddr4(clock_mhz=config.clock_mhz, ports=ports, beat_bytes=BEAT_BYTES)
+    return MemoryTiming.ddr4(
+        clock_mhz=config.clock_mhz, ports=config.memory.ports, beat_bytes=BEAT_BYTES
+    )
 
 
 def _verilog(config: AcceleratorConfig, report: Report) -> str:

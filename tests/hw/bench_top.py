@@ -35,14 +35,14 @@ async def frames(dut: Any) -> None:
     contents, at = place(program, image)
     size = 1 << at.size.bit_length()
 
-    reads = AxiRamRead(AxiReadBus.from_prefix(dut, "m_axi_d"), dut.clk, dut.rst, size=size)
+    reads = AxiRamRead(AxiReadBus.from_prefix(dut, "m_axi_0"), dut.clk, dut.rst, size=size)
     writes = AxiRamWrite(
-        AxiWriteBus.from_prefix(dut, "m_axi_d"), dut.clk, dut.rst, size=size, mem=reads.mem
+        AxiWriteBus.from_prefix(dut, "m_axi_0"), dut.clk, dut.rst, size=size, mem=reads.mem
     )
     channels = [reads.ar_channel, reads.r_channel]
     channels += [getattr(writes, f"{name}_channel") for name in ("aw", "w", "b")]
-    for port in range(CONFIG.memory.ports):
-        bus = AxiReadBus.from_prefix(dut, f"m_axi_w{port}")
+    for port in range(1, CONFIG.memory.ports):
+        bus = AxiReadBus.from_prefix(dut, f"m_axi_{port}")
         weights = AxiRamRead(bus, dut.clk, dut.rst, size=size, mem=reads.mem)
         channels += [weights.ar_channel, weights.r_channel]
     control = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axil"), dut.clk, dut.rst)

@@ -229,6 +229,31 @@ def test_rings_are_never_overrun_and_the_stream_waits():
     bench.check(data, "param", "ring")
 
 
+@pytest.mark.parametrize("config", [MICRO, WIDE], ids=["1 port", "2 ports"])
+def test_the_stream_leaves_port_0_to_loads_while_it_is_ahead(config):
+    """It goes on with a nearly empty ring, however long the load; other ports do not stop."""
+    bench = Bench(config, stall=0.0)
+    bench.reading = False
+    data = blocks(config, [(2, 28), (2, 60)], 11)
+    beats = image(config, data, at=STREAM_BASE, headers=True, contents=bench.contents)
+
+    async def test(ctx):
+        dut, memory = bench.dut, bench.memories[0]
+        ctx.set(dut.loading, 1)
+        await bench.start(ctx, beats)
+        await ctx.tick().until(dut.ring_filled == 4)  # an eighth of the ring
+        await ctx.tick().repeat(4)
+        asked = [len(m.bursts) for m in bench.memories]
+        await ctx.tick().repeat(200)
+        assert len(memory.bursts) == asked[0]
+        assert all(len(m.bursts) > n for m, n in zip(bench.memories[1:], asked[1:], strict=True))
+        bench.reading = True
+        await bench.idle(ctx)
+
+    bench.run(test)
+    bench.check(data, "param", "ring")
+
+
 def test_a_beat_a_cycle_with_a_long_latency():
     config = MICRO.but(memory__landing_beats=256, memory__ring_rows=512)
     bench = Bench(config, latency=(80, 80), stall=0.0)

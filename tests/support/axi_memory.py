@@ -74,7 +74,7 @@ class AxiMemory:
     async def serve_reads(self, ctx: Any) -> None:
         """Background test bench of the AR and R channels."""
         axi, rng = self.read, random.Random(self.seed)
-        waiting: dict[int, deque] = {0: deque(), 1: deque()}  # [cycle, address, beats]
+        waiting: dict[int, deque] = {id_: deque() for id_ in range(4)}  # [cycle, address, beats]
         cycle, ready, offered, held = 0, 0, None, None
         while True:
             address_channel = (axi.arid, axi.araddr, axi.arlen)
