@@ -67,7 +67,8 @@ def test_bytes_are_those_that_the_device_reads(program) -> None:
     g = program.geometry
     tables = g.tokens * 32 * 2 + 5 * 32 * 8
     pixels = g.image_height * program.image.pitch
-    read = 64 + 32 * header.code_count + 16 * header.stream_beats + tables + pixels
+    stream = 16 * header.stream_beats * program.config.memory.ports
+    read = 64 + 32 * header.code_count + stream + tables + pixels
     assert estimate(program, "task0", Memory()).bytes_read == read
 
 
