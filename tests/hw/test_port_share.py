@@ -211,3 +211,33 @@ def test_an_error_response_is_its_readers(guilty):
             assert ctx.get(reader.error) == (n == guilty // 2)
 
     bench.run(test)
+
+
+@pytest.mark.parametrize("chance", [1.0, 0.4])
+def test_the_arbiter_alternates(chance):
+    """Two masters that always have an address, or often: whoever issued last yields."""
+    dut = Share()
+    rng = np.random.default_rng(3)
+    seen = []
+
+    async def test(ctx):
+        for n, master in enumerate(dut.masters):
+            ctx.set(master.arvalid, 1)
+            ctx.set(master.arid, n)
+        for _ in range(200):
+            ctx.set(dut.axi.arready, bool(rng.random() < chance))
+            _, _, valid, ready, id_ = await ctx.tick().sample(
+                dut.axi.arvalid, dut.axi.arready, dut.axi.arid
+            )
+            if valid and ready:
+                seen.append(id_)
+
+    sim = Simulator(dut)
+    sim.add_clock(1e-6)
+    sim.add_testbench(test)
+    sim.run()
+    assert len(seen) > 60
+    assert set(seen[::2]) | set(seen[1::2]) == {0, 3}
+    assert len(set(seen[::2])) == len(set(seen[1::2])) == 1
+    if chance == 1.0:
+        assert len(seen) == 199  # an address a cycle
