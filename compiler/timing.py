@@ -101,11 +101,11 @@ class MemorySpeed:
     latency: int
     write_latency: int
     beat: float
-    """cycles of a beat on the data port"""
+    """cycles of a beat of data alone"""
     weight_beat: float
     """cycles of a beat on every weight port, all at work"""
     shared_beat: float
-    """cycles of a beat on every port, the data port included"""
+    """cycles of a beat of data while weights come through all ports"""
 
     @classmethod
     def of(cls, config: AcceleratorConfig, timing: Timing) -> MemorySpeed:
