@@ -270,12 +270,9 @@ _DEFAULT = AcceleratorConfig(
 #   twice 2 x 2 x 4, norm parameters 16, operands 16, attention weights 16, landing buffers 10,
 #   scores 8, words of a norm 4, expert queues 3, tables 12: 261 (hw/footprint.py).
 # The weight ring holds 2 MB: as much as lets the memory work on through attention and dense layers
-#   scores 8, words of a norm 4, expert queues 3, tables 12: 261 (hw/footprint.py).
-# The weight ring holds 2 MB: as much as lets the memory work on through attention and dense layers
 # and so be a MoE layer ahead (M3ViT-Tiny has 2.4 MB a layer; the array uses up a part meanwhile).
 # Cycles of M3ViT-Tiny at 129 tokens, all 16 experts in use, estimated for 1,024, 2,048, 4,096 and
 # 8,192 rows in the ring: 537 k, 471 k, 419 k, 419 k. Experts of 4 bits need 2,048 (418 k; 1,024
-# 424 k), so to keep them packed in the ring, and unpack them at every read, would gain nothing.
 # 424 k), so to keep them packed in the ring, and unpack them at every read, would gain nothing.
 # With these sizes `small` at 224x224 stays on the chip as a whole (11,820 activation words, 4,728
 # residual words); wider and longer networks go in tiles.
