@@ -455,7 +455,7 @@ WORDS, RESIDUALS = MICRO.memory.activation_words, MICRO.memory.residual_words
         ("load", PIXELS | {"patch_bytes": 6}, Error.FIELD),
         ("load", PIXELS | {"pitch": 24}, Error.FIELD),
         ("load", PIXELS | {"address": 8}, Error.FIELD),
-        ("load", PIXELS | {"kind": 3}, Error.FIELD),
+        ("load", PIXELS | {"kind": LoadKind.ACTIVATION}, Error.FIELD),  # no beats
         ("load", PIXELS | {"target": WORDS - 3}, Error.ADDRESS),
         ("load", BEATS | {"beats": 0}, Error.FIELD),
         ("load", BEATS | {"target": RESIDUALS - 15}, Error.ADDRESS),

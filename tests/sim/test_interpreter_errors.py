@@ -107,7 +107,6 @@ def test_addresses(program: Program, kind: type, fields: dict[str, int]) -> None
         (Attention, {"keys": 4000}),
         (Store, {"rows": 0}),
         (Load, {"beats": 0}),
-        (Load, {"kind": 3}),
     ],
 )
 def test_fields(program: Program, kind: type, fields: dict[str, int]) -> None:
