@@ -206,7 +206,7 @@ def measure_frames(
     if resources:
         from moevit.boards.resources import report as synthesise
 
-        found["dsp"] = synthesise(config, progress=report).uses["DSP"]
+        found["dsp"] = round(synthesise(config, progress=report).uses["DSP"])
     if all_tasks:
         from .together import measure_together
 

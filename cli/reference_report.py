@@ -52,13 +52,17 @@ def text(frame: Mapping[str, Any]) -> str:
 
 
 def beside_peers(frames: list[Mapping[str, Any]]) -> str:
-    """A Markdown table: each frame, then each peer."""
+    """A Markdown table: each frame, then each peer.
+
+    The DSPs of a configuration are counted in one of its frames and hold for all of them.
+    """
+    counted = {f["config_hash"]: f["dsp"] for f in frames if "dsp" in f}
     rows = [
         ["design", "tokens", "cycles", "MHz", "ms", "fps", "DSP", "FPS/(DSP x MHz)", "mJ"],
         ["---"] + ["---:"] * 8,
     ]
     for f in frames:
-        dsp = f.get("dsp")
+        dsp = counted.get(f["config_hash"])
         efficiency = f"{f['fps'] / (dsp * f['clock_mhz']):.2e}" if dsp else "-"
         low, high = f["energy_estimate"]["millijoules"]
         rows.append(
