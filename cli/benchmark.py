@@ -94,10 +94,17 @@ def measure(
         found["presets"][name] = _preset(workload, images, _part(report, 0.1 + n * step, step))
     tasks = first.model_config.task_names
     # The float model's scores may come from the cache, so only the second is timed.
-    exact, _ = score(first, tasks, "torch", validation, report=_part(report, 0.6, 0.2))
+    exact = score(first, tasks, "torch", validation, report=_part(report, 0.6, 0.2))
     with _timed(stages, "score_golden_s"):
-        integer, gain = score(first, tasks, "golden", validation, report=_part(report, 0.8, 0.2))
-    found["accuracy"] = {"images": validation, "float": exact, "integer": integer, "delta_m": gain}
+        integer = score(first, tasks, "golden", validation, report=_part(report, 0.8, 0.2))
+    about = integer.to_dict()
+    found["accuracy"] = {
+        "images": validation,
+        "float": exact.results,
+        "integer": about["tasks"],
+        "delta_m": about["delta_m"],
+        "interval": about["interval"],
+    }
     return found
 
 

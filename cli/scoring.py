@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from moevit import model as model_package
-from moevit.model.evaluate import Backend, Results, evaluate, float_backend
-from moevit.model.metrics import PRIMARY, delta_m
+from moevit.model.evaluate import Backend, Results, float_backend
+from moevit.model.metrics import PRIMARY
+from moevit.model.tallies import Tallies, paired, tally
+from moevit.quant.bootstrap import LEVEL, RESAMPLES, Estimate
 from moevit.quant.golden import Golden
 from moevit.sim import cache
 from moevit.sim.device import Result
@@ -21,11 +24,54 @@ from .comparison import device_maker, expected_cycles
 from .errors import UserError
 from .workload import Workload
 
-__all__ = ["score"]
+__all__ = ["Scores", "score"]
 
 _BATCH = 20
 
 Report = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What scoring found.
+
+    ``tasks[task][metric]`` are the metrics with their intervals over the choice of pictures.
+    ``delta_m`` is M3ViT's, in percent, against the float model on the same pictures, below 0 worse
+    than it; its interval is paired. None without a float model, or where one of its metrics is 0.
+    """
+
+    pictures: int
+    tasks: dict[str, dict[str, Estimate]]
+    delta_m: Estimate | None
+
+    @property
+    def results(self) -> Results:
+        """The metrics alone."""
+        return {
+            task: {name: found.value for name, found in metrics.items()}
+            for task, metrics in self.tasks.items()
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types. Of one picture nothing can be drawn: its intervals are None."""
+
+        def ends(found: Estimate) -> list[float]:
+            return [found.low, found.high]
+
+        interval: dict[str, Any] | None = None
+        if self.pictures > 1:
+            interval = {
+                "level": LEVEL,
+                "draws": RESAMPLES,
+                "tasks": {t: {m: ends(e) for m, e in ms.items()} for t, ms in self.tasks.items()},
+                "delta_m": None if self.delta_m is None else ends(self.delta_m),
+            }
+        return {
+            "images": self.pictures,
+            "tasks": self.results,
+            "delta_m": None if self.delta_m is None else self.delta_m.value,
+            "interval": interval,
+        }
 
 
 class _AllTasks:
@@ -74,9 +120,9 @@ def _pooled(pool: DevicePool, tasks: Sequence[str]) -> Backend:
     return _AllTasks(run)
 
 
-def _float_results(
+def _float_tallies(
     workload: Workload, tasks: Sequence[str], images: int, report: Report
-) -> Results:
+) -> Tallies:
     """The float model's scores, from the cache when they are known."""
     folder = Path(str(model_package.__file__)).parent
     config = workload.model_config
@@ -84,21 +130,19 @@ def _float_results(
     key = cache.digest(
         workload.path.read_bytes(), cache.source_digest(folder), json.dumps([about, images, *tasks])
     )
+    name = "counts.npz"
 
     def make(entry: Path) -> None:
-        results = evaluate(
+        tally(
             float_backend(workload.model),
             config,
+            pictures,
             tasks=tasks,
-            source=pictures,
             batch=_BATCH,
             on_progress=lambda done: report(f"float model ({done}/{images})", done / images),
-        )
-        (entry / "results.json").write_text(json.dumps(results))
+        ).save(entry / name)
 
-    path = cache.entry("scores", key, make) / "results.json"
-    results: Results = json.loads(path.read_text())
-    return results
+    return Tallies.load(cache.entry("scores", key, make) / name, config, tasks)
 
 
 def score(
@@ -109,42 +153,43 @@ def score(
     *,
     jobs: int = 2,
     report: Report = lambda _what, _share: None,
-) -> tuple[Results, float | None]:
+) -> Scores:
     """Metrics of ``tasks`` on the first ``images`` validation pictures of the workload's source,
-    and delta-m in percent.
-
-    Delta-m is M3ViT's, with the float model on the same pictures as the reference: below 0 is worse
-    than float. None for a network without a float model.
-    """
+    and delta-m, with their intervals."""
     config = workload.model_config
-    chosen = tuple(config.task(name) for name in tasks)
-    for task in chosen:
+    for task in (config.task(name) for name in tasks):
         if task.kind not in PRIMARY:
             raise UserError(f"Task {task.name} of kind {task.kind} has no truth to score it on")
     share = 0.0 if workload.quantised else 0.3 if backend != "torch" else 1.0
     reference = None
     if not workload.quantised or backend == "torch":
-        reference = _float_results(workload, tasks, images, lambda w, s: report(w, share * s))
-    if backend == "torch":
-        assert reference is not None
-        return reference, 0.0
-    results = _device_results(
-        workload, tasks, backend, images, jobs, lambda w, s: report(w, share + (1 - share) * s)
-    )
-    if reference is None:
-        return results, None
-    kinds = {task.name: task.kind for task in chosen}
-    return results, delta_m(results, reference, kinds)
+        reference = _float_tallies(workload, tasks, images, lambda w, s: report(w, share * s))
+    if backend == "torch" and reference is not None:
+        got = reference
+    else:
+        got = _device_tallies(
+            workload, tasks, backend, images, jobs, lambda w, s: report(w, share + (1 - share) * s)
+        )
+    gain = None
+    if reference is not None and _all_above_zero(reference):
+        gain = paired(got, reference).delta_m
+    return Scores(pictures=got.pictures, tasks=got.intervals(), delta_m=gain)
 
 
-def _device_results(
+def _all_above_zero(reference: Tallies) -> bool:
+    """Whether relative changes against a reference exist."""
+    results = reference.results()
+    return all(results[task][PRIMARY[kind]] for task, kind in reference.kinds.items())
+
+
+def _device_tallies(
     workload: Workload,
     tasks: Sequence[str],
     backend: str,
     images: int,
     jobs: int,
     report: Report,
-) -> Results:
+) -> Tallies:
     config = workload.model_config
     pictures, images, _ = workload.source.validation(config, images)
     total = expected_cycles(workload, tasks) * images
@@ -152,12 +197,12 @@ def _device_results(
     def on_cycles(cycles: int) -> None:
         report(f"{images} pictures on {backend}", min(cycles / total, 0.99))
 
-    def run(scored: Backend) -> Results:
-        return evaluate(
+    def run(scored: Backend) -> Tallies:
+        return tally(
             scored,
             config,
+            pictures,
             tasks=tasks,
-            source=pictures,
             batch=_BATCH,
             on_progress=lambda done: report(f"{images} pictures on {backend}", done / images),
         )

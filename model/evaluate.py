@@ -23,7 +23,16 @@ from .metrics import Scorer, scorer
 from .scenes import Sample
 from .tasks import predict
 
-__all__ = ["Backend", "Results", "Sampled", "evaluate", "fitted", "float_backend", "truth_of"]
+__all__ = [
+    "Backend",
+    "Results",
+    "Sampled",
+    "decoded",
+    "evaluate",
+    "fitted",
+    "float_backend",
+    "truth_of",
+]
 
 Backend = Callable[[NDArray[np.uint8], str], NDArray[np.float32]]
 Results = dict[str, dict[str, float]]
@@ -58,6 +67,20 @@ def float_backend(model: M3ViT) -> Backend:
     return run
 
 
+def decoded(
+    backend: Backend, config: ModelConfig, images: NDArray[np.uint8], name: str
+) -> NDArray[Any]:
+    """What a backend predicts for task ``name``, decoded (:func:`~.tasks.predict`).
+
+    Raises ``ValueError`` for outputs of the wrong shape.
+    """
+    raw = backend(images, name)
+    expected = (len(images), config.task(name).channels)
+    if raw.ndim != 4 or raw.shape[:2] != expected:
+        raise ValueError(f"Backend must give {expected} maps for task {name}, not {raw.shape}")
+    return predict(config.task(name).kind, raw, config.image)
+
+
 def _score(
     backend: Backend,
     config: ModelConfig,
@@ -66,13 +89,8 @@ def _score(
 ) -> None:
     images = np.stack([sample.image for sample in batch])
     for name, tally in scorers.items():
-        kind = config.task(name).kind
-        raw = backend(images, name)
-        expected = (len(batch), config.task(name).channels)
-        if raw.ndim != 4 or raw.shape[:2] != expected:
-            raise ValueError(f"Backend must give {expected} maps for task {name}, not {raw.shape}")
-        truth = np.stack([truth_of(sample, kind) for sample in batch])
-        tally.update(predict(kind, raw, config.image), truth)
+        truth = np.stack([truth_of(sample, config.task(name).kind) for sample in batch])
+        tally.update(decoded(backend, config, images, name), truth)
 
 
 def evaluate(

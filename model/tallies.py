@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,16 +18,13 @@ from moevit.quant.bootstrap import RESAMPLES, Estimate, draws, estimate
 
 from .config import ModelConfig
 from .datasets import Example
-from .evaluate import Sampled, truth_of
+from .evaluate import Backend, Results, Sampled, decoded, truth_of
 from .metrics import LOWER_IS_BETTER, PRIMARY, Scorer, delta_m, scorer
 from .scenes import Sample
-from .tasks import predict
 
 __all__ = ["Paired", "Tallies", "paired", "tally"]
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
-Results = dict[str, dict[str, float]]
-Backend = Callable[[Any, str], Any]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,6 +48,38 @@ class Tallies:
             for task, counts in self.counts.items()
         }
 
+    def intervals(
+        self, resamples: int = RESAMPLES, seed: int = 0
+    ) -> dict[str, dict[str, Estimate]]:
+        """All metrics, each with its interval over the choice of pictures."""
+        found = self.results()
+        drawn = [self.results(weights) for weights in draws(self.pictures, resamples, seed)]
+        return {
+            task: {
+                name: estimate(value, [one[task][name] for one in drawn])
+                for name, value in metrics.items()
+            }
+            for task, metrics in found.items()
+        }
+
+    def save(self, path: Path) -> None:
+        """Keep the counts in a NumPy archive; :meth:`load` makes the same tallies of it."""
+        np.savez_compressed(path, **self.counts)  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, path: Path, config: ModelConfig, tasks: Sequence[str]) -> Tallies:
+        """What :meth:`save` has kept of ``tasks`` of a model."""
+        kinds, scorers = _scorers(config, tasks)
+        with np.load(path) as archive:
+            counts = {name: archive[name] for name in tasks}
+        return cls(kinds=kinds, scorers=scorers, counts=counts)
+
+
+def _scorers(config: ModelConfig, tasks: Sequence[str]) -> tuple[dict[str, str], dict[str, Scorer]]:
+    """The kind and an empty scorer of each task."""
+    kinds = {name: config.task(name).kind for name in tasks}
+    return kinds, {name: scorer(kinds[name], config.task(name).channels) for name in tasks}
+
 
 def tally(
     backend: Backend,
@@ -62,18 +92,17 @@ def tally(
 ) -> Tallies:
     """Score ``backend`` (see :mod:`.evaluate`) on samples, keeping each picture's counts.
 
-    Raises ``ValueError`` for an unknown task and without samples.
+    Raises ``ValueError`` for an unknown task, outputs of the wrong shape, and without samples.
     """
     names = config.task_names if tasks is None else tuple(tasks)
-    kinds = {name: config.task(name).kind for name in names}
-    scorers = {name: scorer(kinds[name], config.task(name).channels) for name in names}
+    kinds, scorers = _scorers(config, names)
     rows: dict[str, list[Floats]] = {name: [] for name in names}
     pending: list[Sample | Example] = []
 
     def score() -> None:
         images = np.stack([sample.image for sample in pending])
         for name in names:
-            predictions = predict(kinds[name], backend(images, name), config.image)
+            predictions = decoded(backend, config, images, name)
             for sample, prediction in zip(pending, predictions, strict=True):
                 one = copy.deepcopy(scorers[name])
                 one.update(prediction[None], truth_of(sample, kinds[name])[None])

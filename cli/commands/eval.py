@@ -27,6 +27,7 @@ from moevit.cli.options import (
 from moevit.cli.progress import progress
 from moevit.cli.sources import CalibrationFiles, Data, Root, picture_source
 from moevit.cli.workload import Workload
+from moevit.quant.bootstrap import LEVEL, RESAMPLES
 from moevit.sim.backends import BACKENDS
 
 __all__ = ["command"]
@@ -67,7 +68,8 @@ def command(
 
     mIoU (higher is better), depth RMSE in metres and delta1, mean angle of normals in degrees, F
     of edges, largest F of saliency (docs/training.md has all of them); and delta-m, the mean
-    relative gain in percent over the float model on the same pictures.
+    relative gain in percent over the float model on the same pictures. Intervals are those of a
+    bootstrap over the pictures, paired for delta-m.
     """
     check_backend(backend, BACKENDS)
     with progress("moevit eval", quiet=as_json) as report:
@@ -87,7 +89,7 @@ def command(
         tasks = chosen_tasks(task, workload.model_config.task_names)
         config = workload.model_config
         _, count, _ = workload.source.validation(config, images or _IMAGES[backend])
-        results, gain = score(
+        found = score(
             workload,
             tasks,
             backend,
@@ -96,16 +98,25 @@ def command(
             report=report,
         )
     if as_json:
-        found = {"backend": backend, "images": count, "tasks": results, "delta_m": gain}
+        about = {"backend": backend, **found.to_dict()}
         if data != "scenes":
-            found["data"] = data
-        typer.echo(json.dumps(found, indent=2))
+            about["data"] = data
+        typer.echo(json.dumps(about, indent=2))
         return
+    sure = found.pictures > 1
     table = Table(title=f"{backend} on {count} validation pictures", title_justify="left")
-    table.add_column("task")
-    table.add_column("metrics")
-    for name, metrics in results.items():
-        table.add_row(name, "  ".join(f"{key} {value:.4f}" for key, value in metrics.items()))
+    for name in ("task", "metric"):
+        table.add_column(name)
+    table.add_column("value", justify="right")
+    if sure:
+        table.add_column(f"{LEVEL:.0%} interval", justify="right")
+    for name, metrics in found.tasks.items():
+        for number, (metric, value) in enumerate(metrics.items()):
+            cells = [f"{value.value:.4f}", f"{value.low:.4f} .. {value.high:.4f}"]
+            table.add_row("" if number else name, metric, *cells[: 1 + sure])
     Console().print(table)
-    if gain is not None:
-        typer.echo(f"delta-m against the float model: {gain:+.2f} %")
+    if (gain := found.delta_m) is not None:
+        interval = f" ({gain.low:+.2f} .. {gain.high:+.2f})" if sure else ""
+        typer.echo(f"delta-m against the float model: {gain.value:+.2f} %{interval}")
+    if sure:
+        typer.echo(f"Intervals hold {LEVEL:.0%} of {RESAMPLES:,} draws of the pictures.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -120,10 +121,62 @@ def test_eval(moevit, checkpoint, backend) -> None:
     status, out, err = moevit("eval", "--json", "--images", 3, *options(checkpoint, backend))
     assert (status, err) == (0, "")
     found = json.loads(out)
-    assert set(found) == {"backend", "images", "tasks", "delta_m"}
+    assert set(found) == {"backend", "images", "tasks", "delta_m", "interval"}
     assert found["backend"] == backend and found["images"] == 3
     assert list(found["tasks"]) == list(SCENE_KINDS)
     assert found["delta_m"] == 0 if backend == "torch" else abs(found["delta_m"]) < 20
+    interval = found["interval"]
+    low, high = interval["delta_m"]
+    assert low <= found["delta_m"] <= high and (low == high) == (backend == "torch")
+    assert (interval["level"], interval["draws"]) == (0.95, 1000)
+    for task, metrics in found["tasks"].items():
+        assert interval["tasks"][task].keys() == metrics.keys()
+    low, high = interval["tasks"]["depth"]["rmse"]
+    assert low < found["tasks"]["depth"]["rmse"] < high
+
+
+def test_eval_for_people(moevit, checkpoint, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    given = options(checkpoint, "golden")
+    status, out, err = moevit("eval", "--images", 3, *given)
+    assert (status, err) == (0, "")
+    _, text, _ = moevit("eval", "--json", "--images", 3, *given)
+    found = json.loads(text)
+    low, high = found["interval"]["tasks"]["depth"]["rmse"]
+    value = found["tasks"]["depth"]["rmse"]
+    assert re.search(rf"depth\W+rmse\W+{value:.4f}\W+{low:.4f} \.\. {high:.4f}", out)
+    low, high = found["interval"]["delta_m"]
+    assert f"float model: {found['delta_m']:+.2f} % ({low:+.2f} .. {high:+.2f})" in out
+
+
+def test_one_picture_has_no_interval(moevit, checkpoint) -> None:
+    given = ("--images", 1, *options(checkpoint, "golden"))
+    status, out, _ = moevit("eval", "--json", *given)
+    assert status == 0 and json.loads(out)["interval"] is None
+    status, out, _ = moevit("eval", *given)
+    assert status == 0 and "interval" not in out.lower() and " .. " not in out
+
+
+def test_no_delta_m_against_nothing(moevit, checkpoint, tmp_path) -> None:
+    """A float model that finds no pixel's class has a mIoU of 0, to which nothing is relative."""
+    import torch
+
+    from moevit.model.checkpoint import load, store
+    from moevit.model.data import samples
+
+    model = load(checkpoint)
+    truth = next(iter(samples("validation", 1, *model.config.image))).segmentation
+    classes = model.config.task("segmentation").channels
+    absent = min(set(range(classes)) - set(np.unique(truth).tolist()))
+    bias = model.heads["segmentation"].linear.bias
+    with torch.no_grad():
+        bias.copy_(100.0 * (torch.arange(len(bias)) // (len(bias) // classes) == absent))
+    store(model, tmp_path / "wrong.safetensors")
+    given = options(tmp_path / "wrong.safetensors", "golden")
+    status, out, err = moevit("eval", "--json", "--images", 1, *given)
+    assert (status, err) == (0, "")
+    found = json.loads(out)
+    assert found["tasks"]["segmentation"]["miou"] == 0 and found["delta_m"] is None
 
 
 def test_eval_is_the_same_on_golden_and_interpreter(moevit, checkpoint) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from moevit.model.data import samples
 from moevit.model.evaluate import evaluate
 from moevit.model.scenes import Sample
 from moevit.model.tallies import Tallies, paired, tally
+from moevit.quant.bootstrap import draws
 
 COUNT = 12
 
@@ -77,6 +79,28 @@ def test_paired_intervals(found: dict[float, Tallies]) -> None:
     width = little.change["depth"].high - little.change["depth"].low
     assert width < 100 * np.std(scores) / np.mean(scores)
     assert little.to_dict()["tasks"]["edges"]["metric"] == "f"
+
+
+def test_intervals_of_metrics(found: dict[float, Tallies]) -> None:
+    """The interval is that of the same draws, computed metric by metric from the definition."""
+    tallies = found[0.5]
+    intervals = tallies.intervals(resamples=100, seed=3)
+    for task, metrics in tallies.results().items():
+        assert intervals[task].keys() == metrics.keys()
+        drawn = [tallies.results(weights)[task] for weights in draws(COUNT, 100, 3)]
+        for name, value in metrics.items():
+            low, high = np.percentile([one[name] for one in drawn], [2.5, 97.5])
+            got = intervals[task][name]
+            assert (got.value, got.low, got.high) == pytest.approx((value, low, high))
+
+
+def test_kept_in_a_file(micro: ModelConfig, found: dict[float, Tallies], tmp_path: Path) -> None:
+    found[0.5].save(tmp_path / "t.npz")
+    tasks = ("normals", "segmentation")
+    again = Tallies.load(tmp_path / "t.npz", micro, tasks)
+    assert tuple(again.kinds) == tasks and again.pictures == COUNT
+    whole = found[0.5].results()
+    assert again.results() == {task: whole[task] for task in tasks}
 
 
 def test_bad_pairs(micro: ModelConfig, scenes: list[Sample], found: dict[float, Tallies]) -> None:
