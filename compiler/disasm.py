@@ -61,6 +61,10 @@ def _gemm(i: Gemm) -> str:
     rows = f"queue {i.queue}" if i.use_queue else f"{i.tokens} rows"
     gathered = " gather" if i.gather else ""
     source = f"A[{i.source}+{i.stride}]{gathered}"
+    if i.span:
+        source += f" spans of {i.span}"
+    if i.line or i.span:
+        source += f" lines of {i.line} in {i.source_line}"
     mode = Destination(i.mode)
     tiles = f"{i.depth}x{i.otiles} tiles"
     flags = "".join(f" {name}" for name in ("demand", "keep") if getattr(i, name))
@@ -78,6 +82,8 @@ def _gemm(i: Gemm) -> str:
         target = f"X[{i.target}{where}{' scatter' if i.scatter else ''}"
     else:
         target = f"A[{i.target}{where}"
+    if i.line:
+        target += f" in {i.target_line}"
     base = f" from tile {i.otile_base}" if i.otile_base else ""
     extra = f" *{i.mult}>>{i.shift}{i.zero_point:+d}" if mode == Destination.GELU8 else ""
     return f"{mode.name} {target}{base} <- {source} {rows}, {tiles}{extra}{flags}"

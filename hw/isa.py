@@ -233,18 +233,27 @@ class Gemm(Instruction):
         for tile in range(ceil(n / T)):                  # wait for each tile
             for r in range(tile*T, min(n, tile*T + T)):
                 token, score = Q[queue][r] if use_queue else (r, 1)
-                x[r] = A[source + (token if gather else r)*stride : +depth]
+                y, c = divmod(r, line) if line else (0, r)
+                at = token if use_queue and gather else y*source_line + c
+                for w in range(depth):
+                    s, u = divmod(w, span) if span else (0, w)
+                    x[r][w] = A[source + at*stride + s*source_line*stride + u]
             for ot in range(otiles):
                 acc = x @ W[rows ot*depth : +depth].T    # T x O, depth * I products each
                 v = sat16(round((acc + P[ot].bias) * P[ot].mult / 2**P[ot].shift))
-                row = token if scatter else r;  ct = otile_base + ot
+                row = token if use_queue and scatter else y*target_line + c;  ct = otile_base + ot
                 write v to the destination (below)
             signal                                       # when the tile's last value is written
         if not keep: release otiles*depth rows of W and otiles rows of P
 
     An empty queue is skipped: its rows are released and nothing is waited for or signalled.
     ``demand`` takes W and P from the demand ring; an empty queue then releases nothing, because its
-    FETCH was skipped as well. ``keep`` leaves W and P for the next GEMM. Destinations:
+    FETCH was skipped as well. ``keep`` leaves W and P for the next GEMM.
+
+    ``line``, ``source_line``, ``target_line`` and ``span`` make rows of windows of a map: with S
+    words a pixel and W pixels a line, a window of 3 x 3 has ``stride`` S, ``span`` 3 S, ``depth``
+    9 S and ``source_line`` W. They are 0 with a queue and for EXPERT, KEY, VALUE and GATE. ``at``
+    and ``row`` have 12 bits; a row beyond is an error of addressing. Destinations:
 
     ACT8, GELU8: bytes ``ct*O..`` of the row at ``A[target + row*target_stride]``.
     ACT16: bytes ``2*ct*O..`` of that row. RESIDUAL, EXPERT: ``X[target + row*target_stride + ct]``.
@@ -287,6 +296,10 @@ class Gemm(Instruction):
     experts: int = bits(6, "GATE: number of experts")
     top_k: int = bits(4, "GATE: experts chosen per token")
     renormalise: int = bits(1, "GATE: scores are shares of the chosen experts, not of all")
+    line: int = bits(10, "rows in a line; 0: all rows lie in one")
+    source_line: int = bits(10, "rows from a line to the next in the source")
+    target_line: int = bits(10, "rows from a line to the next in the destination")
+    span: int = bits(10, "words that lie together, the next ones a line further; 0: all")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,17 @@ import numpy as np
 
 from moevit.hw.config import BEAT_BYTES, AcceleratorConfig
 from moevit.hw.image import BlockHeader, unpack_channels
-from moevit.hw.isa import Attention, Destination, Fetch, Gemm, Load, LoadKind, Norm, Store
+from moevit.hw.isa import (
+    TOKEN_BITS,
+    Attention,
+    Destination,
+    Fetch,
+    Gemm,
+    Load,
+    LoadKind,
+    Norm,
+    Store,
+)
 from moevit.hw.norm import DIM_BITS, longest_row
 from moevit.hw.regs import Error
 from moevit.quant.formats import RESIDUAL, SCORE, VALUE, Multiplier, round_shift
@@ -36,6 +46,17 @@ def require(condition: bool, message: str) -> None:
     """Raise ``FIELD`` unless the condition holds."""
     if not condition:
         raise DeviceError(Error.FIELD, message)
+
+
+def _lines(i: Gemm, rows: Ints, pitch: int) -> Ints:
+    """Where rows lie whose lines are ``pitch`` rows apart; raises ``ADDRESS`` beyond 12 bits."""
+    if not i.line:
+        return rows
+    y, c = np.divmod(rows, i.line)
+    at: Ints = y * pitch + c
+    if at.max(initial=0) >> TOKEN_BITS:
+        raise DeviceError(Error.ADDRESS, f"GEMM of row {at.max()} of a map")
+    return at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +166,9 @@ class Engines:
             require(i.queue < limits.experts, f"GEMM of queue {i.queue}")
         else:
             require(0 < i.tokens <= limits.tokens, f"GEMM of {i.tokens} tokens")
+        if i.line or i.source_line or i.target_line or i.span:
+            plain = not i.use_queue and i.mode <= Destination.RESIDUAL
+            require(plain, f"{Destination(i.mode).name} GEMM of lines or spans")
         if i.mode == Destination.GATE:
             end = i.shift + i.experts
             require(0 < i.experts and end <= limits.experts, f"GEMM of experts {i.shift}..{end}")
@@ -157,14 +181,17 @@ class Engines:
     def gemm_read(self, i: Gemm, rows: Ints) -> Ints:
         """Operands ``(rows, depth * I)``."""
         chip = self.chip
-        at = chip.queues[i.queue].tokens[rows] if i.use_queue and i.gather else rows
-        words = chip.span(chip.activations, i.source + at * i.stride, i.depth)
-        return chip.activations[words].reshape(len(rows), -1)
+        at = _lines(i, rows, i.source_line)
+        if i.use_queue and i.gather:
+            at = chip.queues[i.queue].tokens[rows]
+        spans, within = np.divmod(np.arange(i.depth), i.span or i.depth)
+        words = i.source + at[:, None] * i.stride + spans * (i.source_line * i.stride) + within
+        return chip.activations[chip.span(chip.activations, words, 1)].reshape(len(rows), -1)
 
     def gemm_targets(self, i: Gemm, rows: Ints) -> tuple[Ints, Ints]:
         """Destination row and score of each row."""
         if not i.use_queue:
-            return rows, np.full(len(rows), _UNWEIGHTED)
+            return _lines(i, rows, i.target_line), np.full(len(rows), _UNWEIGHTED)
         queue = self.chip.queues[i.queue]
         return queue.tokens[rows] if i.scatter else rows, queue.scores[rows]
 
