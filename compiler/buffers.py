@@ -93,7 +93,7 @@ class Buffers:
         moes = [b.mlp for b in network.blocks if isinstance(b.mlp, Moe)]
         hidden = max((s.hidden_chunks(m.fc1.shape[0]) for m in dense), default=0)
         expert = max((s.hidden_chunks(e.fc1.shape[0]) for m in moes for e in m.experts), default=0)
-        heads = [(h, s.stored_words(2 * h.linear.shape[0])) for h in network.heads.values()]
+        heads = [(h, s.stored_words(2 * h.linear.shape[0])) for h in network.linear_heads.values()]
         logits = max((ceil_div(m.gate.experts, s.config.array.outputs) for m in moes), default=0)
         return cls(
             shapes=s,

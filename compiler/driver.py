@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from moevit.hw.config import AcceleratorConfig
 from moevit.quant.network import Mlp, Moe, Network
+from moevit.quant.upsampling import UpsamplingHead
 
 from .context import Context
 from .emit import Code
@@ -26,8 +27,8 @@ def useful_macs(network: Network, task: str) -> int:
     g = network.geometry
     total = _embedding_macs(network)
     total += sum(_attention_macs(network) + _mlp_macs(network, b.mlp) for b in network.blocks)
-    if task in network.heads:
-        head = network.heads[task]
+    if task in network.linear_heads:
+        head = network.linear_heads[task]
         outputs, inputs = head.linear.shape
         total += (1 if head.single else g.patches) * inputs * outputs
     return total
@@ -86,6 +87,9 @@ def compile_network(
             raise ValueError(f"Unknown task {task!r}; expected one of {', '.join(network.tasks)}")
     if not tasks:
         raise ValueError(f"No task to compile; expected some of {', '.join(network.tasks)}")
+    for task, head in network.heads.items():
+        if isinstance(head, UpsamplingHead):
+            raise ValueError(f"Task {task} has an upsampling head, which does not compile yet")
     shapes = Shapes(config=config, geometry=network.geometry)
     plan = plan_memory(network, shapes)
     packed: dict[str, Matrix] = {}
@@ -166,7 +170,7 @@ def _output(network: Network, task: str, rows: OutputRows, address: int) -> Outp
         columns=rows.columns,
         item_bytes=rows.item_bytes,
         pitch=rows.pitch,
-        scale=head.linear.scale if head else network.residual_scale,
+        scale=head.scale if head else network.residual_scale,
         channels=head.channels if head else 0,
         upscale=head.upscale if head else 1,
     )

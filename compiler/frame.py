@@ -227,7 +227,7 @@ def output_rows(c: Context) -> OutputRows:
     if c.task not in net.heads:
         pitch = s.stored_words(width) * array.inputs
         return OutputRows(rows=s.tokens, columns=s.geometry.dim, item_bytes=1, pitch=pitch)
-    head = net.heads[c.task]
+    head = net.linear_heads[c.task]
     columns = head.linear.shape[0]
     return OutputRows(
         rows=1 if head.single else s.geometry.patches,
@@ -248,7 +248,7 @@ def output_words(c: Context) -> int:
 def head_matrix(c: Context, out: OutputRows) -> Matrix:
     """The task's head. Padding up to whole beats is computed, so that nothing stale is stored."""
     otiles = out.pitch // (2 * c.config.array.outputs)
-    head, s = c.network.heads[c.task], c.shapes
+    head, s = c.network.linear_heads[c.task], c.shapes
     inputs = None  # in order
     if head.mean is not None:
         inputs = head_index(s)

@@ -99,7 +99,7 @@ def plan_together(network: Network, shapes: Shapes, plan: MemoryPlan) -> Togethe
     size = max(
         (
             head_words(h, shapes.stored_words(2 * h.linear.shape[0]), shapes)
-            for h in network.heads.values()
+            for h in network.linear_heads.values()
         ),
         default=0,
     )

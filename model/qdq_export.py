@@ -31,6 +31,7 @@ from moevit.quant.golden import PIXEL_OFFSET, Golden
 from moevit.quant.layernorm import X_HAT_FRAC, LayerNorm
 from moevit.quant.linear import Linear
 from moevit.quant.network import Attention, Mlp, Moe, Network
+from moevit.quant.upsampling import UpsamplingHead
 
 from .checkpoint import write_atomically
 from .qdq_graph import Graph
@@ -271,7 +272,7 @@ class _Builder(Graph):
     def output(self, x: str, task: str) -> tuple[str, list[int]]:
         """A task's result and its shape behind the batch."""
         g, net = self.net.geometry, self.net
-        head = net.heads.get(task)
+        head = net.linear_heads.get(task)
         if head is not None:  # in front of the norm: onnxruntime cannot move Q past int8 slices
             ends = ([0], [head.tokens]) if head.class_token else ([g.front], [g.tokens])
             x = self.add("Slice", x, *(self.constant(v, np.int64) for v in (*ends, [1])))
@@ -353,6 +354,8 @@ def export_qdq(
     for name in names or [""]:
         if name not in network.tasks:
             raise ValueError(f"Task must be one of {', '.join(network.tasks)}, not {name!r}")
+        if isinstance(network.heads.get(name), UpsamplingHead):
+            raise ValueError(f"Task {name} has an upsampling head, which QDQ export does not know")
     builder = _Builder(network)
     proto = builder.model(names)
     builder.onnx.checker.check_model(proto, full_check=True)

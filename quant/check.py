@@ -12,6 +12,7 @@ from .layernorm import BIAS, EPS, GAIN, LayerNorm
 from .linear import Linear
 from .network import Block, Geometry, Head, Mlp, Moe, Network
 from .rescale import Rescale
+from .upsampling import UpsamplingHead
 
 __all__ = ["check_network"]
 
@@ -34,9 +35,14 @@ def check_network(network: Network) -> None:
     for task, head in network.heads.items():
         if task not in network.tasks:
             raise ValueError(f"heads.{task} is not one of the tasks {', '.join(network.tasks)}")
-        if network.norm is None:
+        if network.final_norm(task) is None:
             raise ValueError(f"heads.{task} needs the final norm, which is absent")
-        _head(f"heads.{task}", head, g)
+        if isinstance(head, UpsamplingHead):
+            if None not in (head.norm, network.norm):
+                raise ValueError(f"heads.{task}.norm must be absent: the network has a final norm")
+            _upsampling(f"heads.{task}", head, g)
+        else:
+            _head(f"heads.{task}", head, g)
     if not (np.isfinite(network.residual_scale) and network.residual_scale > 0):
         raise ValueError(f"residual_scale must be positive, not {network.residual_scale!r}")
 
@@ -52,6 +58,29 @@ def _head(path: str, head: Head, g: Geometry) -> None:
         raise ValueError(f"{path}.tokens must be from 1 to {max(g.front, 1)}, not {head.tokens!r}")
     outputs = head.channels * head.upscale**2
     _linear(f"{path}.linear", head.linear, outputs, g.dim * head.tokens)
+
+
+def _upsampling(path: str, head: UpsamplingHead, g: Geometry) -> None:
+    if head.norm is not None:
+        _norm(f"{path}.norm", head.norm, g.dim)
+    if not head.stages:
+        raise ValueError(f"{path}.stages must be one at least")
+    (height, width), channels = g.grid, g.dim
+    for n, stage in enumerate(head.stages):
+        where, last = f"{path}.stages.{n}", n == len(head.stages) - 1
+        found = (stage.height, stage.width, stage.channels)
+        if found != (height, width, channels):
+            expected = f"{height} x {width} of {channels} channels"
+            raise ValueError(f"{where} must read {expected}, not {' x '.join(map(str, found))}")
+        if stage.relu == last:
+            raise ValueError(f"{where}.relu must be {not last}: all stages but the last have one")
+        for w, (window, linear) in enumerate(stage.pieces):
+            depth = window.taps * channels
+            _linear(f"{where}.linears.{w}", linear, stage.outputs, depth)
+            if last and linear.scale != head.scale:
+                raise ValueError(f"{where}.linears.{w}.scale must be {head.scale!r}, as the others")
+        height, width = height * stage.factor, width * stage.factor
+        channels = stage.outputs
 
 
 def _geometry(g: Geometry) -> None:

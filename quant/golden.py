@@ -17,6 +17,7 @@ from .gate import NOBODY
 from .linear import matmul, to_activation, to_key_value
 from .network import Attention, Block, Head, Mlp, Moe, Network
 from .softmax import token_mean
+from .upsampling import UpsamplingHead
 
 __all__ = [
     "Golden",
@@ -25,6 +26,7 @@ __all__ = [
     "attend",
     "dequantise",
     "patchify",
+    "raster",
     "run_experts",
     "unshuffle",
 ]
@@ -60,17 +62,18 @@ class Routing:
 class GoldenResult:
     """One image under one task.
 
-    ``output``: with a head ``(patches, channels * s * s)`` int16, one row where the head reads the
-    class token; without one the tokens
-    ``(tokens, D)``, int8 after the final norm or the int16 residual stream if there is no norm
-    either. ``routing``: one entry a MoE layer.
+    ``output``: with a linear head ``(patches, channels * s * s)`` int16, one row where the head
+    reads the class token; with an upsampling head ``(pixels, channels)`` int16, pixels in raster
+    order; without a head the tokens ``(tokens, D)``, int8 after the final norm or the int16
+    residual stream if there is no norm either. ``routing``: one entry a MoE layer.
 
     ``trace``: every intermediate tensor by name, empty unless asked for. Names are ``embed``, then
-    ``blocks.<i>.<step>``, then ``norm`` and ``head``. The steps are ``norm1 q k v attention proj
-    norm2``, then ``hidden mlp`` in a dense block and ``ahead`` (of a gate that reads the block's
-    input), ``logits``, ``experts.<e>.tokens``,
-    ``experts.<e>.hidden`` (of experts with tokens, in the order of execution), ``mlp`` in a MoE
-    block. ``proj`` and ``mlp`` are the residual stream after the addition.
+    ``blocks.<i>.<step>``, then ``norm``, ``mean`` or ``stages.<n>`` ``(pixels, channels)``, and
+    ``head``. The steps are ``norm1 q k v attention proj norm2``, then ``hidden mlp`` in a dense
+    block and ``ahead`` (of a gate that reads the block's input), ``logits``,
+    ``experts.<e>.tokens``, ``experts.<e>.hidden`` (of experts with tokens, in the order of
+    execution), ``mlp`` in a MoE block. ``proj`` and ``mlp`` are the residual stream after
+    the addition.
     """
 
     task: str
@@ -131,10 +134,19 @@ def unshuffle(
     return (planes * np.float32(scale)).reshape(*lead, channels, rows * s, columns * s)
 
 
-def dequantise(output: Ints, head: Head, grid: tuple[int, int]) -> Ints:
-    """Output of ``head`` as float planes; see :func:`unshuffle`."""
+def raster(output: Ints, *, size: tuple[int, int], scale: float) -> Ints:
+    """Pixels in raster order ``(..., H * W, C)`` to float planes ``(..., C, H, W)``."""
+    planes = output.astype(np.float32).reshape(*output.shape[:-2], *size, output.shape[-1])
+    return np.moveaxis(planes, -1, -3) * np.float32(scale)
+
+
+def dequantise(output: Ints, head: Head | UpsamplingHead, grid: tuple[int, int]) -> Ints:
+    """Output of ``head`` as float planes; see :func:`unshuffle` and :func:`raster`."""
+    if isinstance(head, UpsamplingHead):
+        size = (grid[0] * head.upscale, grid[1] * head.upscale)
+        return raster(output, size=size, scale=head.scale)
     return unshuffle(
-        output, channels=head.channels, upscale=head.upscale, scale=head.linear.scale, grid=grid
+        output, channels=head.channels, upscale=head.upscale, scale=head.scale, grid=grid
     )
 
 
@@ -223,7 +235,7 @@ class Golden:
         return results
 
     def dequantise(self, output: Ints, task: str) -> Ints:
-        """Head output ``(..., patches, C*s*s)`` to float planes ``(..., C, H', W')``."""
+        """A head's output ``(..., rows, columns)`` to float planes ``(..., C, H', W')``."""
         if task not in self.network.heads:
             raise ValueError(f"The network has no head for task {task!r}")
         return dequantise(output, self.network.heads[task], self.network.geometry.grid)
@@ -339,15 +351,19 @@ class Golden:
 
     def _output(self, x: Ints, task: str, keep: _Trace) -> Ints:
         net = self.network
-        if net.norm is None:
-            if task in net.heads:
+        head, norm = net.heads.get(task), net.final_norm(task)
+        if norm is None:
+            if head is not None:
                 raise ValueError(f"Head {task!r} needs the final norm, which the network lacks")
             return x.astype(np.int16)
-        y = keep("norm", net.norm.compute(x))
-        if task not in net.heads:
+        y = keep("norm", norm.compute(x))
+        if head is None:
             return y.astype(np.int8)
-        head = net.heads[task]
         rows = y[:, net.geometry.front :]
+        if isinstance(head, UpsamplingHead):
+            maps = head.maps(rows)
+            *_, rows = (keep(f"stages.{n}", found) for n, found in enumerate(maps))
+            return keep("head", rows.astype(np.int16))
         if head.class_token:
             rows = y[:, : head.tokens].reshape(len(y), 1, -1)
         elif head.mean is not None:

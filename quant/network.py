@@ -17,6 +17,7 @@ from .layernorm import LayerNorm
 from .linear import GeluOutput, Linear
 from .rescale import Rescale
 from .softmax import Softmax
+from .upsampling import UpsamplingHead
 
 __all__ = [
     "Attention",
@@ -172,6 +173,16 @@ class Head:
         """Whether the result is one row."""
         return self.class_token or self.mean is not None
 
+    @property
+    def scale(self) -> float:
+        """Float value of one output step."""
+        return self.linear.scale
+
+    @property
+    def norm(self) -> None:
+        """A linear head reads what the network's final norm gives."""
+        return None
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Network:
@@ -181,8 +192,9 @@ class Network:
     channel) of an interleaved image, pixels entering as ``u8 - 128``; it adds to the residual.
     ``embedding``: ``(tokens, D)`` int16, position embedding with the class token added to row 0.
     ``residual_scale``: float value of one step of the residual stream.
-    ``norm`` and ``heads`` are absent in a backbone without heads. ``meta`` is free JSON (the
-    model's configuration, calibration method).
+    ``norm`` and ``heads`` are absent in a backbone without heads; an upsampling head brings a norm
+    of its own where the network has none. ``meta`` is free JSON (the model's configuration,
+    calibration method).
     """
 
     geometry: Geometry
@@ -190,7 +202,17 @@ class Network:
     embedding: np.ndarray
     blocks: tuple[Block, ...]
     norm: LayerNorm | None
-    heads: dict[str, Head]
+    heads: dict[str, Head | UpsamplingHead]
     tasks: tuple[str, ...]
     residual_scale: float
     meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def linear_heads(self) -> dict[str, Head]:
+        """The heads that are linear, by task."""
+        return {task: head for task, head in self.heads.items() if isinstance(head, Head)}
+
+    def final_norm(self, task: str) -> LayerNorm | None:
+        """What normalises a task's last tokens: the network's norm, or the head's own."""
+        head = self.heads.get(task)
+        return self.norm if head is None or head.norm is None else head.norm

@@ -59,6 +59,7 @@ from .ranges import (
 )
 from .rescale import Rescale
 from .softmax import Softmax
+from .upsampling import UpsamplingHead
 
 __all__ = ["Options", "quantise", "quantise_with_parts"]
 
@@ -108,7 +109,8 @@ class _Quantiser(Layers):
         net = self.net
         embedding = RESIDUAL.saturate(np.round(net.embedding / self.residual)).astype(np.int16)
         blocks = tuple(self.block(i, b) for i, b in enumerate(net.blocks))
-        norm, heads = None, {}
+        norm = None
+        heads: dict[str, Head | UpsamplingHead] = {}
         if net.norm is not None:
             consumers = [part for head in net.heads.values() for part in _parts(head)]
             norm, encoding = self.norm(net.norm, "norm", consumers)

@@ -21,6 +21,7 @@ from .linear import GeluOutput, Linear, matmul, to_activation, to_key_value
 from .network import Attention, Block, Expert, Geometry, Head, Mlp, Moe, Network, expert_order
 from .rescale import Rescale
 from .softmax import Softmax, token_mean
+from .upsampling import Stage, UpsamplingHead, windows
 
 __all__ = ["Sizes", "random_images", "random_network"]
 
@@ -41,7 +42,9 @@ class Sizes:
     ``favourite`` comes first for every token (with ``top_k`` 1 it gets all of them and the others
     none); ``"starved"``: expert ``favourite`` is never chosen. ``expert_bits``: of their weights.
     ``distilled``: with a distillation token, which class heads read as well. ``mean_heads``: heads
-    read the patches' mean and have no sub-pixels.
+    read the patches' mean and have no sub-pixels. ``decoder_width``: channels of upsampling heads'
+    convolutions (0: the heads are linear), which double the map ``doublings`` times and have a norm
+    of their own without ``norm``.
 
     ``window``: how many experts a task may choose among (0: all), in windows spread evenly over the
     tasks; ``favourite`` counts from the window's first. ``renormalise``, ``threshold``: of the
@@ -65,6 +68,8 @@ class Sizes:
     upscale: int = 2
     class_heads: bool = False
     mean_heads: bool = False
+    decoder_width: int = 0
+    doublings: int = 2
     distilled: bool = False
     class_token: bool = True
     norm: bool = True
@@ -96,12 +101,17 @@ class Sizes:
             raise ValueError(f"MoE blocks {self.moe} must lie in 0..{self.depth - 1}")
         if len(self.head_channels) > self.tasks:
             raise ValueError(f"{len(self.head_channels)} heads for {self.tasks} tasks")
-        if self.head_channels and not self.norm:
-            raise ValueError("Heads need the final norm")
+        if self.head_channels and not self.norm and not self.decoder_width:
+            raise ValueError("Linear heads need the final norm")
         if (self.class_heads or self.distilled) and not self.class_token:
             raise ValueError("Heads on the class token, and a distillation token, need one")
         if self.class_heads and self.mean_heads:
             raise ValueError("Heads read the class token or the mean, not both")
+        if self.decoder_width and (self.class_heads or self.mean_heads):
+            raise ValueError("Upsampling heads read patches, not the class token or the mean")
+        if self.decoder_width < 0 or self.doublings < 0:
+            found = f"{self.decoder_width} and {self.doublings}"
+            raise ValueError(f"Decoder width and doublings must not be negative, found {found}")
 
     @property
     def seen(self) -> int:
@@ -161,10 +171,13 @@ class _Builder:
             block, x = self.block(i, x)
             blocks.append(block)
         norm = self.norm() if sizes.norm else None
-        heads = {}
+        heads: dict[str, Head | UpsamplingHead] = {}
         for task, channels in zip(self.tasks, sizes.head_channels, strict=False):
-            assert norm is not None
-            heads[task] = self.head(channels, norm.compute(x))
+            if sizes.decoder_width:
+                heads[task] = self.upsampling(channels, norm, x)
+            else:
+                assert norm is not None
+                heads[task] = self.head(channels, norm.compute(x))
         return Network(
             geometry=geometry,
             patch_embed=patch_embed,
@@ -193,6 +206,37 @@ class _Builder:
             class_token=sizes.class_heads,
             tokens=tokens,
             mean=mean,
+        )
+
+    def upsampling(self, channels: int, norm: LayerNorm | None, x: Ints) -> UpsamplingHead:
+        """The stages of :class:`moevit.model.decoder.UpsamplingHead`; windows share no weights."""
+        sizes, own = self.sizes, self.norm() if norm is None else None
+        y = (norm or own).compute(x)[:, sizes.geometry.front :]  # type: ignore[union-attr]
+        maps = y.reshape(len(y), *sizes.geometry.grid, sizes.dim)
+        stages = []
+        for n in range(max(sizes.doublings, 1)):
+            stages.append(self.stage(sizes.decoder_width, maps, kernel=3, doubling=n > 0))
+            maps = stages[-1].compute(maps)
+        doubling = sizes.doublings > 0
+        stages.append(self.stage(channels, maps, kernel=1, doubling=doubling, relu=False))
+        return UpsamplingHead(norm=own, stages=tuple(stages))
+
+    def stage(
+        self, outputs: int, maps: Ints, *, kernel: int, doubling: bool, relu: bool = True
+    ) -> Stage:
+        _, height, width, channels = maps.shape
+        spread, scale = (110.0, 1.0) if relu else (4000.0, 2.0**-10)
+        return Stage(
+            height=height,
+            width=width,
+            channels=channels,
+            kernel=kernel,
+            doubling=doubling,
+            relu=relu,
+            linears=tuple(
+                self.linear(outputs, window.gather(maps), spread, scale)
+                for window in windows((height, width), kernel=kernel, doubling=doubling)
+            ),
         )
 
     def linear(

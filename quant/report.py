@@ -171,5 +171,5 @@ def _pairs(
             scale = 1 / (log2(e) * (1 << LOGIT.frac))
             yield f"blocks.{i}.logits", logits[0], trace[f"blocks.{i}.logits"] * scale
     if task in network.heads:
-        scale = network.heads[task].linear.scale
+        scale = network.heads[task].scale
         yield "head", seen[f"heads.{task}"][0], got.output * scale

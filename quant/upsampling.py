@@ -25,7 +25,22 @@ from .formats import ACTIVATION
 from .layernorm import LayerNorm
 from .linear import Linear, to_activation
 
-__all__ = ["Span", "Stage", "UpsamplingHead", "Window", "doubling_matrix", "spans", "windows"]
+__all__ = [
+    "KERNELS",
+    "MAX_SIDE",
+    "Span",
+    "Stage",
+    "UpsamplingHead",
+    "Window",
+    "doubling_matrix",
+    "spans",
+    "windows",
+]
+
+KERNELS = (1, 3)
+"""Sides of a convolution's kernel."""
+MAX_SIDE = 2048
+"""Pixels of a map's side, at most: what a damaged file may ask for is bounded."""
 
 Floats = np.ndarray[Any, np.dtype[Any]]
 Ints = np.ndarray[Any, np.dtype[Any]]
@@ -65,7 +80,7 @@ class Window:
         return self.rows.taps * self.columns.taps
 
     def fold(self, weight: Floats) -> Floats:
-        """A convolution's ``(O, C, kernel, kernel)`` as ``(O, taps * C)``, a tap's channels together."""
+        """A convolution's ``(O, C, kernel, kernel)`` as ``(O, taps * C)``, tap by tap."""
         down, across = np.array(self.rows.coefficients), np.array(self.columns.coefficients)
         folded: Floats = np.einsum("tk,ul,ockl->otuc", down, across, weight)
         return folded.reshape(len(weight), -1)
@@ -155,6 +170,11 @@ class Stage:
     linears: tuple[Linear, ...]
 
     def __post_init__(self) -> None:
+        for name in ("height", "width"):
+            if not 1 <= getattr(self, name) <= MAX_SIDE:
+                raise ValueError(f"{name} must be from 1 to {MAX_SIDE}, not {getattr(self, name)}")
+        if self.kernel not in KERNELS:
+            raise ValueError(f"kernel must be one of {KERNELS}, not {self.kernel}")
         expected = self.windows
         if len(self.linears) != len(expected):
             raise ValueError(f"linears must be {len(expected)}, not {len(self.linears)}")
@@ -221,17 +241,43 @@ class UpsamplingHead:
     @property
     def upscale(self) -> int:
         """Outputs to a patch's side."""
-        return 2 ** sum(stage.doubling for stage in self.stages)
+        return 1 << sum(stage.doubling for stage in self.stages)
 
     @property
     def scale(self) -> float:
         """Float value of one output step."""
         return self.stages[-1].linears[0].scale
 
+    # What a linear head may be, and this never is: it reads every patch token by itself.
+    @property
+    def single(self) -> bool:
+        """Whether the result is one row."""
+        return False
+
+    @property
+    def class_token(self) -> bool:
+        """Whether it reads the class token."""
+        return False
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are read side by side."""
+        return 1
+
+    @property
+    def mean(self) -> None:
+        """No mean over tokens is made first."""
+        return None
+
+    def maps(self, tokens: Ints) -> Iterator[Ints]:
+        """Normalised patch tokens ``(B, patches, D)`` int8 to each stage's ``(B, pixels, O)``."""
+        out = tokens
+        for stage in self.stages:
+            maps = out.reshape(len(tokens), stage.height, stage.width, stage.channels)
+            out = stage.compute(maps).reshape(len(tokens), -1, stage.outputs)
+            yield out
+
     def compute(self, tokens: Ints) -> Ints:
         """Normalised patch tokens ``(B, patches, D)`` int8 to ``(B, pixels, channels)``."""
-        first = self.stages[0]
-        maps = tokens.reshape(len(tokens), first.height, first.width, -1)
-        for stage in self.stages:
-            maps = stage.compute(maps)
-        return maps.reshape(len(tokens), -1, self.channels)
+        *_, out = self.maps(tokens)
+        return out

@@ -97,7 +97,7 @@ def test_expert_order() -> None:
         ({"favourite": 4}, "Favourite must be below 4"),
         ({"moe": (2,)}, "must lie in 0..1"),
         ({"head_channels": (1, 1, 1)}, "3 heads for 2 tasks"),
-        ({"norm": False}, "Heads need the final norm"),
+        ({"norm": False}, "Linear heads need the final norm"),
     ],
 )
 def test_bad_sizes(changes: dict[str, object], message: str) -> None:
