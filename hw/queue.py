@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Shape, Signal, Value
 from amaranth.lib import stream
 from amaranth.lib.wiring import Component, In, Out
 
@@ -16,8 +16,9 @@ __all__ = ["Queue"]
 class Queue(Component):
     """First-in first-out queue of ``depth`` payloads of ``shape``.
 
-    Latency: one cycle from ``i`` to ``o``. Throughput: one payload a cycle. ``level`` counts
-    payloads.
+    Latency: one cycle from ``i`` to ``o``. Throughput: one payload a cycle. The oldest
+    payload is in a register, which an empty queue fills from ``i``: ``o`` and ``i.ready`` come
+    straight from flip-flops, and no path leads through a queue.
 
     Parameters
     ----------
@@ -40,7 +41,6 @@ class Queue(Component):
             {
                 "i": In(stream.Signature(shape)),
                 "o": Out(stream.Signature(shape)),
-                "level": Out(range(depth + 1)),
             }
         )
 
@@ -49,22 +49,40 @@ class Queue(Component):
         m.submodules.storage = storage = Memory(shape=self._shape, depth=self._depth, init=[])
         write, read = storage.write_port(), storage.read_port(domain="comb")
         put, get = Signal(range(self._depth)), Signal(range(self._depth))
-        push, pop = Signal(), Signal()
+        level = Signal(range(self._depth + 1))  # payloads held
+        push, load = Signal(), Signal()  # load: the output register takes the next payload
+        room, stored = Signal(init=1), Signal()  # not full; something is in the memory
+        oldest = Signal(Shape.cast(self._shape), name="oldest", reset_less=True)
+        into_memory, from_memory = Signal(), Signal()
         m.d.comb += [
-            self.i.ready.eq(self.level != self._depth),
-            self.o.valid.eq(self.level != 0),
-            push.eq(self.i.valid & self.i.ready),
-            pop.eq(self.o.valid & self.o.ready),
-            write.en.eq(push),
+            self.i.ready.eq(room),
+            push.eq(self.i.valid & room),
+            load.eq(~self.o.valid | self.o.ready),
+            into_memory.eq(push & ~(load & ~stored)),
+            from_memory.eq(load & stored),
+            write.en.eq(into_memory),
             write.addr.eq(put),
             write.data.eq(self.i.payload),
             read.addr.eq(get),
-            self.o.payload.eq(read.data),
+            Value.cast(self.o.payload).eq(oldest),
         ]
         last = self._depth - 1
-        with m.If(push):
+        with m.If(into_memory):
             m.d.sync += put.eq(Mux(put == last, 0, put + 1))
-        with m.If(pop):
+        with m.If(from_memory):
             m.d.sync += get.eq(Mux(get == last, 0, get + 1))
-        m.d.sync += self.level.eq(self.level + push - pop)
+        with m.If(load):
+            m.d.sync += [
+                self.o.valid.eq(stored | push),
+                oldest.eq(Mux(stored, read.data, self.i.payload)),
+            ]
+        pop = self.o.valid & self.o.ready
+        with m.If(push & ~pop):
+            m.d.sync += [level.eq(level + 1), room.eq(level != last)]
+        with m.Elif(pop & ~push):
+            m.d.sync += [level.eq(level - 1), room.eq(1)]
+        with m.If(into_memory & ~from_memory):
+            m.d.sync += stored.eq(1)
+        with m.Elif(from_memory & ~into_memory):
+            m.d.sync += stored.eq(level > 2)  # one of them is in the register
         return m
