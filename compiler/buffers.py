@@ -8,8 +8,10 @@ from typing import Self
 from moevit.hw.config import AcceleratorConfig
 from moevit.quant.network import Head, Mlp, Moe, Network
 from moevit.quant.rescale import Rescale
+from moevit.quant.upsampling import UpsamplingHead
 
 from .layout import Shapes, ceil_div
+from .maps import least_words, longest_window
 
 __all__ = ["Buffers", "gates_ahead", "head_words"]
 
@@ -36,7 +38,8 @@ class Buffers:
     head, and of its widest row. ``norms``: number of norms. ``experts``, ``top_k``: largest.
     ``depth``: of the longest contraction. ``router_rows``: weight rows of the largest router.
     ``gates``: mixtures whose gate reads the residual stream in front of the block. ``means``:
-    whether a head reads the mean of the patches.
+    whether a head reads the mean of the patches. ``upsampling``: heads of that kind, whose tiles
+    are planned when the rest has its place (:mod:`.maps`).
     """
 
     shapes: Shapes
@@ -52,6 +55,7 @@ class Buffers:
     router_rows: int
     gates: int
     means: bool
+    upsampling: dict[str, UpsamplingHead]
 
     @property
     def config(self) -> AcceleratorConfig:
@@ -93,23 +97,34 @@ class Buffers:
         moes = [b.mlp for b in network.blocks if isinstance(b.mlp, Moe)]
         hidden = max((s.hidden_chunks(m.fc1.shape[0]) for m in dense), default=0)
         expert = max((s.hidden_chunks(e.fc1.shape[0]) for m in moes for e in m.experts), default=0)
+        upsampling = {t: h for t, h in network.heads.items() if isinstance(h, UpsamplingHead)}
         heads = [(h, s.stored_words(2 * h.linear.shape[0])) for h in network.linear_heads.values()]
+        # A first map in memory has whole beats a pixel.
+        pixel = s.stored_words(s.chunks * s.config.array.inputs)
         logits = max((ceil_div(m.gate.experts, s.config.array.outputs) for m in moes), default=0)
         return cls(
             shapes=s,
             pixels=s.geometry.patches * s.patch_chunks,
             hidden=hidden,
             expert=expert,
-            head=max((head_words(h, w, s) for h, w in heads), default=0),
+            head=max(
+                *(head_words(h, w, s) for h, w in heads),
+                *(least_words(h, s) for h in upsampling.values()),
+                0,
+                0,
+            ),
             head_row=max((w for _, w in heads), default=0),
-            norms=2 * len(network.blocks) + (network.norm is not None),
+            norms=2 * len(network.blocks)
+            + any(network.final_norm(task) is not None for task in network.tasks),
             experts=max((len(m.experts) for m in moes), default=0),
             top_k=max((m.gate.k for m in moes), default=0),
             depth=max(
                 *(s.patch_chunks, s.chunks, s.attention_chunks, hidden, expert),
                 *(h.tokens * s.chunks for h, _ in heads),
+                *(longest_window(h, s, pixel) for h in upsampling.values()),
             ),
             router_rows=logits * s.chunks,
             gates=len(gates_ahead(network)),
             means=any(h.mean is not None for h, _ in heads),
+            upsampling=upsampling,
         )

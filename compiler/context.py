@@ -11,7 +11,8 @@ from moevit.hw.config import AcceleratorConfig
 from moevit.hw.isa import Norm
 from moevit.quant.layernorm import LayerNorm
 from moevit.quant.linear import Linear
-from moevit.quant.network import Network
+from moevit.quant.network import Head, Network
+from moevit.quant.upsampling import UpsamplingHead
 
 from .emit import Code, split
 from .layout import Ints, Matrix, Shapes, head_index, pack_linear
@@ -40,6 +41,23 @@ class Context:
     packed: dict[str, Matrix] = field(default_factory=dict)
     output: int = 0
     stored: int = 0
+
+    @property
+    def final_norm(self) -> LayerNorm | None:
+        """The norm behind the last block: the task's own, or the network's."""
+        return self.network.final_norm(self.task)
+
+    @property
+    def linear_head(self) -> Head | None:
+        """The task's head, if it is a linear one."""
+        head = self.network.heads.get(self.task)
+        return head if isinstance(head, Head) else None
+
+    @property
+    def upsampling(self) -> UpsamplingHead | None:
+        """The task's head, if it is of that kind."""
+        head = self.network.heads.get(self.task)
+        return head if isinstance(head, UpsamplingHead) else None
 
     def matrix(
         self,

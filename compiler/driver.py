@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from moevit.hw.config import AcceleratorConfig
-from moevit.quant.network import Mlp, Moe, Network
-from moevit.quant.upsampling import UpsamplingHead
+from moevit.quant.network import Head, Mlp, Moe, Network
+from moevit.quant.upsampling import Stage
 
 from .context import Context
 from .emit import Code
@@ -27,11 +27,19 @@ def useful_macs(network: Network, task: str) -> int:
     g = network.geometry
     total = _embedding_macs(network)
     total += sum(_attention_macs(network) + _mlp_macs(network, b.mlp) for b in network.blocks)
-    if task in network.linear_heads:
-        head = network.linear_heads[task]
+    head = network.heads.get(task)
+    if isinstance(head, Head):
         outputs, inputs = head.linear.shape
         total += (1 if head.single else g.patches) * inputs * outputs
+    elif head is not None:
+        total += sum(_convolution_macs(stage) for stage in head.stages)
     return total
+
+
+def _convolution_macs(stage: Stage) -> int:
+    """Those of the convolution itself: of a doubled map, but for a 1x1, which commutes with it."""
+    pixels = stage.height * stage.width * (stage.factor**2 if stage.kernel > 1 else 1)
+    return pixels * stage.kernel**2 * stage.channels * stage.outputs
 
 
 def shared_macs(network: Network) -> int:
@@ -87,9 +95,6 @@ def compile_network(
             raise ValueError(f"Unknown task {task!r}; expected one of {', '.join(network.tasks)}")
     if not tasks:
         raise ValueError(f"No task to compile; expected some of {', '.join(network.tasks)}")
-    for task, head in network.heads.items():
-        if isinstance(head, UpsamplingHead):
-            raise ValueError(f"Task {task} has an upsampling head, which does not compile yet")
     shapes = Shapes(config=config, geometry=network.geometry)
     plan = plan_memory(network, shapes)
     packed: dict[str, Matrix] = {}
@@ -108,6 +113,7 @@ def compile_network(
             schedules={s.layer: s for s in schedules[task]},
             code=code,
             packed=packed,
+            output=plan.scratch_bytes,
         )
 
     codes = {task: Code(config=config, pool=pool) for task in tasks}
@@ -172,5 +178,6 @@ def _output(network: Network, task: str, rows: OutputRows, address: int) -> Outp
         pitch=rows.pitch,
         scale=head.scale if head else network.residual_scale,
         channels=head.channels if head else 0,
-        upscale=head.upscale if head else 1,
+        upscale=head.upscale if isinstance(head, Head) else 1,
+        grid=rows.grid,
     )

@@ -9,9 +9,10 @@ from math import gcd
 import numpy as np
 
 from moevit.hw.config import BEAT_BYTES
-from moevit.hw.isa import Destination, Gemm, Load, LoadKind, Store
+from moevit.hw.isa import Destination, Gemm, Load, LoadKind, Store, Sync
 
 from .context import Context
+from .decode import lower_maps
 from .emit import Semaphore, split
 from .layout import Matrix, Shapes, ceil_div, head_index, pack_residual
 from .mean import lower_mean
@@ -35,12 +36,16 @@ MAX_GROUPS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class OutputRows:
-    """How a result lies in memory: ``rows`` of ``columns`` numbers, ``pitch`` bytes apart."""
+    """How a result lies in memory: ``rows`` of ``columns`` numbers, ``pitch`` bytes apart.
+
+    ``grid``: a head's rows down and across the picture.
+    """
 
     rows: int
     columns: int
     item_bytes: int
     pitch: int
+    grid: tuple[int, int] = (1, 1)
 
 
 def strip_groups(shapes: Shapes) -> list[tuple[int, int]]:
@@ -209,10 +214,10 @@ class _FirstNorm:
 
 def output_credits(c: Context) -> tuple[Semaphore, int, bool]:
     """Who reads the last residual, how many tiles it takes, and whether they are tokens' tiles."""
-    s = c.shapes
-    if c.network.norm is None:
+    s, head = c.shapes, c.linear_head
+    if c.final_norm is None:
         return Semaphore.OUTPUT, s.tiles, True
-    if c.task not in c.network.heads or c.network.heads[c.task].class_token:
+    if c.task not in c.network.heads or (head and head.class_token):
         return Semaphore.RESIDUAL, s.tiles, True
     tiles = ceil_div(s.geometry.patches, c.config.array.tokens)
     return Semaphore.RESIDUAL, tiles, not s.geometry.front
@@ -222,7 +227,16 @@ def output_rows(c: Context) -> OutputRows:
     """How the task's result lies in memory."""
     s, net, array = c.shapes, c.network, c.config.array
     width = s.chunks * array.inputs  # channels of a token, padded
-    if net.norm is None:
+    if c.upsampling is not None:
+        last = c.plan.maps[c.task].maps[-1]
+        return OutputRows(
+            rows=last.height * last.width,
+            columns=c.upsampling.channels,
+            item_bytes=2,
+            pitch=last.words * array.inputs,
+            grid=(last.height, last.width),
+        )
+    if c.final_norm is None:
         return OutputRows(rows=s.tokens, columns=s.geometry.dim, item_bytes=2, pitch=2 * width)
     if c.task not in net.heads:
         pitch = s.stored_words(width) * array.inputs
@@ -234,13 +248,14 @@ def output_rows(c: Context) -> OutputRows:
         columns=columns,
         item_bytes=2,
         pitch=s.stored_words(2 * columns) * array.inputs,
+        grid=(1, 1) if head.single else s.geometry.grid,
     )
 
 
 def output_words(c: Context) -> int:
     """Activation words from row to row of the final norm's output."""
     s = c.shapes
-    if c.network.norm is None or c.task in c.network.heads:
+    if c.final_norm is None or c.task in c.network.heads:
         return s.chunks
     return s.stored_words(s.chunks * c.config.array.inputs)
 
@@ -262,13 +277,13 @@ def lower_output(c: Context) -> OutputRows:
     """Final norm, head and stores; without a head the tokens themselves are the result."""
     s, net, out = c.shapes, c.network, output_rows(c)
     words = out.pitch // c.config.array.inputs
-    if net.norm is None:
+    if c.final_norm is None:
         _store(c, c.plan.residual.base, s.words, s.words, s.tokens, out.pitch, residual=1)
         return out
     index = 2 * len(net.blocks)
     if c.task not in net.heads:
         c.norm(
-            net.norm,
+            c.final_norm,
             index,
             tokens=s.tokens,
             stride=words,
@@ -278,19 +293,26 @@ def lower_output(c: Context) -> OutputRows:
         )
         _store(c, c.plan.tokens.base, words, words, s.tokens, out.pitch)
         return out
-    head = net.heads[c.task]
-    first = 0 if head.class_token else s.geometry.front
+    head, first, tokens = c.linear_head, s.geometry.front, s.geometry.patches
+    single = head is not None and head.class_token
+    if head is not None and head.class_token:
+        first, tokens = 0, head.tokens
     c.norm(
-        net.norm,
+        c.final_norm,
         index,
         first=first,
         skip=first,
-        tokens=head.tokens if head.class_token else s.geometry.patches,
+        tokens=tokens,
         wait=Semaphore.RESIDUAL,
-        wait_count=s.tiles if head.class_token else 0,  # so that no credit is left over
+        wait_count=s.tiles if single else 0,  # so that no credit is left over
         signal=Semaphore.TOKENS,
-        note=f"final norm of the {'class token' if head.class_token else 'patches'}",
+        note=f"final norm of the {'class token' if single else 'patches'}",
     )
+    if head is None:
+        tiles = ceil_div(tokens, c.config.array.tokens)
+        c.code.add(Sync(wait=Semaphore.TOKENS, wait_count=tiles), "patches are a map")
+        lower_maps(c, c.plan.maps[c.task])
+        return out
     source, target, wait = c.plan.tokens.base, c.plan.work.base, Semaphore.TOKENS
     if head.mean is not None:
         source, wait = lower_mean(c, head.mean), Semaphore.ATTENDED

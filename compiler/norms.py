@@ -27,13 +27,14 @@ __all__ = ["all_norms", "gate_input", "load_norms", "load_scales", "needed", "us
 def all_norms(c: Context) -> list[LayerNorm]:
     """Every norm in the order of execution; its place is its number."""
     norms = [n for b in c.network.blocks for n in (b.norm1, b.norm2)]
-    return norms + ([c.network.norm] if c.network.norm else [])
+    return norms + ([c.final_norm] if c.final_norm else [])
 
 
 def load_norms(c: Context, first: int, end: int, *, wait: int = 0, signal: int) -> None:
     """LOAD of norms ``first .. end - 1``, which lie one behind the other on the chip."""
-    name = f"norm parameters {first}:{end}"
     norms = all_norms(c)[first:end]
+    own = c.final_norm is not c.network.norm and first + len(norms) == len(all_norms(c))
+    name = f"norm parameters {first}:{end}" + (f" {c.task}" if own else "")
     length = c.code.table(name, lambda: np.concatenate([pack_norm(n, c.shapes) for n in norms]))
     c.code.add(
         Load(

@@ -9,6 +9,7 @@ from moevit.quant.network import Attention, Block, Mlp
 
 from .block import Rows, attend, lower_dense, lower_heads
 from .context import Context
+from .decode import lower_maps
 from .emit import Semaphore, split
 from .frame import OutputRows, head_matrix, load_patches, output_rows
 from .layout import Matrix, ceil_div, round_up
@@ -296,18 +297,18 @@ class _Frame:
     def reader(self, start: int) -> Semaphore:
         """Who takes the last residuals of the tokens from ``start`` on."""
         c = self.c
-        if c.network.norm is None:
+        if c.final_norm is None:
             return Semaphore.OUTPUT
-        head = c.network.heads.get(c.task)
+        head = c.linear_head
         return Semaphore.NONE if head and head.class_token and start else Semaphore.RESIDUAL
 
     def output(self, start: int, count: int, work: int, *, more: bool) -> None:
         """Final norm, head and STORE of some tokens; ``more``: their place is needed again."""
         c, s, p = self.c, self.s, self.p
-        out, base, row = output_rows(c), c.plan.scratch_bytes, c.plan.tokens.base
+        out, base, row = output_rows(c), c.output, c.plan.tokens.base
         signal = Semaphore.SPILLED if more else Semaphore.NONE
         self.saved += more
-        if c.network.norm is None:
+        if c.final_norm is None:
             self.store(
                 f"tokens {start}..{start + count - 1}",
                 residual=1,
@@ -320,7 +321,7 @@ class _Frame:
                 signal=signal,
             )
             return
-        head = c.network.heads.get(c.task)
+        head = c.linear_head
         if head and head.class_token and start:
             if more:
                 c.code.add(Sync(signal=signal, count=1), "no output of these tokens")
@@ -328,7 +329,7 @@ class _Frame:
         tiles = ceil_div(count, self.tile)
         single = bool(head and head.class_token)
         self.norm(
-            c.network.norm,
+            c.final_norm,
             2 * len(c.network.blocks),
             "final norm",
             rows=head.tokens if head and single else count,
@@ -339,6 +340,9 @@ class _Frame:
             signal=Semaphore.TOKENS if head else Semaphore.OUTPUT,
         )
         words = out.pitch // c.config.array.inputs
+        if c.upsampling is not None:
+            self.first_map(start, count, signal=signal or Semaphore.ATTENDED)
+            return
         if head is None:
             self.store(
                 f"tokens {start}..{start + count - 1}",
@@ -383,6 +387,26 @@ class _Frame:
             pitch=out.pitch,
             signal=signal,
         )
+
+    def first_map(self, start: int, count: int, *, signal: int) -> None:
+        """STORE of norm outputs that an upsampling head reads when it has the last of them."""
+        c, at = self.c, self.at
+        self.store(
+            f"norm outputs of tokens {start}..{start + count - 1}",
+            source=c.plan.tokens.base,
+            stride=self.p.row,
+            words=self.p.norm,
+            rows=count,
+            address=at.norm + start * at.norm_pitch,
+            pitch=at.norm_pitch,
+            signal=signal,
+        )
+        if start + count == self.s.tokens:
+            c.code.add(
+                Sync(wait=Semaphore.ATTENDED, wait_count=1, signal=Semaphore.FREED, count=1),
+                "patches are a map",
+            )
+            lower_maps(c, c.plan.maps[c.task])
 
     # Instructions ------------------------------------------------------------------------------
     def gemms(self, matrix: Matrix, note: str, **fields: int) -> None:

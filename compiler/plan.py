@@ -22,6 +22,7 @@ order, its epilogue writes in the same order, and a write belongs to a tile that
   changes the residual, waits until all of it is there.
 ``keys``, ``values``: written by GEMMs behind the attention that read them last.
 Head outputs are written once a frame and stored; the frame ends when the store has ended.
+Maps of upsampling heads take ``tokens`` and ``work`` in turn, behind everything else (:mod:`.maps`).
 
 Tiles (:class:`~.tiling.Tiling`) change none of it. Where keys and values are there for some heads
 at a time, attention output of a head replaces its queries, word by word as they have been read, and
@@ -32,13 +33,14 @@ even one word for each token is too much, tokens pass through the chip (:mod:`.s
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from moevit.quant.network import Network
 
 from .buffers import Buffers
 from .layout import Shapes
 from .limits import check_limits
+from .maps import HeadMaps, Map, plan_maps
 from .spill import Spill, plan_spill
 from .tiling import Tiling, even
 
@@ -80,6 +82,8 @@ class MemoryPlan:
     inputs: Region | None = None
     """norm outputs on their way to attention, where they do not stay on the chip"""
     spill: Spill | None = None
+    maps: dict[str, HeadMaps] = field(default_factory=dict)
+    """of each task with an upsampling head: its maps lie in ``tokens`` and ``work``"""
 
     @property
     def regions(self) -> tuple[Region, ...]:
@@ -98,8 +102,10 @@ class MemoryPlan:
 
     @property
     def scratch_bytes(self) -> int:
-        """Bytes from the output base on that hold tokens while the frame runs; results follow."""
-        return self.spill.scratch.size if self.spill else 0
+        """Bytes from the output base on that hold tokens and maps while the frame runs; results
+        follow."""
+        tokens = self.spill.scratch.size if self.spill else 0
+        return tokens + max((maps.scratch for maps in self.maps.values()), default=0)
 
     def norm_row(self, number: int, words: int) -> int:
         """Parameter row of norm ``number``, ``words`` rows each."""
@@ -113,7 +119,26 @@ def plan_memory(network: Network, shapes: Shapes) -> MemoryPlan:
     plan = _resident(b) or _spilled(b)
     if plan is None:
         raise AssertionError(f"no tiling of a network that fits: {b}")
-    return plan
+    return replace(plan, maps=_head_maps(b, plan))
+
+
+def _head_maps(b: Buffers, plan: MemoryPlan) -> dict[str, HeadMaps]:
+    """Places of upsampling heads' maps: the tokens are the first, the rest has what is left."""
+    s, found = b.shapes, {}
+    height, width = s.geometry.grid
+    first = Map(height=height, width=width, words=s.chunks, base=plan.tokens.base)
+    scratch = 0
+    if plan.spill is not None:
+        at = plan.spill.scratch
+        address = at.norm + s.geometry.front * at.norm_pitch
+        first = replace(first, words=plan.spill.norm, base=None, address=address)
+        scratch = at.size
+    for task, head in b.upsampling.items():
+        maps = plan_maps(head, s, first, room=plan.work.end, scratch=scratch)
+        if maps is None:
+            raise AssertionError(f"no tiles of head {task}: {b}")
+        found[task] = maps
+    return found
 
 
 def _resident(b: Buffers) -> MemoryPlan | None:
@@ -139,6 +164,8 @@ def _resident(b: Buffers) -> MemoryPlan | None:
         norms=min(b.norms, memory.norm_rows // s.words - b.gates),
     )
     work = max(fixed, dense * b.hidden, halves * routed * b.expert)
+    if b.upsampling:
+        work = room  # for as much of the maps as there is room for
     return place(b, tiling, tokens=n * b.row, work=work, residual=n * s.words)
 
 

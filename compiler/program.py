@@ -63,9 +63,9 @@ class ImageFormat:
 class Output:
     """A task's result in memory: ``rows`` of ``columns`` integers, rows ``pitch`` bytes apart.
 
-    With a head: a row a patch, column ``c*s*s + dy*s + dx`` for ``channels`` planes of ``s x s``
-    sub-pixels (``upscale`` is s), and ``scale`` makes floats of them. Without (``channels`` 0): the
-    network's tokens.
+    With a head: a row a place of ``grid`` (down, across) in raster order, column ``c*s*s + dy*s +
+    dx`` for ``channels`` planes of ``s x s`` sub-pixels (``upscale`` is s), and ``scale`` makes
+    floats of them. Without (``channels`` 0): the network's tokens.
     """
 
     address: int
@@ -76,6 +76,10 @@ class Output:
     scale: float
     channels: int
     upscale: int
+    grid: tuple[int, int] = (1, 1)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "grid", tuple(self.grid))  # a list in JSON
 
     @property
     def size(self) -> int:

@@ -68,6 +68,11 @@ class TogetherPlan:
 def plan_together(network: Network, shapes: Shapes, plan: MemoryPlan) -> TogetherPlan:
     """Room for all tasks; raises ``ValueError`` naming what is missing."""
     memory, n = shapes.config.memory, shapes.tokens
+    if plan.maps:
+        raise ValueError(
+            f"All tasks in one run need linear heads, that of {min(plan.maps)} upsamples: "
+            "run the tasks one by one"
+        )
     first = next((i for i, b in enumerate(network.blocks) if isinstance(b.mlp, Moe)), None)
     if first is None:
         raise ValueError("All tasks in one run need a block with experts; the network has none")

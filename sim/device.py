@@ -107,5 +107,5 @@ def planes(program: Program, task: str, output: Any) -> Floats | None:
         channels=about.channels,
         upscale=about.upscale,
         scale=about.scale,
-        grid=program.geometry.grid,
+        grid=about.grid,
     )
