@@ -86,6 +86,11 @@ AWKWARD = {
     "mean head": Sizes(mean_heads=True, head_channels=(37, 3), image_width=40),
     "mean head, no class token": Sizes(mean_heads=True, class_token=False, dim=20, moe=()),
     "mean head, one patch": Sizes(mean_heads=True, distilled=True, image_height=8, image_width=8),
+    "upsampling": Sizes(decoder_width=12, doublings=2, dim=16),
+    "upsampling, one patch": Sizes(decoder_width=9, image_height=8, image_width=8, dim=16),
+    "upsampling, own norm": Sizes(decoder_width=5, norm=False, doublings=1, dim=16, moe=(0,)),
+    "upsampling, two lines": Sizes(decoder_width=16, doublings=3, image_width=56, dim=12),
+    "convolution": Sizes(decoder_width=7, doublings=0, image_height=40, dim=8, class_token=False),
     "no head": Sizes(head_channels=(), dim=24),
     "no norm": Sizes(head_channels=(), norm=False),
     "no norm, dense": Sizes(head_channels=(), norm=False, moe=(0,)),
@@ -141,4 +146,11 @@ def sizes(draw: st.DrawFn) -> Sizes:
         mean_heads=what == "mean",
         distilled=base.class_token and draw(st.booleans()),
     )
+    if what == "patches" and draw(st.booleans()):
+        base = replace(
+            base,
+            decoder_width=draw(st.integers(1, 20)),
+            doublings=draw(st.integers(0, 2)),
+            head_channels=tuple(draw(st.integers(1, 5)) for _ in range(tasks)),
+        )
     return replace(base, style=draw(st.sampled_from(styles)), favourite=base.seen - 1)

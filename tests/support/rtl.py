@@ -1,6 +1,6 @@
 """The verilated accelerator for tests: builds, a board that is never reset, memories that annoy."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -36,7 +36,7 @@ SMALL = AcceleratorConfig(
         ports=2,
         landing_beats=32,
     ),
-    limits=LimitConfig(tokens=60, depth=192, experts=6, top_k=3),
+    limits=LimitConfig(tokens=60, depth=432, experts=6, top_k=3),
     clock_mhz=100.0,
     watchdog_cycles=4000,
 )
@@ -170,7 +170,7 @@ def random_sizes(rng: np.random.Generator, config: AcceleratorConfig) -> Sizes:
     class_token = rng.random() < 0.5
     heads_on = rng.choice(["patches", "class", "mean"], p=[0.6, 0.2, 0.2])
     tasks = between(1, 3)
-    return Sizes(
+    sizes = Sizes(
         patch=patch,
         image_height=patch * between(1, 6),
         image_width=patch * between(1, 6),
@@ -199,6 +199,11 @@ def random_sizes(rng: np.random.Generator, config: AcceleratorConfig) -> Sizes:
         ahead=rng.random() < 0.4,
         expert_bits=int(rng.choice(WEIGHT_BITS)),
     )
+    if heads_on != "patches" or rng.random() < 0.6:
+        return sizes
+    channels = tuple(between(1, 5) for _ in range(between(1, tasks)))
+    width, doublings = between(1, 20), between(0, 2)
+    return replace(sizes, decoder_width=width, doublings=doublings, head_channels=channels)
 
 
 def mismatch(got: Any, want: Any) -> str:
