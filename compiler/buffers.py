@@ -35,11 +35,12 @@ class Buffers:
 
     ``pixels``: of all patches. ``hidden``, ``expert``: hidden activations of a token in the widest
     dense part and the widest expert, 0 without one. ``head``, ``head_row``: outputs of the largest
-    head, and of its widest row. ``norms``: number of norms. ``experts``, ``top_k``: largest.
-    ``depth``: of the longest contraction. ``router_rows``: weight rows of the largest router.
-    ``gates``: mixtures whose gate reads the residual stream in front of the block. ``means``:
-    whether a head reads the mean of the patches. ``upsampling``: heads of that kind, whose tiles
-    are planned when the rest has its place (:mod:`.maps`).
+    linear head, and of its widest row. ``map_tile``: the smallest tile of an upsampling head.
+    ``norms``: number of norms. ``experts``, ``top_k``: largest. ``depth``: of the longest
+    contraction. ``router_rows``: weight rows of the largest router. ``gates``: mixtures whose gate
+    reads the residual stream in front of the block. ``means``: whether a head reads the mean of the
+    patches. ``upsampling``: heads of that kind, whose tiles are planned when the rest has its place
+    (:mod:`.maps`).
     """
 
     shapes: Shapes
@@ -48,6 +49,7 @@ class Buffers:
     expert: int
     head: int
     head_row: int
+    map_tile: int
     norms: int
     experts: int
     top_k: int
@@ -107,12 +109,8 @@ class Buffers:
             pixels=s.geometry.patches * s.patch_chunks,
             hidden=hidden,
             expert=expert,
-            head=max(
-                *(head_words(h, w, s) for h, w in heads),
-                *(least_words(h, s) for h in upsampling.values()),
-                0,
-                0,
-            ),
+            head=max((head_words(h, w, s) for h, w in heads), default=0),
+            map_tile=max((least_words(h, s, pixel) for h in upsampling.values()), default=0),
             head_row=max((w for _, w in heads), default=0),
             norms=2 * len(network.blocks)
             + any(network.final_norm(task) is not None for task in network.tasks),

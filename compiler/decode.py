@@ -74,7 +74,7 @@ class _Stage:
         ]
 
     def matrix(self, number: int, window: Window, linear: Linear) -> Matrix:
-        """A tap's channels begin at whole words; outputs fill whole words of the target's pixels."""
+        """A tap's channels begin at whole words; outputs fill the words of the target's pixels."""
         array, words = self.c.config.array, self.source.words
         tap, channel = np.divmod(np.arange(linear.shape[1]), self.stage.channels)
         inputs: Ints = tap * words * array.inputs + channel

@@ -54,7 +54,7 @@ def _least(b: Buffers) -> tuple[tuple[int, int], str]:
     """Activation and residual words that a network needs at least, and how it would run then."""
     s, n, memory = b.shapes, b.shapes.tokens, b.config.memory
     tile = min(b.config.array.tokens, n)
-    work = max(b.pixels, n * s.attention_chunks, tile * max(b.hidden, b.expert), b.head)
+    work = max(b.pixels, n * s.attention_chunks, tile * max(b.hidden, b.expert), b.head, b.map_tile)
     whole = (n * b.row + b.gate_inputs + work, n * s.words)
     if b.gates:
         return whole, "all tokens, for gates in front of blocks"

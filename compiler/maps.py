@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from moevit.hw.config import BEAT_BYTES, LimitConfig
-from moevit.hw.isa import Gemm, Load, Store
+from moevit.hw.isa import Gemm, Instruction, Load, Store
 from moevit.quant.upsampling import Stage, UpsamplingHead, Window
 
 from .layout import Shapes, ceil_div, round_up
@@ -27,9 +28,9 @@ _HALO = 2
 """Lines, or columns, that the windows of a tile read beyond its own."""
 
 
-def _most(instruction: type, field: str) -> int:
+def _most(instruction: type[Instruction], field: str) -> int:
     """Largest value of an instruction's field."""
-    return (1 << instruction.widths()[field][0]) - 1  # type: ignore[attr-defined]
+    return (1 << instruction.widths()[field][0]) - 1
 
 
 _LINE = min(_most(Gemm, f) for f in ("line", "source_line", "target_line"))
@@ -112,10 +113,10 @@ def longest_window(head: UpsamplingHead, s: Shapes, first: int) -> int:
     return max(t * words for t, words in zip(taps, widths, strict=False))
 
 
-def least_words(head: UpsamplingHead, s: Shapes) -> int:
-    """Activation words of the smallest tiles, beside a first map that is there."""
-    widths = _pixel_words(head, s, s.chunks)
-    return max((_HALO + 1) ** 2 * a + b for a, b in zip(widths, widths[1:], strict=False))
+def least_words(head: UpsamplingHead, s: Shapes, first: int) -> int:
+    """Activation words of the smallest tiles; a pixel of the first map has ``first`` words."""
+    widths = _pixel_words(head, s, first)
+    return max((_HALO + 1) ** 2 * a + b for a, b in pairwise(widths))
 
 
 def plan_maps(

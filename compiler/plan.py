@@ -22,7 +22,7 @@ order, its epilogue writes in the same order, and a write belongs to a tile that
   changes the residual, waits until all of it is there.
 ``keys``, ``values``: written by GEMMs behind the attention that read them last.
 Head outputs are written once a frame and stored; the frame ends when the store has ended.
-Maps of upsampling heads take ``tokens`` and ``work`` in turn, behind everything else (:mod:`.maps`).
+Maps of upsampling heads take the place of both, behind everything else (:mod:`.maps`).
 
 Tiles (:class:`~.tiling.Tiling`) change none of it. Where keys and values are there for some heads
 at a time, attention output of a head replaces its queries, word by word as they have been read, and
@@ -146,7 +146,7 @@ def _resident(b: Buffers) -> MemoryPlan | None:
     s, n, memory = b.shapes, b.shapes.tokens, b.config.memory
     unit = b.config.array.tokens
     room = memory.activation_words - n * b.row - b.gate_inputs
-    fixed = max(b.pixels, n * s.attention_chunks, b.head)
+    fixed = max(b.pixels, n * s.attention_chunks, b.head, b.map_tile)
     dense = even(n, room // b.hidden, unit) if b.hidden else n
     routed, halves = n, 2
     if b.expert:

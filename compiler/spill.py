@@ -79,6 +79,7 @@ def least_words(b: Buffers) -> tuple[int, int]:
         s.geometry.grid[1] * s.patch_chunks + first * norm,
         n * group + min(unit, n) * norm,
         tile * (b.heads * group + max(b.hidden, b.expert, b.head_row)),
+        b.map_tile,
     )
     return activations, max(first, tile) * s.words
 

@@ -242,7 +242,7 @@ _MICRO = AcceleratorConfig(
         ports=1,
         landing_beats=64,
     ),
-    limits=LimitConfig(tokens=128, depth=256, experts=8, top_k=8),
+    limits=LimitConfig(tokens=128, depth=1024, experts=8, top_k=8),
     clock_mhz=100.0,
 )
 

@@ -133,6 +133,7 @@ def cramped(network: Network, config: AcceleratorConfig, rng: np.random.Generato
         memory__residual_words=int(residual * factor[1]),
         memory__kv_rows=int(b.head_rows * factor[2]),
         memory__norm_rows=int(rng.integers(2, 5)) * b.shapes.words,
+        limits__depth=max(config.limits.depth, b.depth * config.array.inputs),
         limits__routed=int(rng.integers(config.array.tokens, 30)),
     )
 
