@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 import typer
 
-__all__ = ["CheckFailedError", "UserError", "boundary", "describe"]
+__all__ = ["INTERRUPTED", "CheckFailedError", "UserError", "boundary", "describe"]
 
 OK, OURS, THEIRS, INTERRUPTED = 0, 1, 2, 130
 

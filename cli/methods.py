@@ -22,11 +22,10 @@ from moevit.quant.float_network import FloatMoe, FloatNetwork
 from moevit.quant.golden import Golden, unshuffle
 from moevit.quant.methods import METHODS, about, method
 from moevit.quant.network import Network
-from moevit.quant.ptq import quantise
 from moevit.sim import cache
 
 from .errors import UserError
-from .workload import Workload
+from .workload import Workload, make_integers
 
 if TYPE_CHECKING:
     from moevit.model.datasets import Example
@@ -167,7 +166,7 @@ class _Lazy:
     """What all rows share, made when the first row that is not in the cache asks for it."""
 
     def __init__(self, workload: Workload, network: FloatNetwork, pictures: Any, seed: int) -> None:
-        self.config, self.network = workload.model_config, network
+        self.workload, self.config, self.network = workload, workload.model_config, network
         self.pictures, self.seed = pictures, seed
         self.exact: Tallies | None = None
         self.routing: Routing = {}
@@ -200,17 +199,28 @@ class _Lazy:
     def row(self, name: str, bits: int, report: Report) -> dict[str, Any]:
         from moevit.model.tallies import paired, tally
 
-        assert self.exact is not None and self.calibration is not None
+        if self.exact is None or self.calibration is None:
+            raise RuntimeError("Rows are made after what they share")
         options = method(name, expert_bits=bits)
         label, total = f"{FORMATS[bits]} {name}", len(self.scenes)
-        report(f"{label}: quantising", 0.0)
-        backend = _Integers(quantise(self.network, self.calibration, options))
+        network, _ = make_integers(
+            self.workload.model,
+            self.network,
+            self.calibration,
+            options,
+            seed=self.seed,
+            source=self.workload.source,
+            report=lambda text, done: report(f"{label}: {text}", 0.5 * done),
+        )
+        backend, begun = _Integers(network), 0.5 if options.finetune else 0.1
         got = tally(
             backend,
             self.config,
             self.scenes,
             batch=_BATCH,
-            on_progress=lambda done: report(f"{label} ({done}/{total})", done / total),
+            on_progress=lambda done: report(
+                f"{label} ({done}/{total})", begun + (1 - begun) * done / total
+            ),
         )
         return {
             "method": name,

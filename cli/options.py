@@ -60,6 +60,7 @@ QUANTISATION = (
     "descent",
     "default",
     "all",
+    "qat",
 )
 
 #: What runs a network, from the fastest to the truest.

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moevit.quant.bootstrap import LEVEL
-from moevit.quant.calibrate import Calibration
 from moevit.quant.float_network import Edit, FloatNetwork
 from moevit.quant.golden import unshuffle
-from moevit.quant.ptq import Options, quantise_with_parts
+from moevit.quant.layers import Layers
+from moevit.quant.network import Network
 from moevit.quant.report import Comparison, compare
 from moevit.quant.sensitivity import KINDS, WHOLE, Part, parts, simulate
 
@@ -34,20 +34,20 @@ _LOUD, _QUIET = 30, 65
 
 def measure_report(
     network: FloatNetwork,
-    calibration: Calibration,
-    options: Options,
+    quantised: Network,
+    made: Layers,
     config: ModelConfig,
     scenes: list[Sample | Example],
     report: Report,
 ) -> dict[str, Any]:
     """Sensitivity of each part and the integers against float, on ``scenes``; plain JSON types.
 
+    ``made`` is what the integers of ``quantised`` stand for.
     ``sensitivity`` has for every part (and ``all`` together) the signal to noise ratio of the
     outputs in decibels (mean over tasks of ``10 log10(variance / mean squared change)``) and, where
     tasks have scores, the change of delta-m in percent. ``comparison`` is the real integer network:
     noise along the network and routing agreement with intervals over pictures.
     """
-    quantised, made = quantise_with_parts(network, calibration, options)
     images = np.stack([sample.image for sample in scenes])
     scored = _Scores(network, config, scenes)
     everything: list[Part | None] = [*parts(network), None]
@@ -71,7 +71,7 @@ def measure_report(
     return {
         "model": config.name,
         "images": len(images),
-        "calibration_images": calibration.images,
+        "calibration_images": quantised.meta["quantisation"]["images"],
         "options": quantised.meta["quantisation"],
         "interval": LEVEL,
         "sensitivity": sensitivity,

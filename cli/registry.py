@@ -61,6 +61,13 @@ class LazyGroup(typer.core.TyperGroup):
             return None
         return typer.core.TyperCommand(cmd_name, help=COMMANDS[cmd_name])
 
+    def invoke(self, ctx: Any) -> Any:
+        """As typer, but Ctrl-C is passed on; typer would only leave, without a word."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise typer.Abort from None
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
         return name, command and _load(command.name), rest

@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # torch is imported by those who use it
     from moevit.model.m3vit import M3ViT
     from moevit.quant.calibrate import Calibration
     from moevit.quant.float_network import FloatNetwork
+    from moevit.quant.layers import Layers
     from moevit.quant.options import Options
 
     from .reference import Reference
@@ -42,6 +43,7 @@ __all__ = [
     "CALIBRATION_IMAGES",
     "Workload",
     "calibrate_model",
+    "make_integers",
     "quantise_model",
 ]
 
@@ -92,8 +94,6 @@ def quantise_model(
     report: Report = _silent,
 ) -> Network:
     """Calibrate a trained model on at most ``images`` pictures and make it integer."""
-    from moevit.quant.ptq import quantise
-
     network, calibration = calibrate_model(
         model,
         images=images,
@@ -101,10 +101,50 @@ def quantise_model(
         source=source,
         report=lambda text, share: report(text, 0.5 * share),
     )
-    report("searching scales", 0.5)
-    quantised = quantise(network, calibration, options)
+    quantised, _ = make_integers(
+        model,
+        network,
+        calibration,
+        options,
+        seed=seed,
+        source=source,
+        report=lambda text, share: report(text, 0.5 + 0.5 * share),
+    )
     report("", 1.0)
     return quantised
+
+
+def make_integers(
+    model: M3ViT,
+    network: FloatNetwork,
+    calibration: Calibration,
+    options: Options | None = None,
+    *,
+    seed: int = 0,
+    source: PictureSource = _RENDERED,
+    report: Report = _silent,
+) -> tuple[Network, Layers]:
+    """The integers of what :func:`calibrate_model` gave of a model, and what they stand for; the
+    options may ask for fine-tuning, on pictures of the source."""
+    report("searching scales and rounding", 0.0)
+    if options is None or not options.finetune:
+        from moevit.quant.ptq import quantise_with_parts
+
+        return quantise_with_parts(network, calibration, options)
+    from moevit.model.qat import PICTURES, finetune
+
+    pictures = source.calibration(
+        model.config, PICTURES, lambda text, share: report(text, 0.1 * share)
+    )
+    return finetune(
+        model,
+        network,
+        calibration,
+        options,
+        pictures,
+        seed=seed,
+        report=lambda text, share: report(text, 0.1 + 0.9 * share),
+    )
 
 
 class Workload:

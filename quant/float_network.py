@@ -7,7 +7,7 @@ fills it (``moevit.model.export``), so that nothing here needs that framework.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ __all__ = [
     "FloatNorm",
     "Observe",
     "gelu",
+    "with_layers",
 ]
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
@@ -277,6 +278,43 @@ class FloatNetwork:
         if head.mean:
             x = watch(f"heads.{task}.mean", x.mean(axis=1, keepdims=True))
         return watch(f"heads.{task}", head.linear(x))
+
+
+def with_layers(
+    network: FloatNetwork, layer: Callable[[str, FloatLinear], FloatLinear]
+) -> FloatNetwork:
+    """The network with each linear layer passed through ``layer``, which is told its name:
+    ``patch_embed``, ``heads.<task>``, ``blocks.<i>.x`` with x one of ``q k v proj fc1 fc2``,
+    ``routers.<task>``, ``experts.<e>.fc1`` and ``.fc2``."""
+
+    def mlp(prefix: str, exact: FloatMlp) -> FloatMlp:
+        return FloatMlp(fc1=layer(prefix + "fc1", exact.fc1), fc2=layer(prefix + "fc2", exact.fc2))
+
+    blocks = []
+    for i, block in enumerate(network.blocks):
+        prefix, a, m = f"blocks.{i}.", block.attention, block.mlp
+        attention = replace(
+            a, **{name: layer(prefix + name, getattr(a, name)) for name in ("q", "k", "v", "proj")}
+        )
+        changed: FloatMlp | FloatMoe
+        if isinstance(m, FloatMoe):
+            changed = replace(
+                m,
+                routers={t: layer(f"{prefix}routers.{t}", r) for t, r in m.routers.items()},
+                experts=tuple(mlp(f"{prefix}experts.{e}.", x) for e, x in enumerate(m.experts)),
+            )
+        else:
+            changed = mlp(prefix, m)
+        blocks.append(replace(block, attention=attention, mlp=changed))
+    return replace(
+        network,
+        patch_embed=layer("patch_embed", network.patch_embed),
+        blocks=tuple(blocks),
+        heads={
+            task: replace(head, linear=layer(f"heads.{task}", head.linear))
+            for task, head in network.heads.items()
+        },
+    )
 
 
 def gelu(x: Floats) -> Floats:

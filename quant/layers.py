@@ -5,7 +5,8 @@ The methods are those of :mod:`.ptq`, which says where each is used.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,23 +19,36 @@ from .options import Options
 from .ranges import CODES, Encoding, channel_range, quantise_rows
 from .rounding import moment, round_weights, seeks
 
-__all__ = ["Layers"]
+__all__ = ["Fixed", "Layers"]
 
 Floats = np.ndarray[Any, np.dtype[Any]]
 
 _TRIAL_ROWS = 512
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fixed:
+    """What is decided already, by a training that saw it: ``encodings`` of sites, and the ``steps``
+    ``(O,)`` of the rows of layers, whose weights are those of their codes, to be rounded to the
+    nearest."""
+
+    encodings: Mapping[str, Encoding] = field(default_factory=dict)
+    steps: Mapping[str, Floats] = field(default_factory=dict)
+
+
 class Layers:
     """Quantises layers and remembers what their integers stand for.
 
-    ``layers``: real layers by name, with the weights and biases that the integers have;
+    ``layers``: real layers by name, with the weights and biases that the integers have; ``inputs``:
+    what the codes mean that they read; ``steps`` ``(O,)``: of their weights on such codes;
     ``encodings``: of sites (:meth:`~.float_network.FloatNetwork.run`), what their codes mean.
     """
 
-    def __init__(self, options: Options) -> None:
-        self.options = options
+    def __init__(self, options: Options, fixed: Fixed | None = None) -> None:
+        self.options, self.fixed = options, fixed or Fixed()
         self.layers: dict[str, FloatLinear] = {}
+        self.inputs: dict[str, Encoding] = {}
+        self.steps: dict[str, Floats] = {}
         self.encodings: dict[str, Encoding] = {}
 
     def linear(
@@ -62,7 +76,12 @@ class Layers:
         weight = layer.weight.astype(np.float64) * encoding.scale
         bias = layer.bias + layer.weight.astype(np.float64) @ encoding.offset - out_offset
         top = weight_max(bits)
-        codes, step = quantise_rows(weight, clip=self.options.clip, bits=bits)
+        known = self.fixed.steps.get(name)
+        if known is None:
+            codes, step = quantise_rows(weight, clip=self.options.clip, bits=bits)
+        else:
+            step, rows = known, None
+            codes = np.clip(np.round(weight / step[:, None]), -top, top)
         if rows is not None and seeks(self.options.rounding, top):
             codes = self.rounded(weight / step[:, None], encoding, top, rows, prior, pivot)
         room = ACCUMULATOR.max - top * -ACTIVATION.min * depth - 1
@@ -73,6 +92,7 @@ class Layers:
         step = np.where(tight, np.abs(bias) / room, step)
         codes = np.where(tight[:, None], np.round(weight / step[:, None]), codes)
         real = codes * step[:, None] / encoding.scale
+        self.inputs[name], self.steps[name] = encoding, step
         self.layers[name] = FloatLinear(
             weight=real.astype(np.float32),
             bias=(bias + out_offset - real @ encoding.offset).astype(np.float32),
@@ -125,12 +145,14 @@ class Layers:
         return fixed
 
     def channels(
-        self, site: Site, consumers: Sequence[FloatLinear], widths: Sequence[int] = ()
+        self, name: str, site: Site, consumers: Sequence[FloatLinear], widths: Sequence[int] = ()
     ) -> Encoding:
-        """Per-channel scale and centre for ``site`` with the least error at the consumers.
+        """Per-channel scale and centre for the site ``name`` with the least error at the consumers.
 
         ``widths``: bits of each consumer's weights (default: 8).
         """
+        if name in self.fixed.encodings:
+            return self.fixed.encodings[name]
         options = self.options
         widths = widths or [8] * len(consumers)
         centre, half = channel_range(site, options.clip, options.percentile)

@@ -1,4 +1,5 @@
-"""Quantisation methods by name: plain MinMax, each method alone on top of it, and the default."""
+"""Quantisation methods by name: plain MinMax, each method alone on top of it, the default, and
+training."""
 
 from __future__ import annotations
 
@@ -29,6 +30,10 @@ METHODS: dict[str, tuple[Options, str]] = {
     "all": (
         Options(rounding="descent", bias_correction=True),
         "mse, migrate, descent for all weights, bias correction",
+    ),
+    "qat": (
+        Options(finetune=300),
+        "`default`, then 300 steps of training with fake quantisation",
     ),
 }
 """Options and what they are, in the order of the table that compares them."""

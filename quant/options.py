@@ -20,6 +20,7 @@ class Options:
     each channel its own range. ``headroom``: of the residual stream and the heads' outputs, over
     the calibrated maximum. ``expert_bits``: of the experts' weights, 8 or 4; all others have 8.
     ``rounding``: of weights. ``bias_correction``: keep the mean of each layer's outputs.
+    ``finetune``: steps of fine-tuning with fake quantisation from there (``moevit.model.qat``).
     """
 
     clip: Clip = "mse"
@@ -29,6 +30,7 @@ class Options:
     expert_bits: int = 8
     rounding: Rounding = "auto"
     bias_correction: bool = False
+    finetune: int = 0
 
     def __post_init__(self) -> None:
         check_clip(self.clip)
@@ -39,5 +41,7 @@ class Options:
             raise ValueError(f"Migrate must be exponents from 0 to 1, not {self.migrate!r}")
         if not self.headroom >= 1:
             raise ValueError(f"Headroom must be at least 1, not {self.headroom!r}")
+        if self.finetune < 0:
+            raise ValueError(f"Finetune must be at least 0 steps, not {self.finetune!r}")
         if self.expert_bits not in WEIGHT_BITS:
             raise ValueError(f"Expert bits must be 8 or 4, not {self.expert_bits!r}")

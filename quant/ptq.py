@@ -46,7 +46,7 @@ from .gate import Gate
 from .gelu import GELU
 from .golden import PIXEL_OFFSET
 from .layernorm import EPS, LayerNorm
-from .layers import Layers
+from .layers import Fixed, Layers
 from .linear import GeluOutput, Linear
 from .network import Attention, Block, Head, Mlp, Moe, Network, expert_order
 from .options import Options
@@ -75,15 +75,27 @@ _PRIOR_ROWS = 1024
 def quantise(
     network: FloatNetwork, calibration: Calibration, options: Options | None = None
 ) -> Network:
-    """The integer network. Raises ``ValueError`` where a range does not fit the formats."""
-    return _Quantiser(network, calibration, options or Options()).run()
+    """The integer network. Raises ``ValueError`` where a range does not fit the formats, and for
+    options that ask for fine-tuning, which needs the model: :func:`moevit.model.qat.finetune`."""
+    return quantise_with_parts(network, calibration, options)[0]
 
 
 def quantise_with_parts(
-    network: FloatNetwork, calibration: Calibration, options: Options | None = None
+    network: FloatNetwork,
+    calibration: Calibration,
+    options: Options | None = None,
+    fixed: Fixed | None = None,
 ) -> tuple[Network, Layers]:
-    """The integer network, and what each layer's and site's integers stand for."""
-    quantiser = _Quantiser(network, calibration, options or Options())
+    """The integer network, and what each layer's and site's integers stand for.
+
+    ``fixed``: what fine-tuning has decided, where the options ask for it.
+    """
+    options = options or Options()
+    if options.finetune and fixed is None:
+        raise ValueError(
+            f"Fine-tuning of {options.finetune} steps needs the model, not its floats alone"
+        )
+    quantiser = _Quantiser(network, calibration, options, fixed)
     return quantiser.run(), quantiser
 
 
@@ -98,8 +110,14 @@ _MEAN_ROOM = 1.25
 
 
 class _Quantiser(Layers):
-    def __init__(self, network: FloatNetwork, calibration: Calibration, options: Options) -> None:
-        super().__init__(options)
+    def __init__(
+        self,
+        network: FloatNetwork,
+        calibration: Calibration,
+        options: Options,
+        fixed: Fixed | None = None,
+    ) -> None:
+        super().__init__(options, fixed)
         self.net, self.stats = network, calibration
         site = calibration.site("residual")
         peak = max(float(site.high.max()), -float(site.low.min()))
@@ -187,7 +205,7 @@ class _Quantiser(Layers):
             for c in (*consumers, *narrow)
         ]
         widths = [8] * len(consumers) + [self.options.expert_bits] * len(narrow)
-        inner = self.encodings[name] = self.channels(site, folded, widths)
+        inner = self.encodings[name] = self.channels(name, site, folded, widths)
         dim = self.net.geometry.dim
         eps = round(norm.eps * (dim / self.residual) ** 2)
         layer = LayerNorm.from_affine(
@@ -242,7 +260,7 @@ class _Quantiser(Layers):
         score = product * head_dim**-0.5 * log2(np.e) * (1 << LOGIT.frac)
         # Values: the output is a mean of them, so it has their channels' scales and centres.
         site = stats.site(prefix + "attention")
-        values = self.channels(stats.site(prefix + "v"), [a.proj])
+        values = self.channels(prefix + "v", stats.site(prefix + "v"), [a.proj])
         self.encodings[prefix + "v"] = values
         v = self.linear(a.v, encoding, values.scale, values.offset, name=prefix + "v", rows=rows)
         peak = max(
@@ -289,6 +307,9 @@ class _Quantiser(Layers):
         levels = ACTIVATION.max - ACTIVATION.min
         step = max((high - low) / levels, 1 / (_FINEST_GELU * (1 << GELU.frac)))
         zero_point = ACTIVATION.min + round(-low / step)
+        if (known := self.fixed.encodings.get(prefix + "hidden")) is not None:
+            step = float(known.scale[0])
+            zero_point = round(-float(known.offset[0]) / step)
         gelu_out = GeluOutput(
             out=Multiplier.from_scale(1 / (step * (1 << GELU.frac))), zero_point=zero_point
         )
@@ -340,7 +361,8 @@ class _Quantiser(Layers):
         everything = self.after(prefix + "norm2", norm)
         ahead, seen, gate_rows = None, encoding, everything
         if moe.ahead:
-            seen = self.channels(self.stats.site(prefix + "ahead"), list(moe.routers.values()))
+            name = prefix + "ahead"
+            seen = self.channels(name, self.stats.site(name), list(moe.routers.values()))
             ahead = Rescale.from_affine(self.residual / seen.scale, -seen.offset / seen.scale)
             gate_rows = self.stats.site(prefix + "ahead").rows
             self.encodings[prefix + "ahead"] = seen

@@ -9,14 +9,13 @@ with.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import log2
 from typing import Any
 
 import numpy as np
 
-from .float_network import Edit, FloatLinear, FloatMlp, FloatMoe, FloatNetwork
+from .float_network import Edit, FloatLinear, FloatMoe, FloatNetwork, with_layers
 from .formats import LOGIT, RESIDUAL
 from .layers import Layers
 from .network import Network
@@ -127,7 +126,7 @@ def simulate(
             return x
         return _rounded(name, x, quantised, made.encodings).astype(np.float32)
 
-    return _with_layers(network, layer), edit
+    return with_layers(network, layer), edit
 
 
 def _rounded(name: str, x: Floats, quantised: Network, encodings: dict[str, Encoding]) -> Floats:
@@ -144,38 +143,3 @@ def _rounded(name: str, x: Floats, quantised: Network, encodings: dict[str, Enco
         return normalised
     encoding = encodings[name]
     return encoding.decode(encoding.encode(x))
-
-
-def _with_layers(
-    network: FloatNetwork, layer: Callable[[str, FloatLinear], FloatLinear]
-) -> FloatNetwork:
-    """The network with each layer passed through ``layer``."""
-
-    def mlp(prefix: str, exact: FloatMlp) -> FloatMlp:
-        return FloatMlp(fc1=layer(prefix + "fc1", exact.fc1), fc2=layer(prefix + "fc2", exact.fc2))
-
-    blocks = []
-    for i, block in enumerate(network.blocks):
-        prefix, a, m = f"blocks.{i}.", block.attention, block.mlp
-        attention = replace(
-            a, **{name: layer(prefix + name, getattr(a, name)) for name in ("q", "k", "v", "proj")}
-        )
-        changed: FloatMlp | FloatMoe
-        if isinstance(m, FloatMoe):
-            changed = replace(
-                m,
-                routers={t: layer(f"{prefix}routers.{t}", r) for t, r in m.routers.items()},
-                experts=tuple(mlp(f"{prefix}experts.{e}.", x) for e, x in enumerate(m.experts)),
-            )
-        else:
-            changed = mlp(prefix, m)
-        blocks.append(replace(block, attention=attention, mlp=changed))
-    return replace(
-        network,
-        patch_embed=layer("patch_embed", network.patch_embed),
-        blocks=tuple(blocks),
-        heads={
-            task: replace(head, linear=layer(f"heads.{task}", head.linear))
-            for task, head in network.heads.items()
-        },
-    )

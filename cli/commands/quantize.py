@@ -21,7 +21,7 @@ from moevit.cli.options import (
 )
 from moevit.cli.progress import Report, progress
 from moevit.cli.sources import CalibrationFiles, Data, Root, picture_source
-from moevit.cli.workload import CALIBRATION_IMAGES, Workload, calibrate_model
+from moevit.cli.workload import CALIBRATION_IMAGES, Workload, calibrate_model, make_integers
 
 __all__ = ["command"]
 
@@ -78,6 +78,15 @@ Bias = Annotated[
         show_default=False,
     ),
 ]
+Finetune = Annotated[
+    int | None,
+    typer.Option(
+        metavar="STEPS",
+        min=0,
+        help="Steps of fine-tuning with fake quantisation, instead of the method's; 0: none.",
+        show_default=False,
+    ),
+]
 Folder = Annotated[
     Path | None,
     typer.Option(
@@ -131,6 +140,7 @@ def command(
     migrate: Migrate = None,
     rounding: Rounding = None,
     bias_correction: Bias = None,
+    finetune: Finetune = None,
     report_folder: Folder = None,
     compare: Compare = None,
     scenes: Scenes = 0,
@@ -168,6 +178,7 @@ def command(
             "migrate": None if migrate is None else _numbers(migrate),
             "rounding": rounding,
             "bias_correction": bias_correction,
+            "finetune": finetune,
         }
         changes = {name: value for name, value in changes.items() if value is not None}
         if compare is not None:
@@ -203,7 +214,6 @@ def _quantise(
 ) -> tuple[str, dict[str, Any]]:
     from moevit.cli.quant_report import draw_report, measure_report
     from moevit.quant.io import save_network
-    from moevit.quant.ptq import quantise
 
     share = 1.0 if folder is None else 0.2
     with atomic_path(output) as partial:
@@ -216,8 +226,15 @@ def _quantise(
             source=workload.source,
             report=lambda text, done: report(text, 0.5 * share * done),
         )
-        report("searching scales and rounding", 0.5 * share)
-        network = quantise(exact, calibration, options)
+        network, made = make_integers(
+            workload.model,
+            exact,
+            calibration,
+            options,
+            seed=seed,
+            source=workload.source,
+            report=lambda text, done: report(text, (0.5 + 0.5 * done) * share),
+        )
         save_network(network, partial)
     found = {
         "output": str(output),
@@ -232,8 +249,8 @@ def _quantise(
         scored, _, _ = workload.source.validation(config, scenes or _REPORT_SCENES)
         measured = measure_report(
             exact,
-            calibration,
-            options,
+            network,
+            made,
             config,
             list(scored),
             lambda what, done: report(what, share + (0.97 - share) * done),

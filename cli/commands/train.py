@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from moevit.cli.errors import UserError
+from moevit.cli.errors import INTERRUPTED, UserError
 from moevit.cli.options import (
     ALL_TASKS,
     DEFAULT_SIZE,
@@ -199,7 +199,7 @@ def command(
                 f"moevit: {output}: stopped after step {stopped.step} of {steps}, all saved; the "
                 "same command with --resume goes on\n"
             )
-        raise
+        raise typer.Exit(INTERRUPTED) from None
     if member.rank > 0:
         return
     if as_json:

@@ -44,6 +44,13 @@ def test_status_and_line(capsys, monkeypatch, error, status, text) -> None:
     assert captured.out == ""
 
 
+def test_ctrl_c_in_a_command(capsys, monkeypatch) -> None:
+    """Through typer, which would swallow the line."""
+    monkeypatch.setattr("moevit.cli.commands.doctor.examine", raising(KeyboardInterrupt()))
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr().err == "moevit: error: interrupted\n"
+
+
 def test_the_traceback_is_shown_on_request(capsys, monkeypatch) -> None:
     monkeypatch.setenv("MOEVIT_TRACEBACK", "1")
     assert boundary(raising(RuntimeError("oh"))) == 1

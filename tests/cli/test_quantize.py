@@ -74,6 +74,34 @@ def test_the_method_is_the_workloads(moevit, checkpoint) -> None:
     assert status == 2 and "--method: n.safetensors is quantised already" in err
 
 
+def test_fine_tuning(moevit, checkpoint, monkeypatch) -> None:
+    arguments = ("quantize", checkpoint, "--json", "--images", "2", "--method", "qat")
+    status, out, err = moevit(*arguments, "--finetune", "2", "-o", "n.safetensors")
+    assert (status, err) == (0, "")
+    options = json.loads(out)["options"]
+    assert (
+        options["finetune"] == 2 == load_network("n.safetensors").meta["quantisation"]["finetune"]
+    )
+    first = Path("n.safetensors").read_bytes()
+    # Ctrl-C in the middle of it: the older file stays, nothing is beside it.
+    from moevit.model import qat
+
+    steps = []
+
+    def loss(*_: object) -> object:
+        steps.append(None)
+        if len(steps) == 2:
+            raise KeyboardInterrupt
+        return before(*_)
+
+    before = qat._Student.loss
+    monkeypatch.setattr(qat._Student, "loss", loss)
+    status, out, err = moevit(*arguments, "--finetune", "4", "-o", "n.safetensors")
+    assert (status, out, err) == (130, "", "moevit: error: interrupted\n")
+    assert [path.name for path in Path().iterdir()] == ["n.safetensors"]
+    assert Path("n.safetensors").read_bytes() == first
+
+
 def test_report(moevit, checkpoint) -> None:
     status, out, err = moevit(
         *("quantize", checkpoint, "--json", "--images", "4", "--report", "r", "--scenes", "2")
