@@ -44,6 +44,15 @@ Root = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Folder of the data set.", show_default=False),
 ]
+Classes = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Classes of the data set's segmentation, where it has several sets of labels: 7 or 19 "
+        "of cityscapes (by default what is there, 19 of the site's packages).",
+        show_default=False,
+    ),
+]
 ImageSize = Annotated[
     str | None,
     typer.Option(
@@ -116,6 +125,7 @@ def command(
     output: Output = Path("model.safetensors"),
     data: Data = "scenes",
     root: Root = None,
+    classes: Classes = None,
     task: Task = ALL_TASKS,
     image_size: ImageSize = None,
     steps: Steps = 3600,
@@ -158,7 +168,9 @@ def command(
     from moevit.model.training import SCENES, TrainConfig
 
     if data != SCENES:
-        config = _for_data(config, data, root)
+        config = _for_data(config, data, root, classes)
+    elif classes is not None:
+        raise UserError("--classes: needs --data to say which data set's they are")
     chosen = chosen_tasks(task, config.task_names)
     config = dataclasses.replace(config, tasks=tuple(config.task(name) for name in chosen))
     config = changed(config, settings)
@@ -211,11 +223,13 @@ def command(
         typer.echo(f"  {name}: {figures}")
 
 
-def _for_data(config: ModelConfig, name: str, root: Path | None) -> ModelConfig:
+def _for_data(
+    config: ModelConfig, name: str, root: Path | None, classes: int | None
+) -> ModelConfig:
     """A size with the tasks that a data set has truths of; heads keep the size's stride."""
     from moevit.model.datasets import tasks_of
 
     if root is None:
         raise UserError(f"--root: data {name} needs its folder")
     stride = config.tasks[0].stride
-    return dataclasses.replace(config, tasks=tasks_of(name, root, stride))
+    return dataclasses.replace(config, tasks=tasks_of(name, root, stride, classes))

@@ -40,10 +40,13 @@ def open_for(name: str, root: Path, split: str, tasks: Sequence[TaskConfig]) -> 
     return data
 
 
-def tasks_of(name: str, root: Path, stride: int) -> tuple[TaskConfig, ...]:
+def tasks_of(
+    name: str, root: Path, stride: int, classes: int | None = None
+) -> tuple[TaskConfig, ...]:
     """All tasks that a data set has truths of, without looking at its files; see
-    :meth:`Dataset.tasks`. Raises ``ValueError`` for an unknown name or no folder."""
-    return _named(name).all_tasks(Path(root), stride)
+    :meth:`Dataset.tasks`. ``classes`` as in :func:`open_dataset`. Raises ``ValueError`` for an
+    unknown name, a number of classes that the data set does not have, or no folder."""
+    return _named(name).all_tasks(Path(root), stride, classes)
 
 
 def _named(name: str) -> type[Dataset]:

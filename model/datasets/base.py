@@ -100,11 +100,13 @@ class Dataset(ABC):
         return len(self.ids)
 
     @classmethod
-    def all_tasks(cls, root: Path, stride: int) -> tuple[TaskConfig, ...]:
+    def all_tasks(
+        cls, root: Path, stride: int, classes: int | None = None
+    ) -> tuple[TaskConfig, ...]:
         """:meth:`tasks` of all kinds that the data set in ``root`` could have, files or not."""
         data = object.__new__(cls)
         data._look(root, SPLITS[0])
-        data.channels = data._choose(None)
+        data.channels = data._choose(classes)
         return data.tasks(stride)
 
     @property

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.datasets import WRITERS, write_nyud
+from support.datasets import WRITERS, write_cityscapes, write_cityscapes_arrays, write_nyud
 
 from moevit.cli.sources import PictureSource, picture_source
+from moevit.model.checkpoint import load
 from moevit.model.config import PRESETS, ModelConfig
 
 
@@ -101,6 +102,28 @@ def test_ctrl_c_says_how_to_go_on(moevit, tmp_path: Path, monkeypatch) -> None:
     assert status == 0 and "trained for 3 steps" in out
 
 
+def test_seven_or_nineteen_classes(moevit, tmp_path: Path) -> None:
+    """Both sets of labels of Cityscapes' packages; of MTAN's arrays the one that is there."""
+    root = write_cityscapes(tmp_path / "data")
+    given = ["--data", "cityscapes", "--root", root]
+    for classes in (7, 19):
+        name = f"{classes}.safetensors"
+        arguments = ["train", *given, *TRAIN, "--classes", classes, "--validation", 0, "-o", name]
+        status, _, err = moevit(*arguments)
+        assert status == 0, err
+        assert load(tmp_path / name).config.task("segmentation").channels == classes
+        status, out, err = moevit("eval", "--model", name, "--json", *given, "--backend", "golden")
+        assert status == 0, err
+        assert json.loads(out)["images"] == 3
+    arrays = write_cityscapes_arrays(tmp_path / "arrays")
+    status, _, err = moevit(
+        *("train", "--data", "cityscapes", "--root", arrays, *TRAIN),
+        *("--classes", 19, "-o", "arrays.safetensors"),
+    )
+    assert status == 2 and "lacks train/label_19; expected Cityscapes with" in err
+    assert not (tmp_path / "arrays.safetensors").exists()
+
+
 def test_calibration_on_your_own_pictures(moevit, checkpoint: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     folder = tmp_path / "pictures"
@@ -141,6 +164,15 @@ def test_calibration_on_your_own_pictures(moevit, checkpoint: Path, tmp_path: Pa
         (
             ["train", "--data", "cityscapes", "--root", ".", "--task", "normals"],
             "--task: unknown task 'normals'; expected segmentation, depth, all",
+        ),
+        (["train", "--classes", 7], "--classes: needs --data"),
+        (
+            ["train", "--data", "cityscapes", "--root", ".", "--classes", 8],
+            "Cityscapes has 7 or 19 classes, not 8",
+        ),
+        (
+            ["train", "--data", "nyud", "--root", ".", "--classes", 7],
+            "NYUD-v2 has 40 classes, not 7",
         ),
         (["eval", "--data", "nyud"], "--root: data nyud needs its folder"),
         (["eval", "--root", "."], "--root: . needs --data"),
