@@ -19,7 +19,7 @@ from moevit import quant as quant_package
 from moevit.quant.bootstrap import LEVEL, share
 from moevit.quant.calibrate import Calibration, calibrate
 from moevit.quant.float_network import FloatMoe, FloatNetwork
-from moevit.quant.golden import Golden, unshuffle
+from moevit.quant.golden import Golden
 from moevit.quant.methods import METHODS, about, method
 from moevit.quant.network import Network
 from moevit.sim import cache
@@ -58,11 +58,7 @@ class _Floats:
         if images is not self._images:
             self._images = images
             self._found = self.network.run(images, observe=self._observe)
-        head = self.network.heads[task]
-        grid = self.network.geometry.grid
-        return unshuffle(
-            self._found[task], channels=head.channels, upscale=head.upscale, scale=1.0, grid=grid
-        )
+        return self.network.planes(self._found[task], task)
 
     def _observe(self, name: str, rows: Any) -> None:
         if ".routing." in name:

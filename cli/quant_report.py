@@ -10,7 +10,6 @@ import numpy as np
 
 from moevit.quant.bootstrap import LEVEL
 from moevit.quant.float_network import Edit, FloatNetwork
-from moevit.quant.golden import unshuffle
 from moevit.quant.layers import Layers
 from moevit.quant.network import Network
 from moevit.quant.report import Comparison, compare
@@ -116,15 +115,8 @@ class _Scores:
             return None
         results = {}
         for task in self.config.tasks:
-            head = self.network.heads[task.name]
             tally = scorer(task.kind, task.channels)
-            raw = unshuffle(
-                outputs[task.name],
-                channels=head.channels,
-                upscale=head.upscale,
-                scale=1.0,
-                grid=self.network.geometry.grid,
-            )
+            raw = self.network.planes(outputs[task.name], task.name)
             truth = np.stack([truth_of(scene, task.kind) for scene in self.scenes])
             tally.update(predict(task.kind, raw, self.config.image), truth)
             results[task.name] = tally.result()

@@ -1,7 +1,4 @@
-"""M3ViT's progressive-upsampling head (Fan et al. 2022; SETR-PUP, Zheng et al. 2021, sec. 3.3).
-
-It is for the float network: the quantised one and the accelerator have linear heads.
-"""
+"""M3ViT's progressive-upsampling head (Fan et al. 2022; SETR-PUP, Zheng et al. 2021, sec. 3.3)."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import json
 from typing import Any, cast
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from moevit.quant.float_network import (
@@ -18,9 +19,11 @@ from moevit.quant.float_network import (
     FloatNetwork,
     FloatNorm,
 )
+from moevit.quant.float_upsampling import FloatStage, FloatUpsamplingHead
 from moevit.quant.network import Geometry
 
-from .config import KINDS
+from .config import TaskConfig
+from .decoder import UpsamplingHead
 from .m3vit import Attention, Block, M3ViT
 from .moe import MixtureOfExperts
 
@@ -88,15 +91,52 @@ def _block(module: Block, model: M3ViT) -> FloatBlock:
     )
 
 
+def _head(model: M3ViT, task: TaskConfig) -> FloatHead | FloatUpsamplingHead:
+    config, module = model.config, model.heads[task.name]
+    if isinstance(module, UpsamplingHead):
+        return _upsampling(module)
+    single = task.kind == "classification"
+    return FloatHead(
+        linear=_linear(cast(nn.Linear, module.linear)),
+        channels=task.channels,
+        upscale=1 if single else config.subpixels(task.name),
+        class_token=single and not config.mean_pool,
+        tokens=config.class_inputs // config.dim if single else 1,
+        mean=single and config.mean_pool,
+    )
+
+
+def _upsampling(module: UpsamplingHead) -> FloatUpsamplingHead:
+    """Stages with a doubling in front of each convolution but the first, and of the 1x1: behind it,
+    where the module has it, bilinear doubling gives the same, as its shares add up to 1."""
+    stages = []
+    for n, (layer, norm) in enumerate(zip(module.convolutions, module.norms, strict=True)):
+        weight, bias = _folded(cast(nn.Conv2d, layer), cast(nn.BatchNorm2d, norm))
+        stages.append(FloatStage(weight=weight, bias=bias, doubling=n > 0, relu=True))
+    last = module.classify
+    stages.append(
+        FloatStage(
+            weight=_array(last.weight),
+            bias=_array(cast(Tensor, last.bias)),
+            doubling=module.doublings > 0,
+            relu=False,
+        )
+    )
+    own = module.norm if isinstance(module.norm, nn.LayerNorm) else None
+    return FloatUpsamplingHead(norm=_norm(own) if own else None, stages=tuple(stages))
+
+
+def _folded(layer: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Floats, Floats]:
+    """A convolution's weight and bias with the running statistics behind it folded in."""
+    mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+    gain = norm.weight.double() / torch.sqrt(variance.double() + norm.eps)
+    bias = (cast(Tensor, layer.bias).double() - mean.double()) * gain + norm.bias.double()
+    return _array(layer.weight.double() * gain[:, None, None, None]), _array(bias)
+
+
 def to_float_network(model: M3ViT) -> FloatNetwork:
     """The model's parameters as NumPy arrays; the patch embedding takes (row, column, channel)."""
     config = model.config
-    for task in config.tasks:
-        if task.kind in KINDS and config.decoder != "linear":
-            raise ValueError(
-                f"Task {task.name} has an {config.decoder} decoder, which the float network alone "
-                "computes (backends torch and onnx); quantised networks have linear heads"
-            )
     kernel = _array(model.patch_embed.proj.weight)  # (D, C, row, column)
     embedding = _array(model.pos_embed)[0]
     for row, token in enumerate((model.cls_token, model.dist_token)):
@@ -122,18 +162,7 @@ def to_float_network(model: M3ViT) -> FloatNetwork:
         embedding=embedding,
         blocks=tuple(_block(cast(Block, block), model) for block in model.blocks),
         norm=_norm(model.norm) if isinstance(model.norm, nn.LayerNorm) else None,
-        heads={
-            task.name: FloatHead(
-                linear=_linear(cast(nn.Linear, model.heads[task.name].linear)),
-                channels=task.channels,
-                upscale=1 if task.kind == "classification" else config.subpixels(task.name),
-                class_token=task.kind == "classification" and not config.mean_pool,
-                tokens=config.class_inputs // config.dim if task.kind == "classification" else 1,
-                mean=task.kind == "classification" and config.mean_pool,
-            )
-            for task in config.tasks
-            if task.kind != "tokens"
-        },
+        heads={task.name: _head(model, task) for task in config.tasks if task.kind != "tokens"},
         tasks=config.task_names,
         meta={"model": json.loads(config.to_json())},
     )

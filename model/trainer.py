@@ -22,6 +22,7 @@ from .evaluate import Results, Sampled, evaluate, fitted, float_backend
 from .losses import RECIPES, counts, task_loss
 from .m3vit import M3ViT
 from .parallel import Member, add_up
+from .start import start_from
 from .training import SCENES, TrainConfig, fall, learning_rate
 
 __all__ = ["TrainConfig", "Trainer", "learning_rate"]
@@ -59,7 +60,10 @@ class Trainer:
         for task in config.model.tasks:
             self.recipe.weight(task.kind)  # refuses kinds that the data has no truth of
         torch.manual_seed(config.seed)
-        self.model = M3ViT(config.model).to(self.device)
+        model = M3ViT(config.model)
+        if config.start is not None and not config.resume:
+            start_from(model, config.start)
+        self.model = model.to(self.device)
         self.average = copy.deepcopy(self.model).eval() if config.ema else None
         self.optimiser = _optimiser(self.model, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "fp16")

@@ -22,7 +22,7 @@ AMP = ("none", "bf16", "fp16")
 # What may differ between a run and the one that goes on from its state.
 _FREE = (
     *("out", "model", "root", "log_every", "save_every", "validate_every"),
-    *("validation", "resume", "threads", "loaders", "device"),
+    *("validation", "resume", "threads", "loaders", "device", "start"),
 )
 
 
@@ -42,7 +42,8 @@ class TrainConfig:
     processes share each batch, on the CPU: where other programs compete for the cores they do
     better than one process with as many threads, because they wait for one another once a step
     instead of in every operator; under torchrun it is the number of its processes. ``loaders``
-    threads prepare the next batches meanwhile.
+    threads prepare the next batches meanwhile. ``start`` is a checkpoint whose weights the first
+    step finds, as far as they fit (:func:`~.start.start_from`).
 
     Raises ``ValueError`` naming the field for values out of range.
     """
@@ -73,6 +74,7 @@ class TrainConfig:
     validate_every: int = 500
     validation: int = 100
     resume: bool = False
+    start: Path | None = None
 
     def __post_init__(self) -> None:
         positive = ("steps", "batch", "accumulate", "scenes", "workers")

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr
 
+from .float_layers import FloatLinear, FloatNorm
+from .float_upsampling import FloatUpsamplingHead, surroundings
 from .gate import NOBODY
-from .golden import patchify
+from .golden import patchify, raster, unshuffle
 from .network import Geometry
 
 __all__ = [
@@ -38,35 +40,6 @@ Observe = Callable[[str, Any], None]
 """Called with a site's name and its rows ``(n, channels)``."""
 Edit = Callable[[str, Any], Any]
 """Called with a site's name and its tensor ``(..., channels)``; gives what is used instead."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class FloatLinear:
-    """``x @ weight.T + bias``: weight ``(O, K)``, bias ``(O,)``."""
-
-    weight: Floats
-    bias: Floats
-
-    def __call__(self, x: Floats) -> Floats:
-        """``(..., K)`` to ``(..., O)``."""
-        out: Floats = x @ self.weight.T + self.bias
-        return out
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class FloatNorm:
-    """LayerNorm: ``gain`` and ``bias`` ``(D,)``, variance offset ``eps``."""
-
-    gain: Floats
-    bias: Floats
-    eps: float
-
-    def normalised(self, x: Floats) -> Floats:
-        """``x_hat``: zero mean and unit variance over the last axis."""
-        centred = x - x.mean(axis=-1, keepdims=True)
-        variance = np.mean(centred * centred, axis=-1, keepdims=True)
-        out: Floats = centred / np.sqrt(variance + np.float32(self.eps))
-        return out
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -164,7 +137,7 @@ class FloatNetwork:
     embedding: Floats
     blocks: tuple[FloatBlock, ...]
     norm: FloatNorm | None
-    heads: dict[str, FloatHead]
+    heads: dict[str, FloatHead | FloatUpsamplingHead]
     tasks: tuple[str, ...]
     meta: dict[str, Any] = field(default_factory=dict)
 
@@ -177,17 +150,20 @@ class FloatNetwork:
     ) -> dict[str, Floats]:
         """Images ``(B, H, W, C)`` uint8 to each task's head output ``(B, patches, C*s*s)``.
 
-        A head on the class token gives one row; a task without a head its tokens
-        ``(B, tokens, D)``. What precedes the first MoE layer
+        A head on the class token gives one row, an upsampling head ``(B, pixels, C)``; a task
+        without a head gives its tokens ``(B, tokens, D)``. What precedes the first MoE layer
         is computed, and observed, once. Sites: ``residual`` after every addition, ``blocks.<i>.x``
         with x one of ``norm1 q k v attention norm2`` (the norms' ``x_hat``, before gain and bias),
         ``blocks.<i>.hidden`` or ``blocks.<i>.experts.<e>.x`` with x one of ``input hidden``,
         ``blocks.<i>.logits.<task>``, ``blocks.<i>.ahead`` (what a gate in front of the block
         reads),
-        ``blocks.<i>.routing.<task>`` (chosen experts, ``(n, k)``), ``norm``, ``heads.<task>``.
+        ``blocks.<i>.routing.<task>`` (chosen experts, ``(n, k)``), ``norm``, ``heads.<task>``;
+        of upsampling heads also ``heads.<task>.norm`` (their own ``x_hat``),
+        ``heads.<task>.stages.<n>`` behind each ReLU, and ``heads.<task>.around.<n>``, samples of
+        what a stage reads (:func:`~.float_upsampling.surroundings`).
 
-        ``edit`` may replace any of them but the chosen experts, and the attention weights
-        ``blocks.<i>.weights`` ``(B, heads, queries, keys)``, which are not observed.
+        ``edit`` may replace any of them but the chosen experts and samples, and the attention
+        weights ``blocks.<i>.weights`` ``(B, heads, queries, keys)``, which are not observed.
         """
         watch = _Tap(observe, edit)
         first = next(
@@ -265,6 +241,8 @@ class FloatNetwork:
 
     def _output(self, x: Floats, task: str, watch: _Tap) -> Floats:
         head = self.heads.get(task)
+        if isinstance(head, FloatUpsamplingHead):
+            return self._upsampled(head, x[:, self.geometry.front :], task, watch)
         if head is not None and head.class_token:
             x = x[:, : head.tokens]
         if self.norm is not None:
@@ -279,16 +257,45 @@ class FloatNetwork:
             x = watch(f"heads.{task}.mean", x.mean(axis=1, keepdims=True))
         return watch(f"heads.{task}", head.linear(x))
 
+    def _upsampled(self, head: FloatUpsamplingHead, x: Floats, task: str, watch: _Tap) -> Floats:
+        """Patch tokens ``(B, patches, D)`` through an upsampling head, ``(B, pixels, C)``."""
+        name = f"heads.{task}"
+        norm, site = (self.norm, "norm") if head.norm is None else (head.norm, f"{name}.norm")
+        if norm is None:
+            raise ValueError(f"Head {task!r} needs a norm of its own: the network has none")
+        maps = self._norm(norm, x, site, watch).reshape(len(x), *self.geometry.grid, -1)
+        for n, stage in enumerate(head.stages):
+            if watch.watched:
+                watch.observe(f"{name}.around.{n}", surroundings(maps))
+            maps = watch(f"{name}.stages.{n}" if stage.relu else name, stage(maps))
+        return maps.reshape(len(x), -1, head.channels)
+
+    def planes(self, output: Floats, task: str) -> Floats:
+        """Output of a task's head as planes ``(B, C, H', W')``."""
+        head, grid = self.heads[task], self.geometry.grid
+        if isinstance(head, FloatUpsamplingHead):
+            size = (grid[0] * head.upscale, grid[1] * head.upscale)
+            return raster(output, size=size, scale=1.0)
+        return unshuffle(output, channels=head.channels, upscale=head.upscale, scale=1.0, grid=grid)
+
 
 def with_layers(
     network: FloatNetwork, layer: Callable[[str, FloatLinear], FloatLinear]
 ) -> FloatNetwork:
     """The network with each linear layer passed through ``layer``, which is told its name:
-    ``patch_embed``, ``heads.<task>``, ``blocks.<i>.x`` with x one of ``q k v proj fc1 fc2``,
+    ``patch_embed``, ``heads.<task>`` (of upsampling heads
+    ``heads.<task>.stages.<n>.windows.<w>``), ``blocks.<i>.x`` with x one of ``q k v proj fc1 fc2``,
     ``routers.<task>``, ``experts.<e>.fc1`` and ``.fc2``."""
 
     def mlp(prefix: str, exact: FloatMlp) -> FloatMlp:
         return FloatMlp(fc1=layer(prefix + "fc1", exact.fc1), fc2=layer(prefix + "fc2", exact.fc2))
+
+    def head_of(
+        name: str, exact: FloatHead | FloatUpsamplingHead
+    ) -> FloatHead | FloatUpsamplingHead:
+        if isinstance(exact, FloatUpsamplingHead):
+            return exact.with_layers(network.geometry.grid, name, layer)
+        return replace(exact, linear=layer(name, exact.linear))
 
     blocks = []
     for i, block in enumerate(network.blocks):
@@ -310,10 +317,7 @@ def with_layers(
         network,
         patch_embed=layer("patch_embed", network.patch_embed),
         blocks=tuple(blocks),
-        heads={
-            task: replace(head, linear=layer(f"heads.{task}", head.linear))
-            for task, head in network.heads.items()
-        },
+        heads={task: head_of(f"heads.{task}", head) for task, head in network.heads.items()},
     )
 
 
@@ -327,6 +331,7 @@ class _Tap:
     """A forward pass hands each site to it and goes on with what it gives back."""
 
     def __init__(self, observe: Observe | None, edit: Edit | None) -> None:
+        self.watched = observe is not None
         self.observe: Observe = _ignore if observe is None else observe
         self.edited: Edit = _unchanged if edit is None else edit
 

@@ -16,7 +16,7 @@ from .float_network import FloatLinear
 from .formats import ACCUMULATOR, ACTIVATION, Multiplier, weight_max
 from .linear import Linear
 from .options import Options
-from .ranges import CODES, Encoding, channel_range, quantise_rows
+from .ranges import CODES, LEVELS, Encoding, channel_range, quantise_rows, rectified_range
 from .rounding import moment, round_weights, seeks
 
 __all__ = ["Fixed", "Layers"]
@@ -166,6 +166,24 @@ class Layers:
                 error = self.trial(rows, encoding, consumers, widths)
             trials.append((error, encoding))
         return min(trials, key=lambda trial: trial[0])[1]
+
+    def rectified(self, name: str, site: Site, consumers: Sequence[FloatLinear]) -> Encoding:
+        """Scale a channel for the site ``name``, outputs of a ReLU: the lowest code is 0."""
+        if name in self.fixed.encodings:
+            return self.fixed.encodings[name]
+        options = self.options
+        high = rectified_range(site, options.clip, options.percentile)
+        rows = site.sample(_TRIAL_ROWS).astype(np.float64)
+        trials = []
+        for exponent in options.migrate:
+            scale = high**exponent * high.max() ** (1 - exponent) / LEVELS
+            encoding = Encoding(scale=scale, offset=-ACTIVATION.min * scale)
+            error = 0.0
+            if len(options.migrate) > 1:
+                error = self.trial(rows, encoding, consumers, [8] * len(consumers))
+            trials.append((error, encoding))
+        best = self.encodings[name] = min(trials, key=lambda trial: trial[0])[1]
+        return best
 
     def trial(
         self,

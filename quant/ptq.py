@@ -35,6 +35,7 @@ from .float_network import (
     FloatNorm,
     gelu,
 )
+from .float_upsampling import FloatUpsamplingHead
 from .formats import (
     ACTIVATION,
     LOGIT,
@@ -50,6 +51,7 @@ from .layers import Fixed, Layers
 from .linear import GeluOutput, Linear
 from .network import Attention, Block, Head, Mlp, Moe, Network, expert_order
 from .options import Options
+from .ptq_upsampling import upsampling_stages
 from .ranges import (
     CODES,
     SEARCH_ROWS,
@@ -99,8 +101,10 @@ def quantise_with_parts(
     return quantiser.run(), quantiser
 
 
-def _parts(head: FloatHead) -> list[FloatLinear]:
-    """A head as layers on one token each."""
+def _parts(head: FloatHead | FloatUpsamplingHead) -> list[FloatLinear]:
+    """What of a head reads tokens, as layers on one token each."""
+    if isinstance(head, FloatUpsamplingHead):
+        return head.stages[0].taps
     weights = np.split(head.linear.weight, head.tokens, axis=1)
     return [FloatLinear(weight=weight, bias=head.linear.bias) for weight in weights]
 
@@ -127,39 +131,11 @@ class _Quantiser(Layers):
         net = self.net
         embedding = RESIDUAL.saturate(np.round(net.embedding / self.residual)).astype(np.int16)
         blocks = tuple(self.block(i, b) for i, b in enumerate(net.blocks))
-        norm = None
-        heads: dict[str, Head | UpsamplingHead] = {}
+        norm, encoding = None, None
         if net.norm is not None:
             consumers = [part for head in net.heads.values() for part in _parts(head)]
             norm, encoding = self.norm(net.norm, "norm", consumers)
-            for task, head in net.heads.items():
-                site = self.stats.site(f"heads.{task}")
-                peak = max(float(np.abs(site.low).max()), float(np.abs(site.high).max()))
-                scale = peak * self.options.headroom / VALUE.max
-                name, mean = f"heads.{task}", None
-                rows, seen = self.after("norm", net.norm), encoding
-                if head.tokens > 1:  # as many rows of tokens side by side as there are
-                    seen = Encoding(
-                        scale=np.tile(seen.scale, head.tokens),
-                        offset=np.tile(seen.offset, head.tokens),
-                    )
-                    count = len(rows) // head.tokens * head.tokens
-                    rows = rows[:count].reshape(-1, rows.shape[1] * head.tokens)
-                if head.mean:
-                    pooled = self.stats.site(f"{name}.mean")
-                    ends = (np.stack([pooled.low, pooled.high]) - seen.offset) / seen.scale
-                    gain = CODES / max(float(np.abs(ends).max()) * _MEAN_ROOM, 1.0)
-                    mean, rows = Multiplier.from_scale(gain), pooled.rows
-                    seen = Encoding(scale=seen.scale / gain, offset=seen.offset)
-                linear = self.linear(head.linear, seen, scale, name=name, rows=rows)
-                heads[task] = Head(
-                    linear=linear,
-                    channels=head.channels,
-                    upscale=head.upscale,
-                    class_token=head.class_token,
-                    tokens=head.tokens,
-                    mean=mean,
-                )
+        heads = {task: self.output(task, head, encoding) for task, head in net.heads.items()}
         return Network(
             geometry=net.geometry,
             patch_embed=self.patch_embed(),
@@ -215,6 +191,57 @@ class _Quantiser(Layers):
             scale=inner.scale * own.scale, offset=inner.offset * own.scale + own.offset
         )
         return layer, outer
+
+    # Heads -------------------------------------------------------------------------------------
+    def output(
+        self, task: str, head: FloatHead | FloatUpsamplingHead, encoding: Encoding | None
+    ) -> Head | UpsamplingHead:
+        """A task's head; ``encoding``: what the final norm's codes mean, where there is one."""
+        if isinstance(head, FloatUpsamplingHead):
+            return self.upsampling(f"heads.{task}", head, encoding)
+        if encoding is None:
+            raise ValueError(f"Head {task!r} needs the final norm, which the network lacks")
+        return self.head(f"heads.{task}", head, encoding)
+
+    def upsampling(
+        self, name: str, head: FloatUpsamplingHead, encoding: Encoding | None
+    ) -> UpsamplingHead:
+        norm = None
+        if head.norm is not None:
+            norm, encoding = self.norm(head.norm, f"{name}.norm", _parts(head))
+        if encoding is None:
+            raise ValueError(f"{name} needs a norm of its own: the network has none")
+        grid = self.net.geometry.grid
+        stages = upsampling_stages(self, self.stats, head, name=name, grid=grid, encoding=encoding)
+        return UpsamplingHead(norm=norm, stages=stages)
+
+    def head(self, name: str, head: FloatHead, encoding: Encoding) -> Head:
+        assert self.net.norm is not None
+        site = self.stats.site(name)
+        peak = max(float(np.abs(site.low).max()), float(np.abs(site.high).max()))
+        scale = peak * self.options.headroom / VALUE.max
+        rows, seen, mean = self.after("norm", self.net.norm), encoding, None
+        if head.tokens > 1:  # as many rows of tokens side by side as there are
+            seen = Encoding(
+                scale=np.tile(seen.scale, head.tokens),
+                offset=np.tile(seen.offset, head.tokens),
+            )
+            count = len(rows) // head.tokens * head.tokens
+            rows = rows[:count].reshape(-1, rows.shape[1] * head.tokens)
+        if head.mean:
+            pooled = self.stats.site(f"{name}.mean")
+            ends = (np.stack([pooled.low, pooled.high]) - seen.offset) / seen.scale
+            gain = CODES / max(float(np.abs(ends).max()) * _MEAN_ROOM, 1.0)
+            mean, rows = Multiplier.from_scale(gain), pooled.rows
+            seen = Encoding(scale=seen.scale / gain, offset=seen.offset)
+        return Head(
+            linear=self.linear(head.linear, seen, scale, name=name, rows=rows),
+            channels=head.channels,
+            upscale=head.upscale,
+            class_token=head.class_token,
+            tokens=head.tokens,
+            mean=mean,
+        )
 
     # Blocks ------------------------------------------------------------------------------------
     def block(self, index: int, block: FloatBlock) -> Block:

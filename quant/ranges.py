@@ -16,12 +16,14 @@ from .formats import ACTIVATION, WEIGHT, weight_max
 
 __all__ = [
     "CODES",
+    "LEVELS",
     "SEARCH_ROWS",
     "Clip",
     "Encoding",
     "channel_range",
     "check_clip",
     "quantise_rows",
+    "rectified_range",
     "search",
 ]
 
@@ -31,11 +33,15 @@ Clip = Literal["minmax", "percentile", "mse"]
 CODES = WEIGHT.max
 """Codes on either side of an interval's centre: -127..127."""
 
+LEVELS = ACTIVATION.max - ACTIVATION.min
+"""Steps of an interval from 0: codes -128..127."""
+
 SEARCH_ROWS = 1024
 """Rows of a site that a search for a range looks at."""
 
 _SHRINK = np.linspace(1.0, 0.4, 25)
 _TINY = 1e-12
+_HARDLY = 1 / 256
 
 
 def check_clip(clip: str) -> None:
@@ -78,6 +84,26 @@ def channel_range(
     if clip == "mse":
         half = half * search(site.sample(SEARCH_ROWS) - centre, half)
     return centre, half
+
+
+def rectified_range(site: Site, clip: Clip, percentile: float) -> Floats:
+    """Upper end of each channel's interval from 0, ``(C,)``, for values that are not negative.
+
+    A channel that calibration hardly saw gets a share of the widest one's.
+    """
+    high = site.high.astype(np.float64)
+    if clip == "percentile":
+        high = np.percentile(site.rows.astype(np.float64), percentile, axis=0)
+    widest = float(high.max())
+    high = np.maximum(high, widest * _HARDLY if widest > 0 else 1.0)
+    if clip == "mse":
+        rows, errors = site.sample(SEARCH_ROWS), []
+        for factor in _SHRINK:
+            step = high * factor / LEVELS
+            codes = np.clip(np.round(rows / step), 0, LEVELS)
+            errors.append(np.mean((rows - codes * step) ** 2, axis=0))
+        high = high * _SHRINK[np.argmin(errors, axis=0)]
+    return high
 
 
 def search(rows: Floats, half: Floats) -> Floats:

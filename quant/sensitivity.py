@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from .float_network import Edit, FloatLinear, FloatMoe, FloatNetwork, with_layers
+from .float_upsampling import FloatUpsamplingHead
 from .formats import LOGIT, RESIDUAL
 from .layers import Layers
 from .network import Network
@@ -44,6 +45,7 @@ KINDS = {
     "hidden": "hidden activations, 8 bits",
     "fc2": "MLP or experts fc2, weights",
     "norm": "heads' input, 8 bits",
+    "stages": "upsampling heads inside, 8 bits",
     "heads": "heads, weights",
 }
 """Parts by kind, in the order of execution, and what they are."""
@@ -66,7 +68,8 @@ _SITES = {
     "norm2": r"blocks\.\d+\.(norm2|ahead)",
     "logits": r"blocks\.\d+\.logits\..*",
     "hidden": r"blocks\.\d+\.(experts\.\d+\.)?hidden",
-    "norm": r"norm",
+    "norm": r"norm|heads\.[^.]+\.norm",
+    "stages": r"heads\.[^.]+\.stages\.\d+",
 }
 
 
@@ -92,11 +95,18 @@ class Part:
 
 def parts(network: FloatNetwork) -> list[Part]:
     """All parts of a network, by kind and block."""
-    outside = {"patch_embed", "residual", "norm", "heads"}
+    upsampling = [h for h in network.heads.values() if isinstance(h, FloatUpsamplingHead)]
+    outside = {
+        "patch_embed": True,
+        "residual": True,
+        "norm": network.norm is not None or any(head.norm for head in upsampling),
+        "stages": bool(upsampling),
+        "heads": network.norm is not None or bool(network.heads),
+    }
     found = []
     for kind in KINDS:
         if kind in outside:
-            if network.norm is not None or kind not in ("norm", "heads"):
+            if outside[kind]:
                 found.append(Part(kind=kind))
             continue
         for i, block in enumerate(network.blocks):

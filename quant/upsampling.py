@@ -213,11 +213,12 @@ class Stage:
         """Maps ``(B, h, w, C)`` int8 to ``(B, f h, f w, O)``."""
         f = self.factor
         out = np.zeros((len(maps), f * self.height, f * self.width, self.outputs), np.int64)
-        for window, linear in self.pieces:
+        maps = maps.astype(np.int8)
+        for b, (window, linear) in product(range(len(maps)), self.pieces):  # one by one: memory
             r, c = window.rows, window.columns
             rows = slice(f * r.start + r.phase, f * (r.start + r.count), f)
             columns = slice(f * c.start + c.phase, f * (c.start + c.count), f)
-            out[:, rows, columns] = linear.values(window.gather(maps))
+            out[b, rows, columns] = linear.values(window.gather(maps[b : b + 1])[0])
         return to_activation(out, self.zero_point) if self.relu else out
 
 

@@ -116,6 +116,14 @@ ValidateEvery = Annotated[int, typer.Option(metavar="N", min=1, help="Steps betw
 Lines = Annotated[
     bool, typer.Option("--json", help="Print each entry of the log and the result as JSON lines.")
 ]
+Start = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Checkpoint whose weights to start from, as far as they fit by name and shape.",
+        show_default=False,
+    ),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the saved state.")]
 
 
@@ -149,6 +157,7 @@ def command(
     validate_every: ValidateEvery = 500,
     log_every: LogEvery = 20,
     save_every: SaveEvery = 250,
+    start: Start = None,
     resume: Resume = False,
     as_json: Lines = False,
 ) -> None:
@@ -200,6 +209,7 @@ def command(
         validate_every=validate_every,
         log_every=log_every,
         save_every=save_every,
+        start=start,
         resume=resume,
     )
     member = Member.from_environment() or Member()

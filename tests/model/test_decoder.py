@@ -16,6 +16,11 @@ from moevit.model.decoder import UpsamplingHead
 from moevit.model.export import to_float_network
 from moevit.model.m3vit import M3ViT
 from moevit.model.onnx_export import TOLERANCE, export_onnx
+from moevit.quant.calibrate import calibrate
+from moevit.quant.golden import Golden
+from moevit.quant.io import load_network, save_network
+from moevit.quant.ptq import quantise
+from moevit.quant.random_network import random_images
 
 
 def upsampling(micro: ModelConfig, stride: int = 1, **changes: Any) -> ModelConfig:
@@ -118,9 +123,37 @@ def test_checkpoint_and_onnx(micro: ModelConfig, tmp_path: Path) -> None:
     assert report["operators"]["Resize"] == 4
 
 
+@pytest.mark.parametrize(("stride", "final_norm"), [(1, False), (2, True), (8, False)])
+def test_float_network(micro: ModelConfig, stride: int, final_norm: bool) -> None:
+    """Folded into windows, batch norms and doublings compute the same."""
+    config = upsampling(micro, stride, final_norm=final_norm)
+    model = lively(config)
+    network = to_float_network(model)
+    images = np.random.default_rng(3).integers(0, 256, (2, *config.image, 3), dtype=np.uint8)
+    for task, output in network.run(images).items():
+        with torch.no_grad():
+            expected = model(torch.from_numpy(images), task).numpy()
+        planes = network.planes(output, task)
+        np.testing.assert_allclose(planes, expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("final_norm", [False, True])
+def test_quantised(micro: ModelConfig, final_norm: bool, tmp_path: Path) -> None:
+    config = upsampling(micro, 2, final_norm=final_norm)
+    network = to_float_network(lively(config))
+    images = random_images(0, network.geometry, 40)
+    quantised = quantise(network, calibrate(network, images[:32]))
+    save_network(quantised, tmp_path / "q")
+    golden = Golden(load_network(tmp_path / "q"))
+    exact = network.run(images[32:])
+    for task, results in golden.run_batch(images[32:]).items():
+        got = golden.dequantise(np.stack([r.output for r in results]), task)
+        planes = network.planes(exact[task], task)
+        assert got.shape == planes.shape
+        assert np.mean((got - planes) ** 2) < 0.05 * np.var(planes)
+
+
 def test_refusals(micro: ModelConfig) -> None:
-    with pytest.raises(ValueError, match="Task seg has an upsampling decoder, which the float"):
-        to_float_network(M3ViT(upsampling(micro)))
     with pytest.raises(ValueError, match="decoder must be one of linear, upsampling, not 'conv'"):
         dataclasses.replace(micro, decoder="conv")
     with pytest.raises(ValueError, match="decoder_width must be a positive integer, not 0"):

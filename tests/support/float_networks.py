@@ -16,6 +16,7 @@ from moevit.quant.float_network import (
     FloatNetwork,
     FloatNorm,
 )
+from moevit.quant.float_upsampling import FloatStage, FloatUpsamplingHead
 from moevit.quant.network import Geometry
 
 __all__ = ["float_network"]
@@ -35,12 +36,15 @@ def float_network(
     tasks: tuple[str, ...] = ("a", "b"),
     class_token: bool = True,
     window: int = 0,
+    doublings: int | None = None,
+    own_norm: bool = False,
     **gate: Any,
 ) -> FloatNetwork:
     """A network on 16 x 24 pictures with patches of 8; same seed, same network.
 
     ``window``: experts that a task may choose among, each task's one further on than the last's (0:
-    all). ``gate``: further fields of the mixtures.
+    all). ``doublings``: of upsampling heads, None for linear ones; ``own_norm``: they have one and
+    the network has none. ``gate``: further fields of the mixtures.
     """
     seen = window or experts
     rng = np.random.default_rng(seed)
@@ -76,6 +80,25 @@ def float_network(
             **gate,
         )
 
+    def convolution(
+        outputs: int, inputs: int, kernel: int, doubling: bool, relu: bool = True
+    ) -> FloatStage:
+        rows = np.exp(normal(outputs, 1, 1, 1, size=0.4))  # channels of uneven width
+        size = (inputs * kernel**2) ** -0.5
+        weight = rows * normal(outputs, inputs, kernel, kernel, size=size)
+        return FloatStage(
+            weight=weight, bias=normal(outputs, size=0.2), doubling=doubling, relu=relu
+        )
+
+    def upsampling(channels: int) -> FloatUpsamplingHead:
+        assert doublings is not None
+        width = 11
+        stages = [
+            convolution(width, width if n else dim, 3, n > 0) for n in range(max(doublings, 1))
+        ]
+        stages.append(convolution(channels, width, 1, doublings > 0, relu=False))
+        return FloatUpsamplingHead(norm=norm() if own_norm else None, stages=tuple(stages))
+
     geometry = Geometry(
         image_height=16,
         image_width=24,
@@ -106,9 +129,11 @@ def float_network(
         patch_embed=linear(dim, 192),
         embedding=normal(geometry.tokens, dim, size=0.5),
         blocks=blocks,
-        norm=norm(),
+        norm=None if own_norm else norm(),
         heads={
             task: FloatHead(linear=linear(4 * (i + 1), dim), channels=i + 1, upscale=2)
+            if doublings is None
+            else upsampling(i + 1)
             for i, task in enumerate(tasks)
         },
         tasks=tasks,

@@ -1,0 +1,105 @@
+"""Post-training quantisation of upsampling heads' stages, with the methods of :mod:`.ptq`.
+
+Outputs of a ReLU are codes from -128 for 0 up, with a scale for each channel that the next stage's
+weights absorb, chosen as behind a LayerNorm: exponents between one scale for all channels and each
+channel its own range, the one with the least error at the next convolution, tap by tap.
+
+Each window has weights and rounding of its own. What a window reads is taken from samples all over
+the map (:func:`~.float_upsampling.surroundings`), at its edges too: rounding by second moments and
+bias correction see the same pictures' pixels, not only those at that edge.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .calibrate import Calibration
+from .float_upsampling import FloatStage, FloatUpsamplingHead, read_by
+from .formats import ACTIVATION, VALUE, weight_max
+from .layers import Layers
+from .linear import Linear
+from .ranges import Encoding
+from .rounding import seeks
+from .upsampling import Stage
+
+__all__ = ["upsampling_stages"]
+
+Floats = np.ndarray[Any, np.dtype[Any]]
+
+
+def upsampling_stages(
+    made: Layers,
+    stats: Calibration,
+    head: FloatUpsamplingHead,
+    *,
+    name: str,
+    grid: tuple[int, int],
+    encoding: Encoding,
+) -> tuple[Stage, ...]:
+    """Integers of the stages of ``head``, whose sites and layers begin with ``name``.
+
+    ``encoding``: of the normalised patch tokens, a map of ``grid`` (rows, columns).
+    """
+    site = stats.site(name)
+    peak = max(float(np.abs(site.low).max()), float(np.abs(site.high).max()))
+    final = peak * made.options.headroom / VALUE.max
+    stages, (height, width) = [], grid
+    for n, stage in enumerate(head.stages):
+        where = f"{name}.stages.{n}"
+        step: float | Floats = final
+        behind, pivot = encoding, float(ACTIVATION.min) if n else 0.0
+        if stage.relu:
+            behind = made.rectified(where, stats.site(where), head.stages[n + 1].taps)
+            step = behind.scale
+        around = stats.site(f"{name}.around.{n}").rows if _needs_rows(made) else None
+        stages.append(
+            Stage(
+                height=height,
+                width=width,
+                channels=int(stage.weight.shape[1]),
+                kernel=stage.kernel,
+                doubling=stage.doubling,
+                relu=stage.relu,
+                linears=_linears(
+                    made, stage, (height, width), encoding, step, where, around, pivot
+                ),
+            )
+        )
+        encoding = behind
+        height, width = height * stage.factor, width * stage.factor
+    return tuple(stages)
+
+
+def _needs_rows(made: Layers) -> bool:
+    options = made.options
+    return options.bias_correction or seeks(options.rounding, weight_max(8))
+
+
+def _linears(
+    made: Layers,
+    stage: FloatStage,
+    size: tuple[int, int],
+    encoding: Encoding,
+    step: float | Floats,
+    where: str,
+    around: Floats | None,
+    pivot: float,
+) -> tuple[Linear, ...]:
+    found = []
+    for w, window in enumerate(stage.windows(size)):
+        found.append(
+            made.linear(
+                stage.folded(window),
+                Encoding(
+                    scale=np.tile(encoding.scale, window.taps),
+                    offset=np.tile(encoding.offset, window.taps),
+                ),
+                step,
+                name=f"{where}.windows.{w}",
+                rows=None if around is None else read_by(window, around),
+                pivot=pivot,
+            )
+        )
+    return tuple(found)
