@@ -26,6 +26,7 @@ __all__ = [
     "QUANTISATION",
     "Backend",
     "Experts",
+    "ImageSize",
     "Json",
     "Method",
     "Model",
@@ -117,6 +118,14 @@ Method = Annotated[
         metavar="NAME",
         help=f"How a checkpoint is quantised: {', '.join(QUANTISATION)} "
         "(`moevit quantize --compare all` compares them).",
+        show_default=False,
+    ),
+]
+ImageSize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HxW",
+        help="Picture's height and width in pixels; the size's own if not given.",
         show_default=False,
     ),
 ]

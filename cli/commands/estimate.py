@@ -1,6 +1,7 @@
 """`moevit estimate`."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,24 +13,30 @@ from moevit.cli.errors import UserError
 from moevit.cli.files import readable
 from moevit.cli.options import (
     ALL_TASKS,
+    DEFAULT_EXPERTS,
     DEFAULT_PRESET,
     DEFAULT_SIZE,
     Experts,
+    ImageSize,
     Json,
     Method,
     Model,
     Preset,
-    RandomImage,
     Size,
     Task,
     chosen_tasks,
+    expert_bits,
     parse_image_size,
 )
 from moevit.cli.progress import progress
+from moevit.cli.settings import Settings, changed
 from moevit.cli.workload import Workload
-from moevit.compiler import Program
+from moevit.compiler import Program, compile_network
 from moevit.compiler.estimate import estimate
 from moevit.hw.config import preset as hardware_preset
+from moevit.model.blank import blank_network
+from moevit.model.config import preset as model_preset
+from moevit.quant.network import Network
 from moevit.sim.rtl import board_memory
 
 __all__ = ["command"]
@@ -50,7 +57,8 @@ def command(
     model: Model = None,
     experts: Experts = None,
     method: Method = None,
-    image_size: RandomImage = None,
+    image_size: ImageSize = None,
+    settings: Settings = None,
     preset: Preset = DEFAULT_PRESET,
     task: Task = ALL_TASKS,
     program: File = None,
@@ -58,34 +66,42 @@ def command(
 ) -> None:
     """Predict cycles, utilisation and bytes of a program, without simulating it.
 
-    Tokens go to experts as in calibration; memory is the board's DDR4. Cycles of an engine are
-    those in which it works. With several tasks the figures of --json are those of all together,
-    and `tasks` has each.
+    Tokens go to experts as in calibration; memory is the board's DDR4. With --image-size or --set
+    the model is one of the size that need not exist, whose tokens go to all experts evenly. Cycles
+    of an engine are those in which it works. With several tasks the figures of --json are those of
+    all together, and `tasks` has each.
     """
     config = hardware_preset(preset)
     found, macs = {}, 0
     with progress("moevit estimate", quiet=as_json) as report:
-        if program is None:
-            workload = Workload(
-                size=size,
+        if program is not None:
+            compiled = _program(
+                program,
                 model=model,
-                preset=preset,
                 experts=experts,
                 method=method,
-                image=parse_image_size(image_size),
-                report=report,
-            )
-            tasks = chosen_tasks(task, workload.network.tasks)
-        else:
-            compiled = _program(
-                program, model=model, experts=experts, method=method, image_size=image_size
+                image_size=image_size,
+                set=settings,
             )
             config, tasks = compiled.config, chosen_tasks(task, list(compiled.tasks))
+        else:
+            if image_size is not None or settings:
+                network = _blank(size, image_size, settings, experts, model=model, method=method)
+            else:
+                network = Workload(
+                    size=size,
+                    model=model,
+                    preset=preset,
+                    experts=experts,
+                    method=method,
+                    report=report,
+                ).network
+            tasks = chosen_tasks(task, network.tasks)
         timing = board_memory(config)
         for n, name in enumerate(tasks):  # one at a time: programs of large networks are large
             if program is None:
                 report(f"compiling {name}", n / len(tasks))
-                compiled = workload.compile([name])
+                compiled = compile_network(network, config, [name])
             found[name] = estimate(compiled, name, timing)
             macs += compiled.task(name).useful_macs
     if as_json:
@@ -119,6 +135,28 @@ def command(
             name, f"{e.cycles:,}", f"{ms:.3f}", f"{e.mac_utilisation:.1%}", f"{e.bytes_read:,}"
         )
     Console().print(table)
+
+
+def _blank(
+    size: str,
+    image_size: str | None,
+    settings: list[str] | None,
+    experts: str | None,
+    **others: object,
+) -> Network:
+    """A network of the size without weights."""
+    given = "--set" if image_size is None else "--image-size"
+    for option, value in others.items():
+        if value is not None:
+            raise UserError(f"{given}: cannot be given together with --{option}")
+    config, image = model_preset(size), parse_image_size(image_size)
+    if image is not None:
+        try:
+            config = replace(config, image=image)
+        except ValueError as error:
+            raise UserError(f"--image-size: {error}") from None
+    bits = expert_bits(experts or DEFAULT_EXPERTS)
+    return blank_network(changed(config, settings), expert_bits=bits)
 
 
 def _program(file: Path, **others: object) -> Program:

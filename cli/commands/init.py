@@ -7,21 +7,13 @@ from typing import Annotated
 import typer
 
 from moevit.cli.errors import UserError
-from moevit.cli.options import DEFAULT_SIZE, Seed, Size, parse_image_size
+from moevit.cli.options import DEFAULT_SIZE, ImageSize, Seed, Size, parse_image_size
 from moevit.cli.progress import progress
 from moevit.cli.settings import Settings, changed
 
 __all__ = ["command"]
 
 Output = Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Checkpoint.")]
-ImageSize = Annotated[
-    str | None,
-    typer.Option(
-        metavar="HxW",
-        help="Picture's height and width in pixels; the size's own if not given.",
-        show_default=False,
-    ),
-]
 
 
 def command(

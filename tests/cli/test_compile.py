@@ -189,6 +189,9 @@ def test_models_with_random_weights(moevit) -> None:
         (("--image-size", "16x32", "--model", "x"), "cannot be given together with --model"),
         (("--size", "small"), "or give --image-size"),
         (("--program", "x", "--image-size", "16x32"), "together with --image-size"),
+        (("--program", "x", "--set", "top_k=1"), "together with --set"),
+        (("--set", "top_k=1", "--method", "gptq"), "cannot be given together with --method"),
+        (("--set", "decoder=round"), "--set decoder: expected linear or upsampling"),
     ):
         status, out, err = moevit("estimate", *arguments)
         assert (status, out) == (2, "") and word in err and err.count("\n") == 1
