@@ -44,6 +44,8 @@ def describe(error: BaseException) -> str:
     elif isinstance(error, OSError) and error.strerror:
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
         text = ": ".join([*names, error.strerror])
+        if isinstance(error, FileExistsError):  # of making the folder of an output
+            text = f"{names[0] if names else 'output'}: is a file; expected a folder"
     elif isinstance(error, KeyError) and len(error.args) == 1:
         text = f"no {error.args[0]!r}"
     elif isinstance(error, MemoryError):

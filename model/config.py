@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -168,8 +169,10 @@ class ModelConfig:
             raise ValueError(f"Model mlp_ratio must be positive, not {self.mlp_ratio!r}")
         if not self.norm_eps > 0:
             raise ValueError(f"Model norm_eps must be positive, not {self.norm_eps!r}")
-        if min(self.pixel_std) <= 0:
+        if not all(0 < deviation < math.inf for deviation in self.pixel_std):
             raise ValueError(f"Model pixel_std must be positive, not {self.pixel_std!r}")
+        if not all(math.isfinite(mean) for mean in self.pixel_mean):
+            raise ValueError(f"Model pixel_mean must be finite, not {self.pixel_mean!r}")
         if not self.pixel_scale > 0:
             raise ValueError(f"Model pixel_scale must be positive, not {self.pixel_scale!r}")
         if self.attention_scale is not None and not self.attention_scale > 0:

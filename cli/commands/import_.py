@@ -1,7 +1,9 @@
 """`moevit import`."""
 
+import contextlib
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +22,7 @@ __all__ = ["app"]
 app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
-    no_args_is_help=True,
+    no_args_is_help=False,
     help="Make a checkpoint of a trained model from elsewhere.\n\n"
     "The result goes, as --model, to `moevit run`, `moevit quantize` and `moevit export-onnx`. A "
     "tensor that is missing, misshapen or left over is an error that names it; nothing is written.",
@@ -91,17 +93,18 @@ def m3vit(
         report("reading the weights", 0.0)
         from moevit.model.importers.m3vit import import_m3vit
 
-        imported = import_m3vit(
-            file,
-            image=_size(image),
-            heads=heads,
-            top_k=top_k,
-            tasks=_names(tasks),
-            pixel_mean=mean,
-            pixel_std=std,
-            backbone_only=backbone_only,
-            **read(settings, GATE_SETTINGS),
-        )
+        with _naming(file):
+            imported = import_m3vit(
+                file,
+                image=_size(image),
+                heads=heads,
+                top_k=top_k,
+                tasks=_names(tasks),
+                pixel_mean=mean,
+                pixel_std=std,
+                backbone_only=backbone_only,
+                **read(settings, GATE_SETTINGS),
+            )
         _write(imported, output)
     _say(imported, output, as_json=as_json)
 
@@ -126,9 +129,10 @@ def edge_moe(
         report("reading the weights", 0.0)
         from moevit.model.importers.edge_moe import import_edge_moe
 
-        imported = import_edge_moe(
-            folder, image=_size(image), heads=heads, top_k=top_k, tasks=_names(tasks)
-        )
+        with _naming(folder):
+            imported = import_edge_moe(
+                folder, image=_size(image), heads=heads, top_k=top_k, tasks=_names(tasks)
+            )
         _write(imported, output)
     _say(imported, output, as_json=as_json)
 
@@ -161,6 +165,18 @@ def timm(
         imported = import_timm(name, weights=weights)
         _write(imported, output)
     _say(imported, output, as_json=as_json)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors of sizes that do not fit one another name the file or folder that has them."""
+    try:
+        yield
+    except UserError:
+        raise
+    except ValueError as error:
+        text = str(error)
+        raise UserError(text if str(path) in text else f"{path}: {text}") from None
 
 
 def _check_target(output: Path) -> None:

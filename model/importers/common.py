@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,13 +15,17 @@ from ..m3vit import M3ViT
 __all__ = [
     "HEAD_WIDTH",
     "Imported",
+    "Sizes",
     "build",
     "count_heads",
+    "experts_of",
     "grid_image",
     "mlp_ratio",
     "moe_period",
     "token_tasks",
 ]
+
+_SHOWN = 8  # block numbers in a message
 
 HEAD_WIDTH = 64
 """Channels of an attention head in ViT and DeiT of any size: heads are ``dim / 64`` unless told."""
@@ -38,6 +42,78 @@ class Imported:
     model: M3ViT
     source: dict[str, Any]
     notes: tuple[str, ...] = field(default=())
+
+
+_EPS = 1e-6  # of every LayerNorm of M3ViT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """What is read from the tensors of an M3ViT backbone: channels, the patch's side in pixels,
+    rows of the position embedding, blocks and which of them have experts, hidden channels of the
+    dense ones, experts and their hidden channels, tasks that the gates tell apart."""
+
+    dim: int
+    patch: int
+    tokens: int
+    depth: int
+    mixtures: Sequence[int]
+    hidden: int
+    experts: int
+    expert_hidden: int
+    tasks: int
+
+    def config(
+        self,
+        *,
+        name: str,
+        image: tuple[int, int] | None,
+        heads: int | None,
+        top_k: int,
+        tasks: Sequence[str],
+        **others: Any,
+    ) -> ModelConfig:
+        """The configuration: no final norm, no heads. ``others`` are fields of it."""
+        return ModelConfig(
+            name=name,
+            image=grid_image(self.tokens - 1, self.patch, image),
+            patch=self.patch,
+            dim=self.dim,
+            depth=self.depth,
+            heads=count_heads(self.dim, heads),
+            mlp_ratio=mlp_ratio(self.hidden, self.dim),
+            experts=self.experts,
+            top_k=top_k if self.mixtures else 1,
+            expert_hidden=self.expert_hidden,
+            tasks=token_tasks(self.tasks, tasks, self.dim, self.patch),
+            moe_every=moe_period(self.mixtures, self.depth),
+            norm_eps=_EPS,
+            final_norm=False,
+            **others,
+        )
+
+    def notes(self, top_k: int) -> list[str]:
+        """What was assumed."""
+        return [f"{top_k} of {self.experts} experts a token"] if self.mixtures else []
+
+
+def experts_of(
+    take: Callable[[str, int, int, int], tuple[Tensor, Tensor]], prefix: str, config: ModelConfig
+) -> dict[str, Tensor]:
+    """The experts of a block under our names, from the layers ``htoh4`` and ``h4toh`` of all.
+
+    ``take(layer, experts, outputs, inputs)`` gives ``(E, O, I)`` weights and ``(E, O)`` biases.
+    """
+    out, dim, hidden = {}, config.dim, config.expert_hidden
+    for ours, theirs, outputs, inputs in (
+        ("fc1", "htoh4", hidden, dim),
+        ("fc2", "h4toh", dim, hidden),
+    ):
+        weight, bias = take(theirs, config.experts, outputs, inputs)
+        for e in range(config.experts):
+            out[f"{prefix}mlp.experts.{e}.{ours}.weight"] = weight[e]
+            out[f"{prefix}mlp.experts.{e}.{ours}.bias"] = bias[e]
+    return out
 
 
 def count_heads(dim: int, heads: int | None) -> int:
@@ -85,9 +161,15 @@ def moe_period(mixtures: Sequence[int], depth: int) -> int:
     expected = list(range(period - 1, depth, period))
     if list(mixtures) != expected:
         raise ValueError(
-            f"Experts are in blocks {list(mixtures)}; every {period} blocks were {expected}"
+            f"Experts are in blocks {_few(mixtures)}; every {period} blocks of {depth} were "
+            f"{_few(expected)}"
         )
     return period
+
+
+def _few(numbers: Sequence[int]) -> str:
+    shown = ", ".join(str(number) for number in numbers[:_SHOWN])
+    return shown + ("..." if len(numbers) > _SHOWN else "")
 
 
 def token_tasks(count: int, names: Sequence[str], dim: int, patch: int) -> tuple[TaskConfig, ...]:

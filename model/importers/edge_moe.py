@@ -10,6 +10,7 @@ The scores' scale is 1/8, that of 64 channels a head.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,21 +20,12 @@ import torch
 from torch import Tensor
 
 from ..config import ModelConfig
-from .common import (
-    Imported,
-    build,
-    count_heads,
-    grid_image,
-    mlp_ratio,
-    moe_period,
-    token_tasks,
-)
-from .tensors import Tensors
+from .common import Imported, Sizes, build, experts_of
+from .tensors import Tensors, listed
 
 __all__ = ["import_edge_moe"]
 
 _SUFFIX = ".float32.bin"
-_EPS = 1e-6
 _SCALE = 0.125
 _CHANNELS = 3
 _PUBLISHED = {128: (128, 256)}  # patches: image of the published network
@@ -59,36 +51,37 @@ def import_edge_moe(
     folder = Path(folder)
     files = _Files(folder)
     dim = files.count("patch_embed_bias")
-    patch = round((files.count("patch_embed_weight") / (dim * _CHANNELS)) ** 0.5)
-    tokens = max(files.count("pos_embed") // dim, 2)
+    patch = math.isqrt(files.parts("patch_embed_weight", dim * _CHANNELS))
+    tokens = files.parts("pos_embed", dim)
     depth, mixtures, gates = _layers(files)
     experts, expert_hidden = 1, 1
     if mixtures:
         first = f"l{mixtures[0]}_"
-        experts = max(files.count(f"{first}h4toh_bias") // dim, 1)
-        expert_hidden = max(files.count(f"{first}htoh4_bias") // experts, 1)
+        experts = files.parts(f"{first}h4toh_bias", dim)
+        expert_hidden = files.parts(f"{first}htoh4_bias", experts)
     dense = [layer for layer in range(depth) if layer not in mixtures]
-    hidden = files.count(f"l{dense[0]}_fc1_bias") if dense else dim
-    config = ModelConfig(
-        name=name,
-        image=grid_image(tokens - 1, patch, image or _PUBLISHED.get(tokens - 1)),
-        patch=patch,
+    sizes = Sizes(
         dim=dim,
+        patch=patch,
+        tokens=tokens,
         depth=depth,
-        heads=count_heads(dim, heads),
-        mlp_ratio=mlp_ratio(hidden, dim),
+        mixtures=mixtures,
+        hidden=files.count(f"l{dense[0]}_fc1_bias") if dense else dim,
         experts=experts,
-        top_k=top_k if mixtures else 1,
         expert_hidden=expert_hidden,
-        tasks=token_tasks(gates, tasks, dim, patch),
-        moe_every=moe_period(mixtures, depth),
-        norm_eps=_EPS,
+        tasks=gates,
+    )
+    config = sizes.config(
+        name=name,
+        image=image or _PUBLISHED.get(tokens - 1),
+        heads=heads,
+        top_k=top_k,
+        tasks=tasks,
         pixel_mean=(0.0, 0.0, 0.0),
         pixel_std=(1.0, 1.0, 1.0),
         pixel_scale=256.0,
         attention_scale=_SCALE,
         class_token_in_position=True,
-        final_norm=False,
     )
     kernel = (dim, _CHANNELS, patch, patch)
     model = {
@@ -100,9 +93,9 @@ def import_edge_moe(
         model |= _layer(files, config, layer)
     ignored = files.tensors.leave(n for n in files.tensors.names if _REFERENCE.fullmatch(n))
     files.tensors.finish()
-    notes = [f"{top_k} of {experts} experts a token"] if mixtures else []
-    if ignored:
-        notes.append(f"not weights, not needed: {', '.join(n + _SUFFIX for n in ignored)}")
+    notes = sizes.notes(top_k)
+    if ignored := [n + _SUFFIX for n in ignored] + files.others:
+        notes.append(f"not weights, not needed: {listed(ignored)}")
     return Imported(
         model=build(config, model),
         source={"import": "edge-moe", "folder": folder.resolve().name},
@@ -111,9 +104,14 @@ def import_edge_moe(
 
 
 class _Files:
-    """A folder's files as flat tensors, reshaped when their shape is known."""
+    """A folder's files as flat tensors, reshaped when their shape is known.
+
+    ``others``: names of what else is there.
+    """
 
     def __init__(self, folder: Path) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder} is a file, expected a folder of files *{_SUFFIX}")
         if not folder.is_dir():
             raise ValueError(f"Weight folder {folder} does not exist")
         values = {}
@@ -127,10 +125,21 @@ class _Files:
         if not values:
             raise ValueError(f"Weight folder {folder} has no files *{_SUFFIX}")
         self.tensors = Tensors(str(folder), values)
+        self.others = sorted(p.name for p in folder.iterdir() if not p.name.endswith(_SUFFIX))
 
     def count(self, name: str) -> int:
         """Numbers in a file that sizes are read from."""
         return self.tensors.shape(name, 1)[0]
+
+    def parts(self, name: str, size: int) -> int:
+        """How many times ``size`` numbers a file holds; ``ValueError`` if it is not whole times."""
+        count = self.count(name)
+        if count % size:
+            raise ValueError(
+                f"{self.tensors.source}: {name}{_SUFFIX} has {count} numbers, expected a multiple "
+                f"of {size}"
+            )
+        return count // size
 
     def take(self, name: str, *shape: int) -> Tensor:
         """A file's numbers in this shape; see :meth:`Tensors.take`."""
@@ -168,17 +177,14 @@ def _layer(files: _Files, config: ModelConfig, index: int) -> dict[str, Tensor]:
         out[f"{ours}{_OURS[name]}.bias"] = files.take(f"{theirs}{name}_bias", outputs)
     if not config.is_moe(index):
         return out
-    count, hidden = config.experts, config.expert_hidden
-    for name, layer, outputs, inputs in (
-        ("htoh4", "fc1", hidden, dim),
-        ("h4toh", "fc2", dim, hidden),
-    ):
-        weight = files.take(f"{theirs}{name}_weight", count, outputs, inputs)
-        bias = files.take(f"{theirs}{name}_bias", count, outputs)
-        for e in range(count):
-            out[f"{ours}mlp.experts.{e}.{layer}.weight"] = weight[e]
-            out[f"{ours}mlp.experts.{e}.{layer}.bias"] = bias[e]
+
+    def take(layer: str, *shape: int) -> tuple[Tensor, Tensor]:
+        name = f"{theirs}{layer}_"
+        return files.take(name + "weight", *shape), files.take(name + "bias", *shape[:2])
+
+    out |= experts_of(take, ours, config)
     gates = [
-        files.take(f"{theirs}w_gate_T_task{task}", count, dim) for task in range(len(config.tasks))
+        files.take(f"{theirs}w_gate_T_task{task}", config.experts, dim)
+        for task in range(len(config.tasks))
     ]
     return out | {f"{ours}mlp.router.weight": torch.stack(gates)}

@@ -21,15 +21,7 @@ import torch
 from torch import Tensor
 
 from ..config import ModelConfig
-from .common import (
-    Imported,
-    build,
-    count_heads,
-    grid_image,
-    mlp_ratio,
-    moe_period,
-    token_tasks,
-)
+from .common import Imported, Sizes, build, experts_of
 from .tensors import Tensors, read_weights
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "import_m3vit"]
@@ -37,7 +29,6 @@ __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "import_m3vit"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-_EPS = 1e-6  # of every LayerNorm
 _REPRESENT = "gate_task_represent."
 _DECODERS = "decoders."
 
@@ -82,23 +73,25 @@ def import_m3vit(
         experts, expert_hidden, _ = tensors.shape(htoh4, 3)
     dense = [block for block in range(depth) if block not in mixtures]
     hidden = tensors.shape(f"blocks.{dense[0]}.mlp.fc1.weight", 2)[0] if dense else dim
-    config = ModelConfig(
-        name=name,
-        image=grid_image(tokens - 1, patch, image),
-        patch=patch,
+    sizes = Sizes(
         dim=dim,
+        patch=patch,
+        tokens=tokens,
         depth=depth,
-        heads=count_heads(dim, heads),
-        mlp_ratio=mlp_ratio(hidden, dim),
+        mixtures=mixtures,
+        hidden=hidden,
         experts=experts,
-        top_k=top_k if mixtures else 1,
         expert_hidden=expert_hidden,
-        tasks=token_tasks(count, tasks, dim, patch),
-        moe_every=moe_period(mixtures, depth),
-        norm_eps=_EPS,
+        tasks=count,
+    )
+    config = sizes.config(
+        name=name,
+        image=image,
+        heads=heads,
+        top_k=top_k,
+        tasks=tasks,
         pixel_mean=pixel_mean,
         pixel_std=pixel_std,
-        final_norm=False,
         gate=gates.kind,
         gate_task_dim=gates.width,
         gate_task_hidden=gates.hidden,
@@ -125,7 +118,7 @@ def import_m3vit(
             "alone (backbone_only leaves them aside)"
         )
     tensors.finish()
-    notes = [f"{top_k} of {experts} experts a token"] if mixtures else []
+    notes = sizes.notes(top_k)
     if ignored:
         notes.append(f"not needed: {', '.join(ignored)}")
     if decoders:
@@ -170,17 +163,13 @@ def _block(tensors: Tensors, config: ModelConfig, index: int, gates: _Gates) -> 
         out[mlp + "fc2.weight"] = tensors.take(mlp + "fc2.weight", dim, hidden)
         out[mlp + "fc2.bias"] = tensors.take(mlp + "fc2.bias", dim)
         return out
-    count, hidden = config.experts, config.expert_hidden
-    for ours, theirs, outputs, inputs in (
-        ("fc1", "htoh4", hidden, dim),
-        ("fc2", "h4toh", dim, hidden),
-    ):
-        weight = tensors.take(f"{mlp}experts.{theirs}.weight", count, outputs, inputs)
-        bias = tensors.take(f"{mlp}experts.{theirs}.bias", count, outputs)
-        for e in range(count):
-            out[f"{mlp}experts.{e}.{ours}.weight"] = weight[e]
-            out[f"{mlp}experts.{e}.{ours}.bias"] = bias[e]
-    return out | gates.router(index, len(config.tasks), count)
+
+    def take(layer: str, *shape: int) -> tuple[Tensor, Tensor]:
+        name = f"{mlp}experts.{layer}."
+        return tensors.take(name + "weight", *shape), tensors.take(name + "bias", *shape[:2])
+
+    out |= experts_of(take, prefix, config)
+    return out | gates.router(index, len(config.tasks), config.experts)
 
 
 class _Gates:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-__all__ = ["Tensors", "read_weights", "strip_prefixes"]
+__all__ = ["Tensors", "listed", "read_weights", "strip_prefixes"]
 
 _CONTAINERS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "backbone.", "_orig_mod.")
@@ -34,6 +35,8 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
     it needs arbitrary unpickling, or if it has no tensors.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"Weights {path} are a folder, expected a file")
     if not path.is_file():
         raise ValueError(f"Weights {path} do not exist")
     found = _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
@@ -48,10 +51,10 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
     tensors = {str(key): value for key, value in found.items() if isinstance(value, Tensor)}
     others = [str(key) for key, value in found.items() if not isinstance(value, Tensor)]
     if not tensors:
-        held = f"; it holds {_list(others)}" if others else ""
+        held = f"; it holds {listed(others)}" if others else ""
         raise ValueError(f"Weights {path} have no tensors{held}")
     if others:
-        raise ValueError(f"Weights {path} have entries that are no tensors: {_list(others)}")
+        raise ValueError(f"Weights {path} have entries that are no tensors: {listed(others)}")
     return strip_prefixes(tensors, path)
 
 
@@ -64,7 +67,9 @@ def _safetensors(path: Path) -> Any:
 
 def _pickled(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # of old forms of pickle; what is refused is said below
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         blocked = re.search(r"(?:GLOBAL|global) ([\w.]+)", str(error))
         what = f" ({blocked[1]})" if blocked else ""
@@ -73,8 +78,10 @@ def _pickled(path: Path) -> Any:
             "from the file. Save the state dictionary alone"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"Weights {path} are not a whole PyTorch file: {reason}") from None
+        reason = f" {str(error).splitlines()[0]}" if str(error) else ""
+        raise ValueError(
+            f"Weights {path} are not a whole PyTorch file: {type(error).__name__}{reason}"
+        ) from None
 
 
 def strip_prefixes(tensors: Mapping[str, Tensor], path: Path | str) -> dict[str, Tensor]:
@@ -90,7 +97,8 @@ def strip_prefixes(tensors: Mapping[str, Tensor], path: Path | str) -> dict[str,
     return plain
 
 
-def _list(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Names for a message, not too many of them."""
     shown = ", ".join(names[:_SHOWN])
     return f"{shown} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else shown
 
@@ -164,11 +172,11 @@ class Tensors:
         """Raises one ``ValueError`` that lists everything that did not fit."""
         problems = []
         if self._missing:
-            problems.append(f"missing {_list(self._missing)}")
+            problems.append(f"missing {listed(self._missing)}")
         if self._wrong:
-            problems.append(f"wrong: {_list(self._wrong)}")
+            problems.append(f"wrong: {listed(self._wrong)}")
         if self._left:
             unexpected = [f"{name} {tuple(self._values[name].shape)}" for name in self._left]
-            problems.append(f"unexpected {_list(unexpected)}")
+            problems.append(f"unexpected {listed(unexpected)}")
         if problems:
             raise ValueError(f"{self.source} does not fit: " + "; ".join(problems))

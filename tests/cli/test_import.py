@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,13 @@ def test_edge_moe(moevit, tmp_path: Path) -> None:
     assert model["class_token_in_position"]
 
 
+class Runs:
+    """What a pickle of it would do."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (Path("pwned"),)
+
+
 FITS = ("--image", size(M3vit.IMAGE), "--heads", str(M3vit.HEADS))
 
 
@@ -65,7 +73,18 @@ FITS = ("--image", size(M3vit.IMAGE), "--heads", str(M3vit.HEADS))
             ["m3vit", "w.pth", *FITS, "--set", "experts_per_task=9"],
             "experts_per_task must be from 0 to 4, not 9",
         ),
+        (["m3vit", "w.pth", *FITS, "--top-k", "9"], "w.pth: Model top_k 9 must be at most"),
+        (["m3vit", "w.pth", *FITS, "--mean", "nan", "0", "0"], "pixel_mean must be finite"),
+        (["m3vit", "w.pth", *FITS, "--std", "nan", "1", "1"], "pixel_std must be positive"),
+        (["m3vit", "."], "Weights . are a folder, expected a file"),
+        (["m3vit", "code.pth"], "loading them would run code from the file"),
+        (
+            ["m3vit", "far.pth", *FITS],
+            "far.pth: Experts are in blocks 1, 3; every 2 blocks of 1000",
+        ),
         (["edge-moe", "none"], "none does not exist"),
+        (["edge-moe", "w.pth"], "w.pth is a file, expected a folder of files *.float32.bin"),
+        ([], "Missing command"),
         (["timm", "resnet18"], "'resnet18' is no model"),
         (
             ["timm", "vit_tiny_patch16_224", "--weights", "bad.pth"],
@@ -80,9 +99,29 @@ FITS = ("--image", size(M3vit.IMAGE), "--heads", str(M3vit.HEADS))
 def test_refusals_write_nothing(arguments, message, moevit, tmp_path: Path) -> None:
     torch.save(m3vit_weights(), "w.pth")
     torch.save({"norm.bias": torch.zeros(2)}, "bad.pth")
+    torch.save(m3vit_weights() | {"blocks.999.norm1.bias": torch.zeros(16)}, "far.pth")
+    Path("code.pth").write_bytes(pickle.dumps(Runs()))  # of a protocol that torch warns of
     before = sorted(tmp_path.iterdir())
-    status, _, err = moevit("import", *arguments, "-o", "out.safetensors")
+    output = ["-o", "out.safetensors"] if arguments else []
+    status, _, err = moevit("import", *arguments, *output)
     assert status == 2
     assert message.replace("norm.bias is (2,), expected (192,)", "norm.bias is (2,)") in err
     assert len(err.strip().splitlines()) <= 2  # one of progress
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_output_below_a_file(moevit, tmp_path: Path) -> None:
+    torch.save(m3vit_weights(), "w.pth")
+    status, _, err = moevit("import", "m3vit", "w.pth", *FITS, "-o", "w.pth/out.safetensors")
+    assert (status, err) == (2, "moevit: error: w.pth: is a file; expected a folder\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["w.pth"]
+
+
+def test_files_beside_the_weights_are_named(moevit, tmp_path: Path) -> None:
+    Path("weights").mkdir()
+    edge_moe_folder(Path("weights"))
+    Path("weights/l0_qkv_weight.int8.bin").write_bytes(b"1234")
+    given = ["--image", size(EdgeMoe.IMAGE), "--heads", EdgeMoe.HEADS]
+    status, out, err = moevit("import", "edge-moe", "weights", *given, "-o", "e.safetensors")
+    assert status == 0, err
+    assert "not needed: l0_qkv_weight.int8.bin" in out

@@ -107,3 +107,22 @@ def test_bad_folders(tmp_path: Path) -> None:
     np.zeros(3, "<f4").tofile(tmp_path / "pos_embed.float32.bin")
     with pytest.raises(ValueError, match="lacks patch_embed_bias"):
         import_edge_moe(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers", "multiple"),
+    [
+        ("patch_embed_weight", 2, 3 * D),
+        ("pos_embed", 2, D),
+        ("l1_h4toh_bias", 1, D),
+        ("l1_htoh4_bias", 1, 3),
+    ],
+)
+def test_files_that_sizes_are_read_from(
+    name: str, numbers: int, multiple: int, tmp_path: Path
+) -> None:
+    edge_moe_folder(tmp_path)
+    np.zeros(numbers, "<f4").tofile(tmp_path / f"{name}.float32.bin")
+    expected = f"{name}.float32.bin has {numbers} numbers, expected a multiple of {multiple}"
+    with pytest.raises(ValueError, match=expected):
+        import_edge_moe(tmp_path, image=IMAGE, heads=HEADS)
