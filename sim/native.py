@@ -9,7 +9,7 @@ import ctypes
 import functools
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import TracebackType
@@ -225,12 +225,14 @@ def build_native(
     verilog: str,
     top: str,
     *,
+    defines: Mapping[str, str] | None = None,
     label: str = "",
     report: Report = lambda _what, _share: None,
 ) -> Path:
     """Builds `verilog` with the memory harness for `NativeSim`, or finds it in the cache.
 
-    `label` and `report` are those of `moevit.sim.build.build_library`, and so are the errors.
+    `defines`: further macros for the harness (harness/harness.cpp). `label` and `report` are those
+    of `moevit.sim.build.build_library`, and so are the errors.
     """
     masters = master_prefixes(verilog, top)
     pins = " ".join(f"MOEVIT_MASTER_PINS(Pins_{m}, {m})" for m in masters)
@@ -240,6 +242,7 @@ def build_native(
         f"#define MOEVIT_TOP V{top}\n"
         f"#define MOEVIT_PINS {pins}\n"
         f"#define MOEVIT_MASTERS {', '.join(f'Pins_{m}' for m in masters)}\n"
+        + "".join(f"#define {name} {value}\n" for name, value in (defines or {}).items())
     )
     return build_library(
         verilog=verilog,

@@ -7,9 +7,7 @@ result in memory, three base addresses, START, wait for the interrupt, read stat
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -27,9 +25,9 @@ from moevit.hw.regs import (
     Status,
 )
 
-from . import cache
 from .build import Report
 from .counters import Counters
+from .design import array_defines, design_verilog
 from .device import Progress, Result, failure, planes
 from .native import MemoryTiming, NativeSim, RunResult, Stats, build_native
 
@@ -50,41 +48,17 @@ def board_memory(config: AcceleratorConfig) -> MemoryTiming:
     )
 
 
-def _verilog(config: AcceleratorConfig, report: Report) -> str:
-    """The accelerator's Verilog, generated once for each configuration and version."""
-    folders = [Path(str(module.__file__)).parent for module in _generators()]
-    data = config.to_dict()
-    for name in ("name", "clock_mhz"):  # not in the hardware
-        del data[name]
-    key = cache.digest(
-        json.dumps(data, sort_keys=True),
-        cache.source_digest(*folders),
-        metadata.version("amaranth"),
-    )
-
-    def make(folder: Path) -> None:
-        report("generating Verilog", 0.0)
-        (folder / "top.v").write_text(verilog.generate(config), encoding="utf-8")
-
-    def waiting() -> None:
-        report("waiting for another process that generates the same Verilog", 0.0)
-
-    return (cache.entry("verilog", key, make, waiting) / "top.v").read_text(encoding="utf-8")
-
-
-def _generators() -> tuple[Any, ...]:
-    from moevit import hw, quant  # the hardware takes its tables and formats from quant
-
-    return hw, quant
-
-
 def build_simulator(config: AcceleratorConfig, report: Report = lambda _what, _share: None) -> Path:
     """The verilated accelerator as a shared library; from the cache after the first call.
 
     Raises :class:`~.build.BuildError` or :class:`~.toolchain.ToolNotFoundError`.
     """
     return build_native(
-        _verilog(config, report), top=verilog.TOP_NAME, label=f"{config.hash:016x}", report=report
+        design_verilog(config, report),
+        top=verilog.TOP_NAME,
+        defines=array_defines(config),
+        label=f"{config.hash:016x}",
+        report=report,
     )
 
 

@@ -4,6 +4,7 @@
 //   MOEVIT_TOP                 the verilated class
 //   MOEVIT_PINS                one MOEVIT_MASTER_PINS(NAME, PREFIX) for each AXI4 master
 //   MOEVIT_MASTERS             the NAMEs, separated by commas
+//   MOEVIT_DOT                 T, I, O of the array, where the top has a moevit_dot
 #include <array>
 #include <cstdint>
 #include <cstring>
@@ -11,9 +12,11 @@
 #include <new>
 #include <tuple>
 
+#include "dot.h"
 #include "moevit_ports.h"
 #include "pins.h"
 #include "port.h"
+#include "svdpi.h"
 #include "verilated.h"
 
 namespace moevit {
@@ -222,3 +225,10 @@ MOEVIT_EXPORT void moevit_counters(Simulation* s, uint64_t* counters) {
 MOEVIT_EXPORT void moevit_clear_counters(Simulation* s) {
   s->each([](auto& port) { port.counters.fill(0); });
 }
+
+#ifdef MOEVIT_DOT
+// What dot.sv imports: vectors of 32-bit words, the lowest first.
+extern "C" void moevit_dot_sums(const svBitVecVal* a, const svBitVecVal* w, svBitVecVal* o) {
+  moevit::dot_products<MOEVIT_DOT>(a, w, o);
+}
+#endif

@@ -1,6 +1,7 @@
 """The verilated accelerator for tests: builds, a board that is never reset, memories that annoy."""
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -93,9 +94,15 @@ class Board:
 
     image_base, output_base, program_base = _IMAGE, _OUTPUT, _BASE
 
-    def __init__(self, config: AcceleratorConfig, timing: MemoryTiming | None = None) -> None:
+    def __init__(
+        self,
+        config: AcceleratorConfig,
+        timing: MemoryTiming | None = None,
+        library: Path | None = None,
+    ) -> None:
         self.config = config
-        self.sim = NativeSim(build_simulator(config), base=_BASE, memory_bytes=_SIZE, timing=timing)
+        library = library or build_simulator(config)
+        self.sim = NativeSim(library, base=_BASE, memory_bytes=_SIZE, timing=timing)
         self.sim.reset()
         self.sim.reg_write(Register.IRQ_ENABLE, 1)
 
