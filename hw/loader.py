@@ -1,11 +1,12 @@
 """Operand loader: gathers the tokens of a tile from the activation memory (patch reordering).
 
-Tokens of an expert's queue are read by index, so no activation is ever copied or sorted.
+Tokens of an expert's queue are read by index, so no activation is ever copied or sorted. Rows of a
+map are windows of it, read where they lie, so that no window is ever copied either.
 """
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, Value, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import stream
 from amaranth.lib.data import ArrayLayout, StructLayout, View
 from amaranth.lib.wiring import Component, In, Out, connect, flipped
@@ -16,7 +17,16 @@ from moevit.quant.formats import SCORE
 from .config import AcceleratorConfig
 from .descriptors import Kind, array_tile
 from .interfaces import ReadPort, TakeSignature
-from .isa import ADDRESS_BITS, INSTRUCTION_BYTES, Attention, Destination, Gemm, Opcode, Sync
+from .isa import (
+    ADDRESS_BITS,
+    INSTRUCTION_BYTES,
+    TOKEN_BITS,
+    Attention,
+    Destination,
+    Gemm,
+    Opcode,
+    Sync,
+)
 from .queue import Queue
 from .regs import Error
 
@@ -96,6 +106,14 @@ class Loader(Component):
         stride = Signal(12, reset_less=True)
         block = Signal(20, reset_less=True)
         queued = Signal(reset_less=True)
+        by_token = Signal(reset_less=True)
+        depth_2 = Signal(10, reset_less=True)  # two less: the word before the last one
+        has_lines, has_spans = Signal(reset_less=True), Signal(reset_less=True)
+        # From the last row of a line to the first of the next, and from the last word of a span:
+        # what they add to the row and to the address beside the 1 of every step.
+        row_shape = unsigned(TOKEN_BITS + 1)
+        source_step, target_step = (Signal(row_shape, reset_less=True) for _ in range(2))
+        jump = Signal(ADDRESS_BITS, reset_less=True)
 
         # Position.
         left = Signal(13, reset_less=True)  # rows not yet started
@@ -115,34 +133,56 @@ class Loader(Component):
         tokens = Signal(ArrayLayout(unsigned(12), t), reset_less=True)
         scores = Signal(ArrayLayout(unsigned(15), t), reset_less=True)
 
-        # The next row's token, fetched while the row before it is read.
-        slot = Signal(12, reset_less=True)
+        # The next row to ask for: where it is in the source (or its place in the queue) and in the
+        # destination. One bit more than a row has shows those beyond it.
+        source_row, target_row = (Signal(row_shape, reset_less=True) for _ in range(2))
+        column = Signal(row_shape, reset_less=True)  # 1 for the first row of a line
+        ends_line = Signal()
+        m.d.comb += ends_line.eq(has_lines & (column == g.line))
+        # Its token, fetched while the row before it is read.
+        asked_source, asked_target = (Signal(row_shape, reset_less=True) for _ in range(2))
         fetching = Signal(2)  # shift register: read issued, product ready
         next_valid = Signal()
-        next_token = Signal(12, reset_less=True)
-        next_index = Signal(12, reset_less=True)
+        next_token = Signal(TOKEN_BITS, reset_less=True)
+        next_index = Signal(TOKEN_BITS, reset_less=True)
         next_score = Signal(15, reset_less=True)
         next_base = Signal(ADDRESS_BITS, reset_less=True)
+        product = Signal(ADDRESS_BITS)
         ask = Signal()
         m.d.comb += [
-            self.queue.addr.eq(slot | (g.queue << 12)),
+            self.queue.addr.eq(source_row[:TOKEN_BITS] | (g.queue << 12)),
             self.queue.en.eq(ask & queued),
+            product.eq(next_index * stride),
         ]
         m.d.sync += fetching.eq((fetching << 1) | ask)
         with m.If(ask):
-            m.d.sync += [next_valid.eq(0), slot.eq(slot + 1)]
-        with m.If(fetching[0]):
-            token = Mux(queued, self.queue.data.token, slot - 1)
             m.d.sync += [
-                next_token.eq(token),
-                next_index.eq(Mux(queued & g.gather, self.queue.data.token, slot - 1)),
+                next_valid.eq(0),
+                asked_source.eq(source_row),
+                asked_target.eq(target_row),
+                source_row.eq(source_row + Mux(ends_line, source_step, 1)),
+                target_row.eq(target_row + Mux(ends_line, target_step, 1)),
+                column.eq(Mux(ends_line, 1, column + 1)),
+            ]
+        with m.If(fetching[0]):
+            token = self.queue.data.token
+            m.d.sync += [
+                next_token.eq(Mux(by_token, token, asked_target)),
+                next_index.eq(Mux(queued & g.gather, token, asked_source)),
                 next_score.eq(self.queue.data.score),
             ]
         with m.If(fetching[1]):
-            m.d.sync += [next_base.eq(g.source + next_index * stride), next_valid.eq(1)]
+            m.d.sync += [next_base.eq(g.source + product), next_valid.eq(1)]
 
         base = Signal(ADDRESS_BITS, reset_less=True)
         reading, end_of_tile = Signal(), Signal()
+        last_word = Signal(reset_less=True)
+        word_of_span = Signal(10, reset_less=True)  # 1 for the first
+        starting, jumping = Signal(), Signal()  # a row, to another span of it
+        by = Mux(jumping, jump, Mux(is_attention, head_offset, 0))
+        m.d.sync += word_of_span.eq(Mux(starting | jumping, 1, word_of_span + 1))
+        with m.If(starting | jumping):
+            m.d.sync += base.eq(Mux(jumping, base, next_base) + by)
         address = Signal(ADDRESS_BITS)
         m.d.comb += [
             address.eq(base + k),
@@ -151,7 +191,8 @@ class Loader(Component):
         ]
         bad = Signal()
         m.d.comb += bad.eq(reading & (address >= config.memory.activation_words))
-        with m.If(bad & (self.fault == 0)):
+        far = fetching[0] & (asked_source[-1] | asked_target[-1])  # beyond the bits of a row
+        with m.If((bad | far) & (self.fault == 0)):
             m.d.sync += self.fault.eq(int(Error.ADDRESS))
 
         # The write into the operand buffer follows the read by one cycle.
@@ -193,13 +234,21 @@ class Loader(Component):
                 length = self.lengths[g.queue]
                 m.d.sync += [
                     queued.eq(~is_attention & g.use_queue),
+                    by_token.eq(~is_attention & g.use_queue & g.scatter),
+                    has_lines.eq(~is_attention & (g.line != 0)),
+                    has_spans.eq(~is_attention & (g.span != 0)),
+                    source_step.eq(g.source_line - g.line + 1),
+                    target_step.eq(g.target_line - g.line + 1),
+                    next_index.eq(g.source_line),  # its product with the stride, in WAIT
                     depth.eq(Mux(is_attention, at.chunks, g.depth)),
                     stride.eq(Mux(is_attention, at.stride, g.stride)),
                     block.eq(g.otiles * g.depth),
                     n.eq(Mux(is_attention, at.queries, Mux(g.use_queue, length, g.tokens))),
                     first.eq(1),
                     head.eq(0),
-                    slot.eq(0),
+                    source_row.eq(0),
+                    target_row.eq(0),
+                    column.eq(1),
                     row_index.eq(0),
                 ]
                 m.next = "WAIT"
@@ -208,7 +257,7 @@ class Loader(Component):
             with m.State("WAIT"):
                 # A GEMM of an empty queue waits for nothing; wait_count == 0 waits for each tile.
                 empty = queued & (n == 0)
-                m.d.sync += left.eq(n)
+                m.d.sync += [left.eq(n), jump.eq(product - g.span), depth_2.eq(depth - 2)]
                 with m.If(self.fault != 0):
                     m.next = "WAIT"
                 with m.Elif(~is_sync & (n == 0) & ~queued):
@@ -249,14 +298,14 @@ class Loader(Component):
                     go & (g.wait_count == 0) & ~(is_attention & (head != 0))
                 )
                 with m.If(go & credit):
-                    m.d.comb += allocate.eq(1)
+                    m.d.comb += [allocate.eq(1), starting.eq(1)]
                     m.d.sync += [
-                        base.eq(next_base + Mux(is_attention, head_offset, 0)),
                         tokens[0].eq(next_token),
                         scores[0].eq(next_score),
                         count.eq(Mux(last_tile, left, t)),
                         r.eq(0),
                         k.eq(0),
+                        last_word.eq(depth == 1),
                     ]
                     with m.If(~(last_tile & (left == 1))):
                         m.d.comb += ask.eq(1)
@@ -270,24 +319,23 @@ class Loader(Component):
                     ]
             with m.State("ROW"):
                 m.d.comb += reading.eq(1)
-                m.d.sync += k.eq(k + 1)
-                with m.If(k + 1 == depth):
-                    with m.If(r + 1 == count):
-                        m.d.sync += k.eq(k)
-                        with m.If(free):
-                            m.d.comb += end_of_tile.eq(1)
-                    with m.Elif(next_valid):
-                        m.d.sync += [
-                            base.eq(next_base + Mux(is_attention, head_offset, 0)),
-                            tokens[r + 1].eq(next_token),
-                            scores[r + 1].eq(next_score),
-                            r.eq(r + 1),
-                            k.eq(0),
-                        ]
-                        with m.If(r + 2 != count):
-                            m.d.comb += ask.eq(1)
-                    with m.Else():
-                        m.d.sync += k.eq(k)
+                with m.If(~last_word):
+                    m.d.sync += [k.eq(k + 1), last_word.eq(k == depth_2)]
+                    m.d.comb += jumping.eq(has_spans & (word_of_span == g.span))
+                with m.Elif(r + 1 == count):
+                    with m.If(free):
+                        m.d.comb += end_of_tile.eq(1)
+                with m.Elif(next_valid):
+                    m.d.comb += starting.eq(1)
+                    m.d.sync += [
+                        tokens[r + 1].eq(next_token),
+                        scores[r + 1].eq(next_score),
+                        r.eq(r + 1),
+                        k.eq(0),
+                        last_word.eq(depth == 1),
+                    ]
+                    with m.If(r + 2 != count):
+                        m.d.comb += ask.eq(1)
                 with m.If(end_of_tile):
                     drain = d.drain
                     m.d.sync += [
@@ -327,12 +375,10 @@ class Loader(Component):
                         drain.experts.eq(g.experts),
                         drain.top_k.eq(g.top_k),
                         drain.renormalise.eq(g.renormalise),
+                        drain.rows.eq(tokens),
                         drain.scores.eq(scores),
                         first.eq(0),
                     ]
-                    for i in range(t):
-                        by_token = is_attention | ~queued | g.scatter
-                        m.d.sync += drain.rows[i].eq(Mux(by_token, tokens[i], row_index + i))
                     with m.If(last_head):
                         m.d.sync += [
                             head.eq(0),
@@ -352,7 +398,8 @@ class Loader(Component):
                             k_row.eq(k_row + at.k_pitch),
                             v_row.eq(v_row + at.v_pitch),
                             ct.eq(ct + at.v_otiles),
-                            slot.eq(row_index),
+                            source_row.eq(row_index),
+                            target_row.eq(row_index),
                         ]
                         m.next = "AGAIN"
             with m.State("AGAIN"):
@@ -378,6 +425,7 @@ class Loader(Component):
             | (g.tokens > limits.routed)
             | (g.otiles != gate_otiles)
         )
+        lines = Cat(g.line, g.source_line, g.target_line, g.span).any()
         gemm = (
             (g.otiles == 0)
             | (g.depth == 0)
@@ -385,6 +433,7 @@ class Loader(Component):
             | Mux(g.use_queue, g.queue >= limits.experts, g.tokens > limits.tokens)
             | (to_kv & (g.head_otiles == 0))
             | ((g.mode == int(Destination.GATE)) & gate)
+            | (lines & (g.use_queue | (g.mode > int(Destination.RESIDUAL))))
         )
         attention = (
             (at.heads == 0)

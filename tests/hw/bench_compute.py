@@ -9,16 +9,13 @@ from typing import Any
 
 import cocotb
 import numpy as np
-from support.agents import Bench, ReadMemory, Source, pack, reset, unpack
+from support.compute_bench import execute, run_compute
 
 from moevit.hw.config import preset
-from moevit.hw.data_load import residual_write
 from moevit.hw.image import pack_channels
-from moevit.hw.interfaces import activation_write, residual_word
 from moevit.hw.isa import Attention, Destination, Gemm, Instruction, Sync
 from moevit.quant.formats import Multiplier
-from moevit.sim.engines import Bases, Engines
-from moevit.sim.memories import External, OnChip
+from moevit.sim.memories import OnChip
 
 CONFIG = preset("micro")
 T, I, O = CONFIG.array.tokens, CONFIG.array.inputs, CONFIG.array.outputs  # noqa: E741
@@ -78,67 +75,6 @@ def program(rng: np.random.Generator) -> tuple[list[Instruction], list[float]]:
     return [again] * 5 + code, [*[0.05] * 5, *scales, 0.1]
 
 
-def execute(code: list[Instruction], chip: OnChip) -> None:
-    """What the instructions do, one after the other."""
-    engines = Engines(
-        CONFIG, chip, External(np.zeros(0, np.uint8)), Bases(program=0, image=0, output=0)
-    )
-    for i in code:
-        if isinstance(i, Attention):
-            rows = np.arange(i.queries)
-            q = engines.attention_read(i, rows)
-            engines.attention_write(i, rows, engines.attention_values(i, q))
-        elif isinstance(i, Gemm):
-            engines.check_gemm(i)
-            if engines.length(i):
-                rows = np.arange(engines.length(i))
-                x, targets = engines.gemm_read(i, rows), engines.gemm_targets(i, rows)
-                engines.gemm_write(i, targets, x, chip.ring.matrix(i.otiles, i.depth))
-                if i.mode == Destination.GATE:
-                    engines.route(i)
-            chip.ring.release(i.otiles, i.depth)
-
-
-class Ring:
-    """Weight rows that come in bursts; ``filled`` is ahead of the reader by no more than a ring."""
-
-    def __init__(self, dut: Any, rows: int) -> None:
-        self.dut, self.rows, self.filled, self.released = dut, rows, 0, 0
-
-    def drive(self) -> None:
-        if random.random() < 0.2:
-            room = self.released + CONFIG.memory.ring_rows
-            self.filled = min(self.rows, room, self.filled + random.randrange(12))
-        self.dut.ring_filled.value = self.filled
-
-    def observe(self) -> None:
-        self.released = int(self.dut.ring_released.value)
-
-
-class ReadBack:
-    """Reads the first words of a memory."""
-
-    def __init__(self, dut: Any, name: str, count: int) -> None:
-        self.en, self.addr, self.data = (
-            getattr(dut, f"{name}__{n}") for n in ("en", "addr", "data")
-        )
-        self.count, self.address, self.got = count, 0, []
-
-    def drive(self) -> None:
-        self.en.value = self.address < self.count
-        self.addr.value = self.address
-
-    def observe(self) -> None:
-        if 0 < self.address <= self.count:
-            self.got.append(int(self.data.value))
-        self.address += 1
-
-    @property
-    def done(self) -> bool:
-        """All words are there."""
-        return len(self.got) == self.count
-
-
 @cocotb.test()
 async def a_block(dut: Any) -> None:
     rng = np.random.default_rng(random.getrandbits(32))
@@ -154,56 +90,14 @@ async def a_block(dut: Any) -> None:
         weights = rng.integers(-127, 128, (i.otiles * i.depth, CONFIG.row_bytes), np.int8)
         weights = weights.view(np.uint8)
         chip.ring.put(params.reshape(i.otiles, -1), weights)
-    rows = [int.from_bytes(r.tobytes(), "little") for r in chip.ring.weights]
-    params = [int.from_bytes(r.tobytes(), "little") for r in chip.ring.params]
-
-    everything = (1 << I // CONFIG.piece_bytes) - 1
-    a = Source(
-        dut, "a_write",
-        [pack(activation_write(CONFIG), {"addr": n, "mask": everything, "data": w.tolist()})
-         for n, w in enumerate(chip.activations[:A].view(np.uint8))], pause=0.0,
-    )  # fmt: skip
-    x = Source(
-        dut, "x_write",
-        [pack(residual_write(CONFIG), {"addr": n, "data": w.tolist()})
-         for n, w in enumerate(chip.residual[:X])], pause=0.0,
-    )  # fmt: skip
-    dut.a_read__en.value = dut.x_read__en.value = dut.ring_filled.value = 0
-    await reset(dut)
-    await Bench(dut, [a, x]).run(lambda: not (a.left or x.left))
-
-    bits, depth = len(dut.rows__addr) - 1, CONFIG.memory.ring_rows
-    param_bits, param_depth = len(dut.params__addr) - 1, CONFIG.memory.param_rows
-    ring = Ring(dut, len(rows))
-
-    def row(address: int) -> int:
-        assert not address >> bits, "the demand ring is not used"
-        return rows[ring.released + (address - ring.released) % depth]
-
-    def param(address: int) -> int:
-        assert not address >> param_bits, "the demand ring is not used"
-        first = int(dut.param_released.value)
-        return params[first + (address - first) % param_depth]
-
-    source = Source(dut, "i", [int.from_bytes(i.encode(), "little") for i in code], pause=0.5)
-    memories = [ReadMemory(dut, "rows", row), ReadMemory(dut, "params", param)]
-    bench = Bench(dut, [source, ring, *memories, a, x])
-    await bench.run(lambda: not source.left)
-    for _ in range(20):  # idle, and still so after a while
-        await bench.run(lambda: not dut.busy.value)
-    assert dut.fault.value == 0
+    a, x = await run_compute(dut, CONFIG, code, chip, a_words=A, x_words=X)
 
     before = [[len(q.tokens) for q in chip.queues]]
-    execute(code, chip)
+    execute(CONFIG, code, chip)
     assert before != [[len(q.tokens) for q in chip.queues]]
     lengths = int(dut.lengths.value)
     assert [lengths >> 13 * e & 8191 for e in range(CONFIG.limits.experts)] == [
         len(q.tokens) for q in chip.queues
     ]
-    reads = ReadBack(dut, "a_read", A), ReadBack(dut, "x_read", X)
-    await Bench(dut, reads).run(lambda: all(r.done for r in reads))
-    got = b"".join(w.to_bytes(I, "little") for w in reads[0].got)
-    np.testing.assert_array_equal(np.frombuffer(got, np.int8).reshape(A, I), chip.activations[:A])
-    words = [unpack(residual_word(CONFIG), w) for w in reads[1].got]
-    np.testing.assert_array_equal(words, chip.residual[:X])
-    assert ring.released == len(rows)
+    np.testing.assert_array_equal(a, chip.activations[:A])
+    np.testing.assert_array_equal(x, chip.residual[:X])

@@ -1,13 +1,18 @@
 """Each unit on Verilator under cocotb, all streams stalling at random, against its reference."""
 
+from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 from support.compute import ComputeEngine
+from support.windows import Windows, window_cases
 
 from moevit.hw import data, gate, norm, softmax, weights
 from moevit.hw.config import preset
-from moevit.sim.runner import run_bench
+from moevit.sim.runner import run_bench, to_verilog
 
 pytestmark = pytest.mark.slow
 
@@ -21,9 +26,24 @@ UNITS = {
 }
 
 
+SEARCH = [Path(__file__).parent, Path(__file__).parent.parent]
+
+
 @pytest.mark.parametrize("name", UNITS)
 def test_unit(name: str) -> None:
     config = preset("micro")
     for seed in (1, 2):
-        search = [Path(__file__).parent, Path(__file__).parent.parent]
-        assert run_bench(UNITS[name](config), f"bench_{name}", search=search, seed=seed)
+        assert run_bench(UNITS[name](config), f"bench_{name}", search=SEARCH, seed=seed)
+
+
+@cache
+def _engine() -> str:
+    return to_verilog(ComputeEngine(preset("micro")))
+
+
+@settings(max_examples=8, deadline=None, phases=[Phase.explicit, Phase.generate])
+@given(cases=st.lists(window_cases(), min_size=4, max_size=8), seed=st.integers(0, 1000))
+def test_windows(cases: list[Windows], seed: int) -> None:
+    """Windows of maps: RTL, interpreter and arrays agree."""
+    parameters = {"cases": [asdict(case) for case in cases], "seed": seed}
+    assert run_bench(_engine(), "bench_windows", search=SEARCH, parameters=parameters, seed=seed)

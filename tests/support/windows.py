@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
@@ -45,6 +46,12 @@ class Windows:
     otile_base: int
     mode: Destination
     seed: int
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Windows:
+        """From what JSON leaves of its fields."""
+        changed = {"mode": Destination(data["mode"]), "phase": tuple(data["phase"])}
+        return cls(**{**data, **changed})
 
     @property
     def depth(self) -> int:
