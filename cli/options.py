@@ -139,7 +139,9 @@ RandomImage = Annotated[
         show_default=False,
     ),
 ]
-Seed = Annotated[int, typer.Option(metavar="N", help="Seed of everything random.", min=0)]
+Seed = Annotated[
+    int, typer.Option(metavar="N", help="Seed of everything random.", min=0, max=2**31 - 1)
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object instead of text for people.")
 ]

@@ -1,6 +1,7 @@
 """`--set NAME=VALUE`: a model's routing and heads, for the commands that make one."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -107,7 +108,7 @@ def changed(config: ModelConfig, given: Sequence[str] | None) -> ModelConfig:
     values = read(given)
     ratio = values.pop("moe_mlp_ratio", None)
     if ratio is not None:
-        if not ratio > 0:
+        if not 0 < ratio < math.inf:
             raise UserError(f"--set moe_mlp_ratio: expected a number above 0, not {ratio!r}")
         values["expert_hidden"] = int(config.dim * ratio)
     if values.get("gate") == "conditioned":

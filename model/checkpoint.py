@@ -111,6 +111,8 @@ def _differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) ->
     for name, tensor in expected.items():
         if name in found and found[name].shape != tensor.shape:
             problems.append(f"{name} is {tuple(found[name].shape)}, expected {tuple(tensor.shape)}")
+        elif name in found and not found[name].is_floating_point():
+            problems.append(f"{name} is {found[name].dtype}, expected floating point")
         elif name in found and not torch.isfinite(found[name]).all():
             problems.append(f"{name} has values that are not finite")
     return problems
@@ -120,7 +122,8 @@ def load(path: Path | str) -> M3ViT:
     """Read a checkpoint into a new model in eval mode.
 
     Raises ``ValueError``, one line naming the file and what is wrong with it: absent, truncated or
-    of another format, a bad configuration, or tensors missing, unexpected, misshapen or not finite.
+    of another format, a bad configuration, or tensors missing, unexpected, misshapen, not
+    floating point or not finite.
     """
     path = Path(path)
     metadata, tensors = _read(path)

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -99,7 +100,9 @@ class Trainer:
         if not path.is_file():
             raise ValueError(f"There is no training state {path} to resume from")
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():  # of what pickle it is; what is wrong is said below
+                warnings.simplefilter("ignore")
+                state = torch.load(path, map_location="cpu", weights_only=True)
             saved, model_config = json.loads(state["training"]), state["model_config"]
         except Exception as error:  # torch.load raises whatever unpickling or unzipping meets
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
