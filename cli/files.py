@@ -10,7 +10,29 @@ from typing import Any
 
 from .errors import UserError
 
-__all__ = ["atomic_path", "readable", "write_bytes", "write_json", "write_text"]
+__all__ = ["atomic_path", "readable", "writable", "write_bytes", "write_json", "write_text"]
+
+
+def writable(*targets: Path | None, folder: bool = False) -> None:
+    """Checks that files (folders, with `folder`) can be written there, before the work for them.
+
+    Raises
+    ------
+    UserError
+        Naming what is in the way: a folder that is a file or the other way round, or no permission.
+    """
+    for target in targets:
+        if target is None:
+            continue
+        if not folder and target.is_dir():
+            raise UserError(f"{target}: is a folder; expected the name of a file")
+        place = target if folder else target.parent
+        while not place.exists():
+            place = place.parent
+        if not place.is_dir():
+            raise UserError(f"{place}: is a file; expected a folder")
+        if not os.access(place, os.W_OK):
+            raise UserError(f"{place}: not permitted to write there")
 
 
 @contextlib.contextmanager
@@ -23,12 +45,11 @@ def atomic_path(target: Path) -> Iterator[Path]:
     Raises
     ------
     UserError
-        If `target` is a folder.
+        As :func:`writable`.
     OSError
         If its folder cannot be made or written to.
     """
-    if target.is_dir():
-        raise UserError(f"{target}: is a folder; expected the name of a file")
+    writable(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     number, name = tempfile.mkstemp(
         dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix

@@ -10,6 +10,7 @@ import functools
 import importlib
 import importlib.util
 import keyword
+import warnings
 from typing import Any
 
 import typer
@@ -66,6 +67,8 @@ class LazyGroup(typer.core.TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
+            # Of a design that is dropped half made Amaranth would tell at length.
+            warnings.filterwarnings("ignore", message=".*created but never used")
             raise typer.Abort from None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:

@@ -95,8 +95,8 @@ def _plain_memories() -> Iterator[None]:
 
 def write(config: AcceleratorConfig, folder: Path, platform: Any = None) -> list[Path]:
     """Write ``moevit.v`` and ``moevit.json`` (the configuration and its hash) into ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
     text = generate(config, platform)
+    folder.mkdir(parents=True, exist_ok=True)
     files = {
         f"{TOP_NAME}.v": text,
         f"{TOP_NAME}.json": json.dumps(

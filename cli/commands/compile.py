@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from moevit.cli.files import write_bytes
+from moevit.cli.files import writable, write_bytes
 from moevit.cli.options import (
     ALL_TASKS,
     DEFAULT_PRESET,
@@ -61,6 +61,7 @@ def command(
     --model takes a quantised network (`moevit quantize`) or a checkpoint, which is quantised first.
     The program runs on the preset that it was compiled for, and on no other.
     """
+    writable(output)
     with progress("moevit compile", quiet=as_json) as report:
         workload = Workload(
             size=size,

@@ -8,6 +8,7 @@ import numpy as np
 import typer
 
 from moevit.cli.errors import UserError
+from moevit.cli.files import writable
 from moevit.cli.options import (
     ALL_TASKS,
     DEFAULT_PRESET,
@@ -55,8 +56,7 @@ def command(
     PyTorch's results in onnxruntime. With --quantised, the network's integers between
     QuantizeLinear and DequantizeLinear, and how far onnxruntime is from the golden model.
     """
-    if output.is_dir():
-        raise UserError(f"{output}: is a folder; expected the name of a file")
+    writable(output)
     with progress("moevit export-onnx", quiet=as_json) as report:
         if not quantised and (experts or method):
             name = "--experts" if experts else "--method"

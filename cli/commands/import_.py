@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moevit.cli.errors import UserError
+from moevit.cli.files import writable
 from moevit.cli.options import Json
 from moevit.cli.progress import progress
 from moevit.cli.settings import GATE_SETTINGS, GateSettings, read
@@ -88,7 +89,7 @@ def m3vit(
     it was trained to use them is not in the file: say it with --top-k and --set. Without final norm
     and heads its result is the tokens.
     """
-    _check_target(output)
+    writable(output)
     with progress("moevit import m3vit", quiet=as_json) as report:
         report("reading the weights", 0.0)
         from moevit.model.importers.m3vit import import_m3vit
@@ -124,7 +125,7 @@ def edge_moe(
     Its conventions are kept: pixels are bytes over 256, row 0 of the position embedding is the
     class token, scores are scaled by 1/8. Without final norm and heads its result is the tokens.
     """
-    _check_target(output)
+    writable(output)
     with progress("moevit import edge-moe", quiet=as_json) as report:
         report("reading the weights", 0.0)
         from moevit.model.importers.edge_moe import import_edge_moe
@@ -157,7 +158,7 @@ def timm(
     and refused by name: registers, other pooling, a norm behind it, inner norms, gated or other
     attention.
     """
-    _check_target(output)
+    writable(output)
     with progress("moevit import timm", quiet=as_json) as report:
         report("building the model", 0.0)
         from moevit.model.importers.timm import import_timm
@@ -177,11 +178,6 @@ def _naming(path: Path) -> Iterator[None]:
     except ValueError as error:
         text = str(error)
         raise UserError(text if str(path) in text else f"{path}: {text}") from None
-
-
-def _check_target(output: Path) -> None:
-    if output.is_dir():
-        raise UserError(f"{output}: is a folder; expected the name of a file")
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

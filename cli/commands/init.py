@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from moevit.cli.errors import UserError
+from moevit.cli.files import writable
 from moevit.cli.options import DEFAULT_SIZE, ImageSize, Seed, Size, parse_image_size
 from moevit.cli.progress import progress
 from moevit.cli.settings import Settings, changed
@@ -27,8 +27,7 @@ def command(
 
     Its pictures mean nothing, but its cycles, bytes and bits do: for sizes that are not shipped.
     """
-    if output.is_dir():
-        raise UserError(f"{output}: is a folder; expected the name of a file")
+    writable(output)
     from moevit.model.config import preset
 
     config = preset(size)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from moevit.cli.errors import UserError
-from moevit.cli.files import atomic_path, write_json, write_text
+from moevit.cli.files import atomic_path, writable, write_json, write_text
 from moevit.cli.options import (
     DEFAULT_PRESET,
     DEFAULT_SIZE,
@@ -160,6 +160,8 @@ def command(
         raise UserError(f"--model: {model} beside {file}; expected one of the two")
     if compare is None and (results or docs):
         raise UserError(f"--{'results' if results else 'docs'}: needs --compare")
+    writable(results, docs, *([output] if compare is None else []))
+    writable(report_folder, folder=True)
     with progress("moevit quantize", quiet=as_json) as report:
         workload = Workload(
             size=size,

@@ -12,6 +12,7 @@ from rich.console import Console
 from moevit.cli.comparison import Outcome, Picture, compare
 from moevit.cli.compiled import with_program
 from moevit.cli.errors import CheckFailedError
+from moevit.cli.files import writable
 from moevit.cli.images import load_image
 from moevit.cli.options import (
     ALL_TASKS,
@@ -95,6 +96,7 @@ def command(
     integer differs from the golden model's.
     """
     check_backend(backend, BACKENDS)
+    writable(output, folder=True)
     with progress("moevit run", quiet=as_json) as report:
         source = picture_source(data, root, calibration)
         about: dict[str, Any] = {

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from moevit.cli.errors import INTERRUPTED, UserError
+from moevit.cli.files import writable
 from moevit.cli.options import (
     ALL_TASKS,
     DEFAULT_SIZE,
@@ -168,8 +169,7 @@ def command(
     Under torchrun every process runs this command.
     """
     config = model_preset(size)
-    if output.is_dir():
-        raise UserError(f"{output}: is a folder; expected the name of a file")
+    writable(output)
     if (image := parse_image_size(image_size)) is not None:
         config = dataclasses.replace(config, image=image)
     from moevit.model.parallel import Member

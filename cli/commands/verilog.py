@@ -8,6 +8,7 @@ import typer
 from moevit.boards import PRIMITIVES
 from moevit.boards import platform as board_platform
 from moevit.cli.errors import UserError
+from moevit.cli.files import writable
 from moevit.cli.options import DEFAULT_PRESET, Preset
 from moevit.cli.progress import progress
 from moevit.hw.config import preset as hardware_preset
@@ -37,8 +38,7 @@ def command(
     The JSON holds every size of the build and the hash that programs must carry.
     """
     config = hardware_preset(preset)
-    if output.exists() and not output.is_dir():
-        raise UserError(f"{output}: is a file; expected a folder")
+    writable(output, folder=True)
     try:
         platform = board_platform(primitives)
     except ValueError as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from moevit.cli.errors import UserError
-from moevit.cli.files import atomic_path, readable, write_json, write_text
+from moevit.cli.files import atomic_path, readable, writable, write_json, write_text
 
 
 def test_writes_and_replaces(tmp_path: Path) -> None:
@@ -50,3 +50,33 @@ def test_readable(tmp_path: Path) -> None:
         readable(tmp_path, "a program")
     path.touch()
     assert readable(path, "a program") == path
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("quantize", "--report", "x/r"),
+        ("quantize", "-o", "x/n.safetensors"),
+        ("quantize", "--compare", "all", "--results", "x/r.json"),
+        ("compile", "-o", "x/p"),
+        ("run", "--backend", "golden", "-o", "x/out"),
+        ("init", "-o", "x/m.safetensors"),
+        ("train", "-o", "x/m.safetensors"),
+        ("export-onnx", "-o", "x/m.onnx"),
+        ("import", "m3vit", "none.pth", "-o", "x/m.safetensors"),
+        ("verilog", "-o", "x"),
+    ],
+)
+def test_a_file_in_the_way_is_found_before_any_work(moevit, monkeypatch, arguments) -> None:
+    Path("x").write_text("a file")
+    monkeypatch.setattr("moevit.cli.workload.Workload.__init__", None)
+    status, out, err = moevit(*arguments)
+    assert (status, out, err) == (2, "", "moevit: error: x: is a file; expected a folder\n")
+    assert [path.name for path in Path().iterdir()] == ["x"]
+
+
+def test_where_one_may_not_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)  # whoever runs this
+    with pytest.raises(UserError, match="not permitted to write there"):
+        writable(tmp_path / "new" / "m.safetensors")
+    writable(None)

@@ -39,6 +39,7 @@ def test_settings(moevit, tmp_path: Path) -> None:
 def test_bad_settings(moevit, tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
     for setting, text in (
+        ("moe_mlp_ratio=inf", "expected a number above 0, not inf"),
         ("colour=1", "'colour=1' is no NAME=VALUE with a name of gate, "),
         ("top_k", "'top_k' is no NAME=VALUE"),
         ("top_k=a", "--set top_k: expected a whole number, not 'a'"),

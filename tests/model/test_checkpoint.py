@@ -81,6 +81,7 @@ def test_tensors_that_do_not_fit_are_listed(model: M3ViT, tmp_path: Path) -> Non
     tensors["extra"] = torch.zeros(2)
     tensors["norm.bias"] = torch.zeros(5)
     tensors["pos_embed"][0, 0, 0] = float("nan")
+    tensors["cls_token"] = tensors["cls_token"].int()
     save_file(tensors, path, metadata_of(model))
     with pytest.raises(ValueError, match="does not fit its configuration") as error:
         load(path)
@@ -89,6 +90,7 @@ def test_tensors_that_do_not_fit_are_listed(model: M3ViT, tmp_path: Path) -> Non
         "extra is unexpected",
         "norm.bias is (5,), expected (16,)",
         "pos_embed has values that are not finite",
+        "cls_token is torch.int32, expected floating point",
     ):
         assert part in str(error.value)
 

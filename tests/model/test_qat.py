@@ -190,8 +190,8 @@ def test_it_repairs_what_rounding_broke(prepared: Prepared, micro: ModelConfig) 
     fresh = np.stack([scene("validation", n, *micro.image).image for n in range(40)])
     plain = noise(network, quantise(network, calibration, options), fresh)
     tuned = finetune(
-        *(model, network, calibration, replace(options, finetune=100), pictures),
-        tuning=Tuning(batch=20, rate=0.01),
+        *(model, network, calibration, replace(options, finetune=150), pictures),
+        tuning=Tuning(batch=20, rate=0.02, growth_rate=1e-4),
     )[0]
     assert noise(network, tuned, fresh) < 0.8 * plain
 
