@@ -260,7 +260,7 @@ _DEFAULT = AcceleratorConfig(
         norm_rows=256,
         ports=2,
     ),
-    limits=LimitConfig(tokens=256, depth=768, experts=16, top_k=8),
+    limits=LimitConfig(tokens=256, depth=2304, experts=16, top_k=8),
 )
 
 # The ZCU104's memories, of which at most 90 % may be used: 86 of 96 URAM (4,096 words of 72 bits),
@@ -274,6 +274,8 @@ _DEFAULT = AcceleratorConfig(
 # Cycles of M3ViT-Tiny at 129 tokens, all 16 experts in use, estimated for 1,024, 2,048, 4,096 and
 # 8,192 rows in the ring: 537 k, 471 k, 419 k, 419 k. Experts of 4 bits need 2,048 (418 k; 1,024
 # 424 k), so to keep them packed in the ring, and unpack them at every read, would gain nothing.
+# Rows of operands up to 4,096 bytes, such as a 3 x 3 window of 448 channels, take no more block
+# RAM than shorter ones (256 of its 512 words), and are about what 27 bits can add up.
 # With these sizes `small` at 224x224 stays on the chip as a whole (11,820 activation words, 4,728
 # residual words); wider and longer networks go in tiles.
 _ZCU104 = AcceleratorConfig(
@@ -290,7 +292,7 @@ _ZCU104 = AcceleratorConfig(
         norm_rows=512,
         ports=4,
     ),
-    limits=LimitConfig(tokens=1280, depth=3072, experts=16, top_k=8, routed=256),
+    limits=LimitConfig(tokens=1280, depth=4096, experts=16, top_k=8, routed=256),
 )
 
 _ZCU104_MAX = _ZCU104.but(name="zcu104-max", array__tokens=6)

@@ -198,6 +198,9 @@ ADDRESSES: list[tuple[type, dict[str, int], dict[str, int]]] = [
     (Gemm, {"mode": Destination.ACT8}, {"source": MEMORY.activation_words - 1}),
     (Gemm, {"mode": Destination.EXPERT}, {"source": TOP}),
     (Gemm, {"mode": Destination.ACT8}, {"otile_base": 1023, "target_stride": 4095}),
+    (Gemm, {"mode": Destination.ACT8}, {"line": 1, "source_line": 1023}),
+    (Gemm, {"mode": Destination.GELU8}, {"line": 1, "target_line": 1023}),
+    (Gemm, {"mode": Destination.ACT8}, {"span": 1, "source_line": 1023}),
 ]
 
 
@@ -250,6 +253,12 @@ FIELDS: list[tuple[type, dict[str, int], dict[str, int]]] = [
     (Gemm, {"mode": Destination.GATE}, {"experts": 1, "otiles": 1}),  # fewer than top_k
     (Gemm, {"mode": Destination.GATE}, {"otiles": 1}),
     (Gemm, {"mode": Destination.GATE}, {"otiles": 3}),
+    *[
+        (Gemm, which, {name: 1})
+        for which in ({"mode": m} for m in Destination if m > Destination.RESIDUAL)
+        for name in ("line", "source_line", "target_line", "span")
+    ],
+    (Gemm, {"use_queue": 1, "mode": Destination.GELU8}, {"line": 5}),
 ]
 
 
@@ -454,7 +463,7 @@ def test_errors_leave_no_trace(bench: Bench) -> None:
     for _ in range(60):
         n = int(rng.integers(len(bench.code)))
         data = bytearray(bench.code[n].encode())
-        for bit in rng.integers(0, 8 * INSTRUCTION_BYTES - 40, 3).tolist():
+        for bit in rng.integers(0, 8 * INSTRUCTION_BYTES - 3, 3).tolist():
             data[bit // 8] ^= 1 << bit % 8
         bench.board.place(bench.program, bench.image)
         bench.put(bench.at(n), bytes(data))()
