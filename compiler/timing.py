@@ -80,7 +80,7 @@ class Latencies:
 
 
 class Timing(Protocol):
-    """The memory behind the ports, as ``moevit.sim.native.MemoryTiming`` describes it."""
+    """The memory behind the ports, as ``moevit.sim.memory_timing.MemoryTiming`` describes it."""
 
     @property
     def bytes_per_cycle(self) -> float: ...

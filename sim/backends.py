@@ -16,7 +16,7 @@ from .build import Report
 from .counters import Counters
 from .device import Device, Progress, Result, planes
 from .interpreter import Interpreter
-from .native import MemoryTiming
+from .memory_timing import MemoryTiming
 
 __all__ = [
     "BACKENDS",

@@ -62,7 +62,7 @@ class _NativeDot:
 
 
 def array_defines(config: AcceleratorConfig) -> dict[str, str]:
-    """What the C++ harness has to be told about the design (``native.build_native``)."""
+    """What the C++ harness has to be told about the design (``native_library.build_native``)."""
     shape = config.array
     return {"MOEVIT_DOT": f"{shape.tokens}, {shape.inputs}, {shape.outputs}"}
 

@@ -29,7 +29,10 @@ from .build import Report
 from .counters import Counters
 from .design import array_defines, design_verilog
 from .device import Progress, Result, failure, planes
-from .native import MemoryTiming, NativeSim, RunResult, Stats, build_native
+from .memory_timing import MemoryTiming
+from .native import NativeSim
+from .native_library import build_native
+from .stats import RunResult, Stats
 
 __all__ = ["RtlDevice", "Simulator", "board_memory", "build_simulator"]
 

@@ -1,6 +1,6 @@
 // The verilated accelerator with its memory behind a plain C interface, for sim/native.py.
 //
-// `moevit_ports.h` is generated for each top by sim/native.py and defines
+// `moevit_ports.h` is generated for each top by sim/native_library.py and defines
 //   MOEVIT_TOP                 the verilated class
 //   MOEVIT_PINS                one MOEVIT_MASTER_PINS(NAME, PREFIX) for each AXI4 master
 //   MOEVIT_MASTERS             the NAMEs, separated by commas

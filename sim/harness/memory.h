@@ -12,7 +12,7 @@ namespace moevit {
 
 enum Response : uint8_t { kOkay = 0, kSlaveError = 2, kDecodeError = 3 };
 
-// Mirrored by `_Parameters` in sim/native.py, field for field.
+// Mirrored by `Parameters` in sim/native_library.py, field for field.
 struct Parameters {
   uint64_t base;              // address of the first byte
   uint64_t size;              // bytes

@@ -14,7 +14,7 @@ from moevit.hw.config import preset
 from moevit.quant.random_network import random_images, random_network
 from moevit.sim import design
 from moevit.sim.build import BuildError
-from moevit.sim.native import build_native
+from moevit.sim.native_library import build_native
 
 HARNESS = Path(design.__file__).with_name("harness")
 SHAPES = [(2, 8, 4), (4, 16, 8), (6, 16, 4), (4, 32, 16)]

@@ -27,9 +27,10 @@ from moevit.quant.random_network import random_images, random_network
 from moevit.sim.backends import BACKENDS, open_device
 from moevit.sim.counters import Counters, performance
 from moevit.sim.device import DeviceError, failure
-from moevit.sim.native import MemoryTiming, RunResult, Stats
+from moevit.sim.memory_timing import MemoryTiming
 from moevit.sim.pool import DevicePool, StoppedError
 from moevit.sim.rtl import RtlDevice, board_memory
+from moevit.sim.stats import RunResult, Stats
 
 CONFIG = preset("micro")
 

@@ -8,12 +8,15 @@ from amaranth.back import verilog
 from support import dma
 
 from moevit.sim import native
+from moevit.sim.memory_timing import MemoryTiming
+from moevit.sim.native_library import build_native, master_prefixes
+from moevit.sim.stats import RunResult
 
 READERS, WIDTH = 2, 128
 BEAT = WIDTH // 8
 SIZE = 1 << 19
 TARGET = 0x6_0000
-FAST = native.MemoryTiming(bytes_per_cycle=1e9, read_latency=1, write_latency=1)
+FAST = MemoryTiming(bytes_per_cycle=1e9, read_latency=1, write_latency=1)
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +26,7 @@ def design() -> str:
 
 @pytest.fixture(scope="session")
 def library(design: str):
-    return native.build_native(design, "dma")
+    return build_native(design, "dma")
 
 
 @pytest.fixture
@@ -38,7 +41,7 @@ def sim(library, image: bytes) -> Iterator[native.NativeSim]:
         yield sim
 
 
-def transfer(sim: native.NativeSim, limit: int = 100_000, **registers: int) -> native.RunResult:
+def transfer(sim: native.NativeSim, limit: int = 100_000, **registers: int) -> RunResult:
     values = {"SOURCE": 0, "TARGET": TARGET, "BURSTS": 0, "LENGTH": 15, "IDS": 0, "WRITES": 0,
               "MISBEHAVE": 0, "THROTTLE": 0} | registers  # fmt: skip
     for name, value in values.items():
@@ -192,7 +195,7 @@ def test_run_stops_at_the_limit_and_goes_on(sim) -> None:
     sim.configure(FAST.but(bytes_per_cycle=1.0))
     seen: list[int] = []
     first = transfer(sim, limit=100, BURSTS=20)
-    assert first == native.RunResult(interrupt=False, cycles=100)
+    assert first == RunResult(interrupt=False, cycles=100)
     second = sim.run(10_000_000, seen.append)
     assert second.interrupt
     assert seen[-1] == second.cycles
@@ -264,12 +267,12 @@ def test_a_closed_simulation_says_so(library) -> None:
 )
 def test_bad_timing(change, message) -> None:
     with pytest.raises(ValueError, match=message):
-        native.MemoryTiming(**change)
+        MemoryTiming(**change)
 
 
 def test_masters_are_found_in_the_verilog(design) -> None:
-    assert native.master_prefixes(design, "dma") == ("m_axi_d", "m_axi_w0", "m_axi_w1")
+    assert master_prefixes(design, "dma") == ("m_axi_d", "m_axi_w0", "m_axi_w1")
     with pytest.raises(ValueError, match="no module 'top'"):
-        native.master_prefixes(design, "top")
+        master_prefixes(design, "top")
     with pytest.raises(ValueError, match="has no AXI4 master"):
-        native.master_prefixes("module a(clk, rst);\n input clk;\n input rst;\nendmodule\n", "a")
+        master_prefixes("module a(clk, rst);\n input clk;\n input rst;\nendmodule\n", "a")

@@ -17,7 +17,8 @@ from moevit.hw.config import (
 from moevit.hw.regs import COUNTER_BASE, EXPERT_BASE, Control, Counter, Error, Register, Status
 from moevit.quant.formats import WEIGHT_BITS
 from moevit.quant.random_network import Sizes
-from moevit.sim.native import MemoryTiming, NativeSim
+from moevit.sim.memory_timing import MemoryTiming
+from moevit.sim.native import NativeSim
 from moevit.sim.rtl import build_simulator
 
 __all__ = ["CONFIGS", "ODD", "SMALL", "TIMINGS", "Board", "Frame", "mismatch", "random_sizes"]
