@@ -62,7 +62,7 @@ class Layers:
         bits: int = 8,
         rows: Floats | None = None,
         prior: Floats | None = None,
-        pivot: float = 0.0,
+        pivot: float | Floats = 0.0,
     ) -> Linear:
         """Integers of ``layer`` on encoded inputs; one output step is ``out_scale``, 0 is
         ``out_offset``. The accumulator's bound holds by construction.
@@ -115,7 +115,7 @@ class Layers:
         top: int,
         rows: Floats,
         prior: Floats | None,
-        pivot: float,
+        pivot: float | Floats,
     ) -> Floats:
         """Codes of ``weight`` (in steps) with little error on ``rows``."""
         codes = encoding.encode(rows.astype(np.float64))
@@ -132,7 +132,7 @@ class Layers:
         bias: Floats,
         encoding: Encoding,
         rows: Floats | None,
-        pivot: float,
+        pivot: float | Floats,
     ) -> Floats:
         """``bias`` for weights ``got`` in place of ``weight``, both on codes."""
         fixed: Floats
@@ -141,7 +141,7 @@ class Layers:
             exact = ((real - encoding.offset) / encoding.scale).mean(axis=0)
             fixed = bias + weight @ exact - got @ encoding.encode(real).mean(axis=0)
         else:
-            fixed = bias + (weight - got).sum(axis=1) * pivot
+            fixed = bias + (weight - got) @ np.broadcast_to(pivot, weight.shape[1])
         return fixed
 
     def channels(

@@ -17,7 +17,7 @@ import numpy as np
 
 from .calibrate import Calibration
 from .float_upsampling import FloatStage, FloatUpsamplingHead, read_by
-from .formats import ACTIVATION, VALUE, weight_max
+from .formats import VALUE, weight_max
 from .layers import Layers
 from .linear import Linear
 from .ranges import Encoding
@@ -49,7 +49,7 @@ def upsampling_stages(
     for n, stage in enumerate(head.stages):
         where = f"{name}.stages.{n}"
         step: float | Floats = final
-        behind, pivot = encoding, float(ACTIVATION.min) if n else 0.0
+        behind, pivot = encoding, _centre(stats, f"{name}.around.{n}", encoding)
         if stage.relu:
             behind = made.rectified(where, stats.site(where), head.stages[n + 1].taps)
             step = behind.scale
@@ -72,6 +72,13 @@ def upsampling_stages(
     return tuple(stages)
 
 
+def _centre(stats: Calibration, around: str, encoding: Encoding) -> Floats:
+    """Mean code of each channel that a stage reads."""
+    pixels = stats.site(around).rows.reshape(-1, len(encoding.scale))
+    out: Floats = encoding.encode(pixels).mean(axis=0)
+    return out
+
+
 def _needs_rows(made: Layers) -> bool:
     options = made.options
     return options.bias_correction or seeks(options.rounding, weight_max(8))
@@ -85,7 +92,7 @@ def _linears(
     step: float | Floats,
     where: str,
     around: Floats | None,
-    pivot: float,
+    pivot: Floats,
 ) -> tuple[Linear, ...]:
     found = []
     for w, window in enumerate(stage.windows(size)):
@@ -99,7 +106,7 @@ def _linears(
                 step,
                 name=f"{where}.windows.{w}",
                 rows=None if around is None else read_by(window, around),
-                pivot=pivot,
+                pivot=np.tile(pivot, window.taps),
             )
         )
     return tuple(found)

@@ -55,7 +55,8 @@ Tasks = Annotated[
     str,
     typer.Option(
         metavar="NAMES",
-        help="Names of the gates' tasks, separated by commas; task0, task1... if not given.",
+        help="Names of the gates' tasks, separated by commas; those of the heads in the file, or "
+        "task0, task1..., if not given.",
         show_default=False,
     ),
 ]
@@ -86,8 +87,8 @@ def m3vit(
     """Import an M3ViT checkpoint.
 
     The backbone with its experts and gates: one a task, one for all, or one that sees the task. How
-    it was trained to use them is not in the file: say it with --top-k and --set. Without final norm
-    and heads its result is the tokens.
+    it was trained to use them is not in the file: say it with --top-k and --set. Upsampling heads
+    (decoders.*) come along; without any, the result is the tokens.
     """
     writable(output)
     with progress("moevit import m3vit", quiet=as_json) as report:

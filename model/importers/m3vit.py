@@ -1,4 +1,5 @@
-"""M3ViT's checkpoints (Fan et al. 2022): the backbone, with any of its gates that are linear.
+"""M3ViT's checkpoints (Fan et al. 2022): the backbone, with any of its gates that are linear, and
+its upsampling heads (:mod:`.m3vit_heads`).
 
 The file holds tensors and no configuration. Sizes are read from shapes; what shapes do not say are
 parameters: image, heads, experts a token, names of the tasks, mean and deviation of the pixels.
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from ..config import ModelConfig
 from .common import Imported, Sizes, build, experts_of
+from .m3vit_heads import PREFIX, Decoders
 from .tensors import Tensors, read_weights
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "import_m3vit"]
@@ -30,7 +32,6 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 _REPRESENT = "gate_task_represent."
-_DECODERS = "decoders."
 
 
 def import_m3vit(
@@ -50,13 +51,14 @@ def import_m3vit(
     renormalise: bool = False,
     backbone_only: bool = False,
 ) -> Imported:
-    """Read a checkpoint file. The model has no final norm and no heads: it gives tokens.
+    """Read a checkpoint file. Without heads in it the model gives tokens: it has no final norm.
 
     ``image`` is (height, width) in pixels, square if None; ``heads`` are 64 channels wide if None.
     ``tasks`` are names for the gates; one gate for all tasks serves as many as there are names. The
     five from ``gate_input_ahead`` on say what gates were trained with, as in
-    :class:`~..config.ModelConfig`. Heads in the file (``decoders.TASK.*``) are refused, or left
-    aside with ``backbone_only``. Raises ``ValueError`` listing each tensor that is missing,
+    :class:`~..config.ModelConfig`. Upsampling heads in the file (``decoders.TASK.*``) name the
+    tasks, in the order of the gates unless ``tasks`` says another; other heads are refused. With
+    ``backbone_only`` all are left aside. Raises ``ValueError`` listing each tensor that is missing,
     misshapen or unexpected.
     """
     tensors = Tensors(str(path), read_weights(path))
@@ -66,6 +68,10 @@ def import_m3vit(
     tokens = tensors.shape("pos_embed", 3)[1]
     depth, mixtures = _blocks(tensors)
     gates = _Gates(tensors, mixtures, dim)
+    decoders = None
+    if not backbone_only and any(n.startswith(PREFIX) for n in tensors.names):
+        decoders = Decoders(tensors, tasks, patch)
+        tasks = decoders.tasks
     count = gates.tasks if gates.tasks else max(len(tasks), 1)
     experts, expert_hidden = 1, 1
     if mixtures:
@@ -101,6 +107,8 @@ def import_m3vit(
         prune_threshold=prune_threshold,
         renormalise=renormalise,
     )
+    if decoders is not None:
+        config = decoders.configure(config)
     model = {
         "patch_embed.proj.weight": tensors.take("patch_embed.proj.weight", dim, 3, patch, patch),
         "patch_embed.proj.bias": tensors.take("patch_embed.proj.bias", dim),
@@ -111,18 +119,19 @@ def import_m3vit(
     for block in range(depth):
         model |= _block(tensors, config, block, gates)
     ignored = tensors.leave(n for n in tensors.names if n.endswith(".w_gate_aux"))
-    decoders = tensors.leave(n for n in tensors.names if n.startswith(_DECODERS))
-    if decoders and not backbone_only:
-        tensors.complain(
-            f"{len(decoders)} tensors of heads, {decoders[0]} and others, expected a backbone "
-            "alone (backbone_only leaves them aside)"
-        )
+    left: list[str] = []
+    if decoders is not None:
+        model |= decoders.parameters(dim)
+    else:
+        left = tensors.leave(n for n in tensors.names if n.startswith((PREFIX, "tam_model")))
     tensors.finish()
     notes = sizes.notes(top_k)
     if ignored:
         notes.append(f"not needed: {', '.join(ignored)}")
-    if decoders:
-        names = dict.fromkeys(name.split(".")[1] for name in decoders)
+    if decoders is not None:
+        notes += decoders.notes()
+    if left:
+        names = dict.fromkeys(n.split(".")[1] if n.startswith(PREFIX) else n for n in left)
         notes.append(f"heads left aside: {', '.join(names)}")
     return Imported(
         model=build(config, model),

@@ -155,19 +155,6 @@ def test_lists_everything_that_does_not_fit(tmp_path: Path) -> None:
     assert "\n" not in text
 
 
-def test_heads_beside_the_backbone(tmp_path: Path) -> None:
-    w = {f"backbone.{name}": tensor for name, tensor in m3vit_weights().items()}
-    w |= {f"decoders.{task}.conv_0.weight": torch.zeros(4, D, 3, 3) for task in ("semseg", "depth")}
-    path = save({"model": {f"module.{name}": tensor for name, tensor in w.items()}}, tmp_path)
-    with pytest.raises(ValueError, match=r"2 tensors of heads, decoders.semseg.conv_0.weight and"):
-        import_m3vit(path, image=IMAGE, heads=HEADS)
-    imported = import_m3vit(path, image=IMAGE, heads=HEADS, backbone_only=True)
-    assert imported.notes == ("2 of 4 experts a token", "heads left aside: semseg, depth")
-    alone = import_m3vit(save(m3vit_weights(), tmp_path, "b.pth"), image=IMAGE, heads=HEADS)
-    for name, tensor in alone.model.state_dict().items():
-        assert torch.equal(imported.model.state_dict()[name], tensor), name
-
-
 class Trap:
     """What a malicious checkpoint would carry."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-__all__ = ["EdgeMoe", "M3vit", "Weights", "edge_moe_folder", "m3vit_weights"]
+__all__ = ["EdgeMoe", "M3vit", "Weights", "edge_moe_folder", "m3vit_decoders", "m3vit_weights"]
 
 Weights = dict[str, torch.Tensor]
 
@@ -28,9 +28,11 @@ class EdgeMoe:
     TOKENS = 7
 
 
-def m3vit_weights(gate: str = "multi", tasks: int = 3, conditions: int = 5) -> Weights:
+def m3vit_weights(
+    gate: str = "multi", tasks: int = 3, conditions: int = 5, patch: int = M3vit.PATCH
+) -> Weights:
     """A backbone in the source's names and shapes; ``gate`` is multi, one or conditioned."""
-    D, PATCH, EXPERTS = M3vit.DIM, M3vit.PATCH, M3vit.EXPERTS
+    D, PATCH, EXPERTS = M3vit.DIM, patch, M3vit.EXPERTS
     HIDDEN, DEPTH, TOKENS = M3vit.HIDDEN, M3vit.DEPTH, M3vit.TOKENS
     generator = torch.Generator().manual_seed(3)
 
@@ -69,6 +71,35 @@ def m3vit_weights(gate: str = "multi", tasks: int = 3, conditions: int = 5) -> W
         w[f"{r}fc1.weight"], w[f"{r}fc1.bias"] = draw(6, tasks, spread=1), draw(6, spread=1)
         w[f"{r}fc2.weight"], w[f"{r}fc2.bias"] = draw(conditions, 6, spread=1), draw(conditions)
         w[f"{r}norm.weight"], w[f"{r}norm.bias"] = 1 + draw(conditions), draw(conditions)
+    return w
+
+
+def m3vit_decoders(tasks: dict[str, int], width: int = 6) -> Weights:
+    """Progressive-upsampling heads with so many channels, in the source's names and shapes."""
+    generator = torch.Generator().manual_seed(4)
+
+    def draw(*shape: int, spread: float = 0.3) -> torch.Tensor:
+        return torch.randn(shape, generator=generator) * spread
+
+    w: Weights = {}
+    for task, channels in tasks.items():
+        p = f"decoders.{task}."
+        w[f"{p}norm.weight"], w[f"{p}norm.bias"] = 1 + draw(M3vit.DIM), draw(M3vit.DIM)
+        for n in range(4):
+            inputs = width if n else M3vit.DIM
+            w[f"{p}conv_{n}.weight"], w[f"{p}conv_{n}.bias"] = (
+                draw(width, inputs, 3, 3, spread=0.2),
+                draw(width),
+            )
+        w[f"{p}conv_4.weight"], w[f"{p}conv_4.bias"] = draw(channels, width, 1, 1), draw(channels)
+        for n in range(4):
+            w[f"{p}syncbn_fc_{n}.weight"], w[f"{p}syncbn_fc_{n}.bias"] = (
+                1 + draw(width),
+                draw(width),
+            )
+            w[f"{p}syncbn_fc_{n}.running_mean"] = draw(width)
+            w[f"{p}syncbn_fc_{n}.running_var"] = 1 + draw(width).abs()
+            w[f"{p}syncbn_fc_{n}.num_batches_tracked"] = torch.tensor(7)
     return w
 
 
