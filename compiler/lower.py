@@ -93,7 +93,7 @@ def lower_mlp_half(
         for span in spans:
             lower_dense(c, index, mlp, span, signal=signal)
     else:
-        for span in spans:
+        for number, span in enumerate(spans):
             tiles = ceil_div(span.count, c.config.array.tokens)
             lower_moe(
                 c,
@@ -104,7 +104,7 @@ def lower_mlp_half(
                 credits=tiles if signal else 0,
                 more=more or span is not spans[-1],
                 wait=Semaphore.TOKENS if first else Semaphore.NONE,
-                ready=ready,
+                ready=(lambda: None) if number else ready,
             )
     if not aligned:  # also where the final norm's tiles begin behind the class token
         c.code.add(Sync(signal=reader, count=credits), "all tokens complete")

@@ -77,7 +77,7 @@ def lower_moe(
         wait=Semaphore.NONE if ahead else wait,
         signal=Semaphore.ROUTED,
     )
-    if ahead:  # the experts read any token
+    if ahead and wait:  # the experts read any token
         tiles = ceil_div(span.count, c.config.array.tokens)
         code.add(Sync(wait=Semaphore.TOKENS, wait_count=tiles), f"{name} tokens complete")
     fetchable = {"signal": Semaphore.FETCHABLE, "count": 1} if schedule.on_demand else {}

@@ -1,7 +1,7 @@
 """All tasks of one picture in one program: what they share is computed once.
 
 Up to the first router every task computes the same. The program runs that prefix, keeps the
-router's input in a region of its own, stores the residual behind the results, and goes on task
+router's input in regions of its own, stores the residual behind the results, and goes on task
 after task, each from a copy of the residual that is loaded back. Where the chip has room for two
 residuals and for head outputs beside ``work``, a copy is loaded and results are stored while the
 task before still computes; otherwise the compute engine waits for both between tasks.
@@ -9,6 +9,10 @@ task before still computes; otherwise the compute engine waits for both between 
 Nothing is overwritten while it is still to be read: the router's input is written once. The experts
 of the first task wait until the residual is saved. A residual is loaded when the result that came
 out of its region has been stored, which orders it behind the last norm that read it.
+
+Groups of heads and pieces of tokens (:mod:`.tiling`) go as in a frame of one task. Norms whose
+parameters come one by one do not: the next task would need those of its first blocks again; nor
+do tokens that pass through the chip, whose residual has no copy there to go on from.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from moevit.hw.config import BEAT_BYTES
 from moevit.hw.isa import Halt, Load, LoadKind, Store, Sync
 from moevit.quant.network import Moe, Network
 
-from .buffers import head_words
+from .buffers import gates_ahead, head_words
 from .context import Context
 from .emit import Semaphore
 from .frame import OutputRows, lower_input, lower_output
@@ -41,13 +45,15 @@ _RESTORED = Semaphore.LOADED
 class TogetherPlan:
     """A plan and, beside it, what an all-tasks program needs.
 
-    ``kept``: the first router's input. ``residuals``: one region or two, used in turn. ``outputs``:
+    ``kept``: what the first router and its experts read; ``gate``: what the router reads instead,
+    where that is the residual in front of the block (empty elsewhere). ``residuals``: one region or two, used in turn. ``outputs``:
     where heads write, ``work`` itself if there is one residual. ``first``: the first block with
     experts.
     """
 
     base: MemoryPlan
     kept: Region
+    gate: Region
     residuals: tuple[Region, ...]
     outputs: Region
     first: int
@@ -59,7 +65,7 @@ class TogetherPlan:
     @property
     def regions(self) -> tuple[Region, ...]:
         """The regions that are not in ``base``."""
-        extra = [self.kept]
+        extra = [self.kept, *([self.gate] if self.gate.size else [])]
         if len(self.residuals) > 1:
             extra += [self.residuals[1], self.outputs]
         return tuple(extra)
@@ -76,29 +82,24 @@ def plan_together(network: Network, shapes: Shapes, plan: MemoryPlan) -> Togethe
     first = next((i for i, b in enumerate(network.blocks) if isinstance(b.mlp, Moe)), None)
     if first is None:
         raise ValueError("All tasks in one run need a block with experts; the network has none")
-    mlp = network.blocks[first].mlp
-    if isinstance(mlp, Moe) and mlp.ahead is not None:
+    whole = 2 * len(network.blocks) + (network.norm is not None)
+    if plan.spill or plan.tiling.norms != whole:
+        what = "tokens pass through it" if plan.spill else "norms' parameters come one by one"
         raise ValueError(
-            f"All tasks in one run need a first gate (block {first}) that reads the block's norm; "
-            "this one reads what is in front of the block: run the tasks one by one"
-        )
-    tiling = plan.tiling
-    whole = (tiling.heads, tiling.norms) == (
-        shapes.geometry.heads,
-        2 * len(network.blocks) + (network.norm is not None),
-    )
-    if plan.spill or not whole or min(tiling.dense, tiling.routed) < n:
-        raise ValueError(
-            f"All tasks in one run need the network whole on the chip; preset "
-            f"{shapes.config.name!r} holds it in tiles: run the tasks one by one"
+            f"All tasks in one run need all tokens and norms on the chip; on preset "
+            f"{shapes.config.name!r} {what}: run the tasks one by one"
         )
     end = max(r.end for r in plan.regions if r.memory == "A")
     kept = Region(name="router input", memory="A", base=end, size=n * shapes.chunks)
-    if kept.end > memory.activation_words:
+    ahead = first in gates_ahead(network)
+    gate = Region(
+        name="first gate's input", memory="A", base=kept.end, size=n * shapes.chunks * ahead
+    )
+    if gate.end > memory.activation_words:
         inputs = shapes.config.array.inputs
         raise ValueError(
-            f"Activation memory (with the first router's input) needs {kept.end * inputs} bytes, "
-            f"there are {memory.activation_words * inputs}: memory.activation_words={kept.end} "
+            f"Activation memory (with the first router's input) needs {gate.end * inputs} bytes, "
+            f"there are {memory.activation_words * inputs}: memory.activation_words={gate.end} "
             "would hold it"
         )
     size = max(
@@ -108,7 +109,7 @@ def plan_together(network: Network, shapes: Shapes, plan: MemoryPlan) -> Togethe
         ),
         default=0,
     )
-    outputs = Region(name="head outputs", memory="A", base=kept.end, size=size)
+    outputs = Region(name="head outputs", memory="A", base=gate.end, size=size)
     other = replace(plan.residual, name="residual of odd tasks", base=plan.residual.end)
     double = (
         network.norm is not None
@@ -119,6 +120,7 @@ def plan_together(network: Network, shapes: Shapes, plan: MemoryPlan) -> Togethe
     return TogetherPlan(
         base=plan,
         kept=kept,
+        gate=gate,
         residuals=(plan.residual, other) if double else (plan.residual,),
         outputs=outputs if double else plan.work,
         first=first,
@@ -135,13 +137,15 @@ def lower_together(contexts: Sequence[Context], plan: TogetherPlan) -> tuple[lis
         raise ValueError("All tasks in one run need two tasks or more")
     c, double = contexts[0], len(plan.residuals) > 1
     tasks = [replace(t, plan=plan.of(n)) for n, t in enumerate(contexts)]
-    routed = [replace(t, plan=replace(t.plan, tokens=plan.kept)) for t in tasks]
+    shared = {"tokens": plan.kept} | ({"ahead": plan.gate} if plan.gate.size else {})
+    routed = [replace(t, plan=replace(t.plan, **shared)) for t in tasks]
     last = max(i for i, b in enumerate(c.network.blocks) if isinstance(b.mlp, Moe))
     save = _Save(c, plan, sum(_output_bytes(t) for t in tasks))
     lower_input(c)
     for index in range(plan.first):
         lower_block(c, index)
-    lower_attention_half(c, plan.first, tokens=plan.kept)
+    front = replace(c, plan=replace(c.plan, ahead=routed[0].plan.ahead))
+    lower_attention_half(front, plan.first, tokens=plan.kept)
     save.store()
     results: list[OutputRows] = []
     address = 0

@@ -10,6 +10,8 @@ from support.programs import place, refused, sizes
 
 from moevit.compiler import Program, compile_network
 from moevit.compiler.estimate import estimate
+from moevit.compiler.layout import Shapes
+from moevit.compiler.plan import plan_memory
 from moevit.compiler.program import ALL
 from moevit.hw.config import preset
 from moevit.hw.isa import Load, Store, Sync
@@ -30,6 +32,13 @@ SHAPES = {
     "class head": Sizes(class_heads=True, head_channels=(37, 3), image_width=40),
     "one has no head": Sizes(head_channels=(3,)),
     "no norm": Sizes(head_channels=(), norm=False, tasks=3),
+    "gates ahead": Sizes(tasks=3, head_channels=(3, 1, 2), depth=4, moe=(1, 3), ahead=True),
+    "gate ahead, experts first": Sizes(moe=(0,), ahead=True, window=2),
+}
+TILES = {
+    "heads": {"memory__kv_rows": 15},
+    "tokens": {"limits__routed": 6},
+    "both": {"memory__kv_rows": 15, "limits__routed": 4},
 }
 
 
@@ -54,7 +63,10 @@ def check(network: Network, config, threshold: float, seed: int) -> Program:
     assert outcome.credits == (0,) * 16
     assert outcome.rows_left == (0, 0, 0, 0)
     counts = [r.counts for task in network.tasks for r in expected[task].routing]
-    assert [q[: len(c)] for q, c in zip(outcome.queues, counts, strict=True)] == counts
+    pieces = len(outcome.queues) // len(counts)  # of each layer, where some tokens go at a time
+    queues = [outcome.queues[n : n + pieces] for n in range(0, len(outcome.queues), pieces)]
+    sums = [tuple(map(sum, zip(*parts, strict=True))) for parts in queues]
+    assert [q[: len(c)] for q, c in zip(sums, counts, strict=True)] == [tuple(c) for c in counts]
     for task, found in outputs(program, memory, at.output).items():
         np.testing.assert_array_equal(found, expected[task].output)
     for n in range(2):
@@ -79,6 +91,32 @@ def test_shapes(name: str, config) -> None:
     assert ("residual of odd tasks" in names) == two
 
 
+@pytest.mark.parametrize(
+    ("tiles", "residuals"),
+    [("heads", {}), ("tokens", {}), ("both", {}), ("both", {"memory__residual_words": 100})],
+)
+@pytest.mark.parametrize("name", ["three tasks, two layers", "gates ahead", "class head"])
+def test_tiles(name: str, tiles: str, residuals: dict) -> None:
+    """Groups of heads, and some tokens at a time, on a chip that holds all tokens."""
+    config = MICRO.but(**TILES[tiles], **residuals)
+    network = random_network(7, SHAPES[name])
+    tiling = plan_memory(network, Shapes(config=config, geometry=network.geometry)).tiling
+    assert (tiling.heads < network.geometry.heads) == (tiles != "tokens")
+    assert (tiling.routed < network.geometry.tokens) == (tiles != "heads")
+    for threshold in (0.0, float("inf")):
+        check(network, config, threshold, seed=4)
+
+
+def test_what_all_tasks_cannot_have() -> None:
+    network = random_network(7, SHAPES["three tasks, two layers"])
+    for changes, reason in (
+        ({"memory__norm_rows": 20}, "norms' parameters come one by one"),
+        ({"memory__activation_words": 100}, "tokens pass through it"),
+    ):
+        with pytest.raises(ValueError, match=f"on preset 'micro' {reason}: run the tasks one by"):
+            compile_network(network, MICRO.but(**changes), together=True)
+
+
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     shape=sizes(), seed=st.integers(0, 1000), threshold=st.sampled_from([0.0, 2.0, float("inf")])
@@ -88,9 +126,9 @@ def test_random_networks(shape: Sizes, seed: int, threshold: float) -> None:
     if refused(network, MICRO):
         return
     first = next((b.mlp for b in network.blocks if isinstance(b.mlp, Moe)), None)
-    if first is None or first.ahead is not None or shape.decoder_width:
-        need = "linear heads" if shape.decoder_width else r"a (block with experts|first gate)"
-        with pytest.raises(ValueError, match=rf"need {need}"):
+    if first is None or shape.decoder_width:
+        need = "linear heads" if shape.decoder_width else "a block with experts"
+        with pytest.raises(ValueError, match=f"need {need}"):
             compile_network(network, MICRO, together=True)
         return
     check(network, MICRO, threshold, seed)
