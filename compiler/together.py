@@ -46,9 +46,9 @@ class TogetherPlan:
     """A plan and, beside it, what an all-tasks program needs.
 
     ``kept``: what the first router and its experts read; ``gate``: what the router reads instead,
-    where that is the residual in front of the block (empty elsewhere). ``residuals``: one region or two, used in turn. ``outputs``:
-    where heads write, ``work`` itself if there is one residual. ``first``: the first block with
-    experts.
+    where that is the residual in front of the block (empty elsewhere). ``residuals``: one region or
+    two, used in turn. ``outputs``: where heads write, ``work`` itself if there is one residual.
+    ``first``: the first block with experts.
     """
 
     base: MemoryPlan
@@ -137,14 +137,14 @@ def lower_together(contexts: Sequence[Context], plan: TogetherPlan) -> tuple[lis
         raise ValueError("All tasks in one run need two tasks or more")
     c, double = contexts[0], len(plan.residuals) > 1
     tasks = [replace(t, plan=plan.of(n)) for n, t in enumerate(contexts)]
-    shared = {"tokens": plan.kept} | ({"ahead": plan.gate} if plan.gate.size else {})
-    routed = [replace(t, plan=replace(t.plan, **shared)) for t in tasks]
+    gate = plan.gate if plan.gate.size else plan.base.ahead
+    routed = [replace(t, plan=replace(t.plan, tokens=plan.kept, ahead=gate)) for t in tasks]
     last = max(i for i, b in enumerate(c.network.blocks) if isinstance(b.mlp, Moe))
     save = _Save(c, plan, sum(_output_bytes(t) for t in tasks))
     lower_input(c)
     for index in range(plan.first):
         lower_block(c, index)
-    front = replace(c, plan=replace(c.plan, ahead=routed[0].plan.ahead))
+    front = replace(c, plan=replace(c.plan, ahead=gate))
     lower_attention_half(front, plan.first, tokens=plan.kept)
     save.store()
     results: list[OutputRows] = []
