@@ -38,7 +38,7 @@ def test_unit(name: str) -> None:
 
 @cache
 def _engine() -> str:
-    return to_verilog(ComputeEngine(preset("micro")))
+    return to_verilog(ComputeEngine(preset("micro")), "top")
 
 
 @settings(max_examples=8, deadline=None, phases=[Phase.explicit, Phase.generate])
