@@ -35,6 +35,7 @@ from moevit.quant.upsampling import UpsamplingHead
 
 from .checkpoint import write_atomically
 from .qdq_graph import Graph
+from .qdq_upsampling import upsampled
 
 __all__ = ["QDQ_OPSET", "export_qdq", "qdq_difference"]
 
@@ -272,14 +273,17 @@ class _Builder(Graph):
     def output(self, x: str, task: str) -> tuple[str, list[int]]:
         """A task's result and its shape behind the batch."""
         g, net = self.net.geometry, self.net
-        head = net.linear_heads.get(task)
+        head, norm = net.heads.get(task), net.final_norm(task)
         if head is not None:  # in front of the norm: onnxruntime cannot move Q past int8 slices
             ends = ([0], [head.tokens]) if head.class_token else ([g.front], [g.tokens])
             x = self.add("Slice", x, *(self.constant(v, np.int64) for v in (*ends, [1])))
-        if net.norm is not None:
+        if norm is not None:
             several = head is not None and head.tokens > 1
             flat = (-1, 1, head.tokens * g.dim) if head is not None and several else ()
-            x = self.norm("norm", x, net.norm, flat)
+            x = self.norm("norm" if norm is net.norm else f"heads.{task}.norm", x, norm, flat)
+        if isinstance(head, UpsamplingHead):
+            size = [head.upscale * side for side in g.grid]
+            return upsampled(self, f"heads.{task}", x, head), [head.channels, *size]
         if head is None:
             return x, [g.tokens, g.dim]
         scale = head.linear.scale
@@ -354,8 +358,6 @@ def export_qdq(
     for name in names or [""]:
         if name not in network.tasks:
             raise ValueError(f"Task must be one of {', '.join(network.tasks)}, not {name!r}")
-        if isinstance(network.heads.get(name), UpsamplingHead):
-            raise ValueError(f"Task {name} has an upsampling head, which QDQ export does not know")
     builder = _Builder(network)
     proto = builder.model(names)
     builder.onnx.checker.check_model(proto, full_check=True)

@@ -20,6 +20,7 @@ from moevit.quant.golden import Golden
 from moevit.quant.network import Moe, Network
 from moevit.quant.ptq import Options, quantise
 from moevit.quant.random_network import random_images
+from moevit.quant.upsampling import UpsamplingHead
 
 
 def quantised(seed: int = 4, bits: int = 8, **sizes: Any) -> Network:
@@ -121,6 +122,30 @@ def test_one_task_and_backbones(tmp_path: Path) -> None:
         out = onnx.load(tmp_path / "t.onnx").graph.output[0].type.tensor_type.shape.dim
         g = network.geometry
         assert [d.dim_value for d in out[1:]] == [g.tokens, g.dim]
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"doublings": 0, "own_norm": True},
+        {"doublings": 1},
+        {"doublings": 3, "own_norm": True, "moe": ()},
+    ],
+)
+def test_upsampling_heads(sizes: dict[str, Any], tmp_path: Path) -> None:
+    network = quantised(6, depth=1, **sizes)
+    report = export_qdq(network, tmp_path / "u.onnx", images=random_images(3, network.geometry, 8))
+    assert min(found["sqnr_db"] for found in report["difference"].values()) > 28
+    proto = onnx.load(tmp_path / "u.onnx").graph
+    held = {t.name: numpy_helper.to_array(t) for t in proto.initializer}
+    head = network.heads["b"]
+    assert isinstance(head, UpsamplingHead)
+    for n, stage in enumerate(head.stages):
+        for w, linear in enumerate(stage.linears):
+            weight = held[f"heads.b.stages.{n}.windows.{w}.weight"]
+            assert np.array_equal(weight, linear.weight.T)
+    shape = [d.dim_value for d in proto.output[1].type.tensor_type.shape.dim[1:]]
+    assert shape == [head.channels, *(head.upscale * side for side in network.geometry.grid)]
 
 
 def test_same_network_same_file(tmp_path: Path) -> None:
