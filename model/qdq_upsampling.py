@@ -38,6 +38,8 @@ class _Graph(Protocol):
 def upsampled(graph: _Graph, path: str, x: str, head: UpsamplingHead) -> str:
     """Normalised patch tokens ``(B, patches, D)``, in steps, to planes ``(B, C, H, W)``."""
     first = head.stages[0]
+    # Nothing is added; but without a node between, onnxruntime moves Q past int8 slices wrongly.
+    x = graph.add("Add", x, graph.constant(np.zeros(first.channels)))
     x = graph.reshape(x, -1, first.height, first.width, first.channels)
     for n, stage in enumerate(head.stages):
         x = _stage(graph, f"{path}.stages.{n}", x, stage)

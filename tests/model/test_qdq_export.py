@@ -19,7 +19,7 @@ from moevit.quant.float_network import FloatLinear, FloatMoe
 from moevit.quant.golden import Golden
 from moevit.quant.network import Moe, Network
 from moevit.quant.ptq import Options, quantise
-from moevit.quant.random_network import random_images
+from moevit.quant.random_network import Sizes, random_images, random_network
 from moevit.quant.upsampling import UpsamplingHead
 
 
@@ -146,6 +146,15 @@ def test_upsampling_heads(sizes: dict[str, Any], tmp_path: Path) -> None:
             assert np.array_equal(weight, linear.weight.T)
     shape = [d.dim_value for d in proto.output[1].type.tensor_type.shape.dim[1:]]
     assert shape == [head.channels, *(head.upscale * side for side in network.geometry.grid)]
+
+
+def test_upsampling_of_larger_grids(tmp_path: Path) -> None:
+    """Windows that read int8 slices alone: onnxruntime would move Q past them wrongly."""
+    sizes = Sizes(image_height=32, image_width=64, decoder_width=5, doublings=1, moe=())
+    network = random_network(3, sizes)
+    images = random_images(1, network.geometry, 2)
+    report = export_qdq(network, tmp_path / "u.onnx", images=images)
+    assert min(found["sqnr_db"] for found in report["difference"].values()) > 28
 
 
 def test_same_network_same_file(tmp_path: Path) -> None:
