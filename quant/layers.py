@@ -85,6 +85,8 @@ class Layers:
         if rows is not None and seeks(self.options.rounding, top):
             codes = self.rounded(weight / step[:, None], encoding, top, rows, prior, pivot)
         room = ACCUMULATOR.max - top * -ACTIVATION.min * depth - 1
+        if room <= 0:  # not for any weights, but for these perhaps
+            room = ACCUMULATOR.max + ACTIVATION.min * int(np.abs(codes).sum(axis=1).max()) - 1
         if room <= 0:
             raise ValueError(f"A layer with {depth} inputs does not fit the accumulator")
         bias = self.corrected(weight, codes * step[:, None], bias, encoding, rows, pivot)

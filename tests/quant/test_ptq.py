@@ -12,9 +12,11 @@ from moevit.quant.check import check_network
 from moevit.quant.float_network import FloatAttention, FloatLinear, FloatNetwork
 from moevit.quant.formats import LOGIT
 from moevit.quant.golden import Golden
+from moevit.quant.layers import Layers
 from moevit.quant.network import Moe, Network, expert_order
 from moevit.quant.ptq import Options, quantise
 from moevit.quant.random_network import random_images
+from moevit.quant.ranges import Encoding
 
 
 def prepare(net: FloatNetwork, images: int = 200) -> Calibration:
@@ -232,3 +234,18 @@ def test_dead_weights_beside_a_bias() -> None:
 def test_bad_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Options(**options)
+
+
+def test_layers_of_many_inputs() -> None:
+    """Weights of all kinds need not fit; those of a real layer do, those all alike do not."""
+    rng, depth = np.random.default_rng(0), 9 * 768
+    x = rng.integers(-128, 128, (3, depth))
+    encoding = Encoding(scale=np.ones(depth), offset=np.zeros(depth))
+    weight = rng.normal(0, 1, (4, depth)).astype(np.float32)
+    layer = FloatLinear(weight=weight, bias=np.zeros(4, np.float32))
+    made = Layers(Options()).linear(layer, encoding, 1.0)
+    exact = x @ weight.T.astype(np.float64)
+    assert np.abs(made.values(x) - exact).max() < 0.02 * np.abs(exact).max()
+    alike = FloatLinear(weight=np.ones_like(weight), bias=layer.bias)
+    with pytest.raises(ValueError, match="A layer with 6912 inputs does not fit the accumulator"):
+        Layers(Options()).linear(alike, encoding, 1.0)
