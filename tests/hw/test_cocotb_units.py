@@ -41,8 +41,8 @@ def _engine() -> str:
     return to_verilog(ComputeEngine(preset("micro")), "top")
 
 
-@settings(max_examples=8, deadline=None, phases=[Phase.explicit, Phase.generate])
-@given(cases=st.lists(window_cases(), min_size=4, max_size=8), seed=st.integers(0, 1000))
+@settings(max_examples=4, deadline=None, phases=[Phase.explicit, Phase.generate])
+@given(cases=st.lists(window_cases(), min_size=6, max_size=10), seed=st.integers(0, 1000))
 def test_windows(cases: list[Windows], seed: int) -> None:
     """Windows of maps: RTL, interpreter and arrays agree."""
     parameters = {"cases": [asdict(case) for case in cases], "seed": seed}
