@@ -16,11 +16,13 @@ from moevit.model.decoder import UpsamplingHead
 from moevit.model.export import to_float_network
 from moevit.model.m3vit import M3ViT
 from moevit.model.onnx_export import TOLERANCE, export_onnx
+from moevit.model.qat import finetune
 from moevit.quant.calibrate import calibrate
 from moevit.quant.golden import Golden
 from moevit.quant.io import load_network, save_network
-from moevit.quant.ptq import quantise
+from moevit.quant.ptq import Options, quantise
 from moevit.quant.random_network import random_images
+from moevit.quant.upsampling import UpsamplingHead as UpsamplingStages
 
 
 def upsampling(micro: ModelConfig, stride: int = 1, **changes: Any) -> ModelConfig:
@@ -161,3 +163,18 @@ def test_refusals(micro: ModelConfig) -> None:
     wide = dataclasses.replace(micro, image=(24, 48), patch=12)
     with pytest.raises(ValueError, match="Task seg has 12 outputs to a patch's side"):
         upsampling(wide)
+
+
+def test_fine_tuning_leaves_the_heads_scales(micro: ModelConfig) -> None:
+    model = lively(upsampling(micro, 4))
+    network = to_float_network(model)
+    images = random_images(0, network.geometry, 24)
+    stats = calibrate(network, images)
+    tuned, _ = finetune(model, network, stats, Options(finetune=2), images)
+    plain = quantise(network, stats)
+    for task in network.tasks:
+        a, b = tuned.heads[task], plain.heads[task]
+        assert isinstance(a, UpsamplingStages) and isinstance(b, UpsamplingStages)
+        assert np.array_equal(a.stages[0].linears[0].weight, b.stages[0].linears[0].weight)
+        assert a.scale == b.scale
+    assert tuned.meta["quantisation"]["finetune"] == 2
