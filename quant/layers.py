@@ -17,7 +17,7 @@ from .formats import ACCUMULATOR, ACTIVATION, Multiplier, weight_max
 from .linear import Linear
 from .options import Options
 from .ranges import CODES, LEVELS, Encoding, channel_range, quantise_rows, rectified_range
-from .rounding import moment, round_weights, seeks
+from .rounding import diffused, moment, round_weights, seeks
 
 __all__ = ["Fixed", "Layers"]
 
@@ -63,13 +63,15 @@ class Layers:
         rows: Floats | None = None,
         prior: Floats | None = None,
         pivot: float | Floats = 0.0,
+        taps: int = 1,
     ) -> Linear:
         """Integers of ``layer`` on encoded inputs; one output step is ``out_scale``, 0 is
         ``out_offset``. The accumulator's bound holds by construction.
 
         ``rows`` ``(n, K)`` are real inputs of the layer, for rounding and bias correction, and
         ``prior`` more of them where they are few (:func:`~.rounding.moment`). Inputs of the code
-        ``pivot`` meet no error of the weights: their zero point. Under ``name`` the real layer that
+        ``pivot`` meet no error of the weights: their zero point. ``taps`` pixels are read side by
+        side. Under ``name`` the real layer that
         the integers stand for is kept in :attr:`layers`.
         """
         outputs, depth = layer.weight.shape
@@ -84,6 +86,9 @@ class Layers:
             codes = np.clip(np.round(weight / step[:, None]), -top, top)
         if rows is not None and seeks(self.options.rounding, top):
             codes = self.rounded(weight / step[:, None], encoding, top, rows, prior, pivot)
+        elif rows is not None and taps > 1 and self.options.rounding == "auto":
+            inputs = encoding.encode(rows.astype(np.float64)) - pivot
+            codes = diffused(weight / step[:, None], taps, inputs, top)
         room = ACCUMULATOR.max - top * -ACTIVATION.min * depth - 1
         if room <= 0:  # not for any weights, but for these perhaps
             room = ACCUMULATOR.max + ACTIVATION.min * int(np.abs(codes).sum(axis=1).max()) - 1

@@ -4,9 +4,10 @@ Outputs of a ReLU are codes from -128 for 0 up, with a scale for each channel th
 weights absorb, chosen as behind a LayerNorm: exponents between one scale for all channels and each
 channel its own range, the one with the least error at the next convolution, tap by tap.
 
-Each window has weights and rounding of its own. What a window reads is taken from samples all over
-the map (:func:`~.float_upsampling.surroundings`), at its edges too: rounding by second moments and
-bias correction see the same pictures' pixels, not only those at that edge.
+Each window has weights and rounding of its own; by default a tap makes up for the error of the one
+before (:func:`~.rounding.diffused`), since pixels side by side are alike. What a window reads is
+taken from samples all over the map (:func:`~.float_upsampling.surroundings`), at its edges too:
+rounding and bias correction see the same pictures' pixels, not only those at that edge.
 """
 
 from __future__ import annotations
@@ -81,7 +82,11 @@ def _centre(stats: Calibration, around: str, encoding: Encoding) -> Floats:
 
 def _needs_rows(made: Layers) -> bool:
     options = made.options
-    return options.bias_correction or seeks(options.rounding, weight_max(8))
+    return (
+        options.bias_correction
+        or options.rounding == "auto"
+        or seeks(options.rounding, weight_max(8))
+    )
 
 
 def _linears(
@@ -107,6 +112,7 @@ def _linears(
                 name=f"{where}.windows.{w}",
                 rows=None if around is None else read_by(window, around),
                 pivot=np.tile(pivot, window.taps),
+                taps=window.taps,
             )
         )
     return tuple(found)

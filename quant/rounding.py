@@ -21,6 +21,7 @@ __all__ = [
     "check_rounding",
     "cost",
     "descend",
+    "diffused",
     "gptq",
     "moment",
     "round_weights",
@@ -29,7 +30,8 @@ __all__ = [
 
 Floats = np.ndarray[Any, np.dtype[Any]]
 Rounding = Literal["auto", "nearest", "gptq", "descent"]
-"""``auto``: ``gptq`` below 8 bits, where it pays, and ``nearest`` at 8."""
+"""``auto``: ``gptq`` below 8 bits, where it pays, and at 8 ``nearest``, but :func:`diffused` over
+the pixels that a convolution reads."""
 
 DAMPING = 0.01
 """Added to the diagonal of a second moment, as a share of its mean (OPTQ, section 3.3)."""
@@ -107,6 +109,26 @@ def descend(
         if not moved:
             break
     return codes
+
+
+def diffused(weight: Floats, taps: int, inputs: Floats, top: int) -> Floats:
+    """Codes within ``+-top`` for ``weight (O, taps * C)`` in steps, or the nearest ones.
+
+    Pixels side by side are much alike, so that errors of a channel's taps add up: each tap makes up
+    for the error of the one before (error diffusion). A row keeps the nearest codes where they cost
+    less on ``inputs (n, taps * C)``.
+    """
+    outputs, depth = weight.shape
+    nearest = np.clip(np.round(weight), -top, top)
+    split = weight.reshape(outputs, taps, -1)
+    codes, rest = np.empty_like(split), np.zeros_like(split[:, 0])
+    for t in range(taps):
+        wanted = split[:, t] + rest
+        codes[:, t] = np.clip(np.round(wanted), -top, top)
+        rest = wanted - codes[:, t]
+    found = codes.reshape(outputs, depth)
+    costs = [np.mean((inputs @ (c - weight).T) ** 2, axis=0) for c in (found, nearest)]
+    return np.where((costs[0] < costs[1])[:, None], found, nearest)
 
 
 def round_weights(weight: Floats, second: Floats, top: int, rounding: Rounding) -> Floats:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moevit.quant.rounding import cost, descend, gptq, moment, round_weights
+from moevit.quant.rounding import cost, descend, diffused, gptq, moment, round_weights
 
 
 def correlated(rng: Any, rows: int, depth: int) -> Any:
@@ -100,3 +100,24 @@ def test_unknown_roundings(rounding: str) -> None:
 
     with pytest.raises(ValueError, match=f"one of auto, nearest, gptq, descent, not '{rounding}'"):
         Options(rounding=rounding)  # type: ignore[arg-type]
+
+
+def test_diffused_errors_cancel_between_taps() -> None:
+    rng = np.random.default_rng(3)
+    taps, channels = 9, 5
+    weight = rng.normal(0, 30, (6, taps * channels))
+    alike = np.tile(rng.normal(0, 50, (200, channels)), taps)
+    codes = diffused(weight, taps, alike, 127)
+    error = (codes - weight).reshape(6, taps, channels).sum(axis=1)
+    assert np.abs(error).max() <= 0.5 + 1e-9
+    nearest = np.round(weight)
+    gain = np.mean((alike @ (codes - weight).T) ** 2) / np.mean((alike @ (nearest - weight).T) ** 2)
+    assert gain < 0.4
+    assert np.abs(diffused(3 * weight, taps, alike, 127)).max() <= 127
+    opposite = alike.reshape(200, taps, channels) * (-1.0) ** np.arange(taps)[:, None]
+    kept = diffused(weight, taps, opposite.reshape(200, -1), 127)
+    for row, near, other in zip(kept, nearest, codes, strict=True):
+        assert np.array_equal(row, near) or np.array_equal(row, other)
+    assert np.mean((opposite.reshape(200, -1) @ (kept - weight).T) ** 2) <= np.mean(
+        (opposite.reshape(200, -1) @ (nearest - weight).T) ** 2
+    )
