@@ -88,9 +88,14 @@ class Buffers:
         return max(norm, s.attention_chunks) if self.heads_at_a_time == self.heads else norm
 
     @property
+    def gate_row(self) -> int:
+        """Words of a token of what such a gate reads, 0 without one."""
+        return self.shapes.chunks if self.gates else 0
+
+    @property
     def gate_inputs(self) -> int:
-        """Words of what such a gate reads, all tokens."""
-        return self.shapes.tokens * self.shapes.chunks if self.gates else 0
+        """The same of all tokens."""
+        return self.shapes.tokens * self.gate_row
 
     @classmethod
     def of(cls, network: Network, s: Shapes) -> Self:

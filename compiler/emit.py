@@ -56,7 +56,8 @@ class Semaphore(IntEnum):
     FREED = 12
     """SYNC -> load: what it will overwrite has been used"""
     SCALES = 13
-    """load of the parameters of gates' inputs -> the first NORM that makes one"""
+    """load of the parameters of gates' inputs -> the first NORM that makes one; where tokens pass
+    through the chip, loads of its residuals, and SYNC when its place is free, as well"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,13 +8,14 @@ from moevit.quant.layernorm import LayerNorm
 from moevit.quant.network import Attention, Block, Mlp
 
 from .block import Rows, attend, lower_dense, lower_heads
+from .buffers import gates_ahead
 from .context import Context
 from .decode import lower_maps
 from .emit import Semaphore, split
 from .frame import OutputRows, head_matrix, load_patches, output_rows
 from .layout import Matrix, ceil_div, round_up
 from .moe import lower_moe
-from .norms import load_norms, needed, used
+from .norms import load_norms, load_scales, needed, used
 from .spill import Spill
 from .tiling import Span, cut
 
@@ -37,6 +38,7 @@ class _Frame:
         self.c, self.p, self.s, self.at = c, spill, c.shapes, spill.scratch
         self.saved = 0
         self.tile = c.config.array.tokens
+        self.gates = list(gates_ahead(c.network))
 
     def lower(self) -> OutputRows:
         net = self.c.network
@@ -74,6 +76,7 @@ class _Frame:
             if n == 0:
                 load_norms(c, 0, 1, signal=Semaphore.RESIDUAL)
                 load_norms(c, 1, c.plan.tiling.norms, signal=Semaphore.PARAMETERS)
+                load_scales(c)
             tiles = ceil_div(strips * columns, self.tile)
             self.gemms(
                 matrix,
@@ -157,7 +160,7 @@ class _Frame:
                 load(k + p.buffers)
             if k + 1 == len(inputs):
                 for at in pieces:
-                    self.load_residual(*at, at[0])
+                    self.load_residual(*at, at[0], signal=self.residual_reader(index))
             if first + count == s.tokens:
                 attend(
                     c,
@@ -255,15 +258,18 @@ class _Frame:
         """Pieces of chunk ``n`` come in, each is projected; the weights are kept for the next."""
         c, s, p = self.c, self.s, self.p
         parts = split(matrix, c.config, demand=False)
+        gate = index in self.gates
+        if gate:
+            self.gate_input(index, n, start, pieces)
         for part in parts:
             c.code.blocks.append(matrix.block(*part))
             for k, (first, rows) in enumerate(pieces):
                 credits = 0
                 if part == parts[0]:
-                    credits = 2
-                    if n == 0:  # its residuals came during attention
+                    credits = 1 if gate else 2
+                    if n == 0 and not gate:  # its residuals came during attention
                         credits = 1 + (len(pieces) if k == 0 else 0)
-                    else:
+                    elif not gate:
                         self.load_residual(start + first, rows, first, spilled=True)
                     self.load(
                         LoadKind.ACTIVATION,
@@ -292,6 +298,42 @@ class _Frame:
                     ),
                     f"block {index} projection of tokens {start + first}..",
                 )
+
+    def residual_reader(self, index: int) -> Semaphore:
+        """Who waits for the residuals of block ``index`` that come in: the NORM of its gate's
+        input, where there is one, or the projection."""
+        return Semaphore.SCALES if index in self.gates else Semaphore.LOADED
+
+    def gate_input(self, index: int, n: int, start: int, pieces: list[tuple[int, int]]) -> None:
+        """Plain NORM of chunk ``n``'s residuals, before the projection adds to them.
+
+        Its place is free when everything before in the compute engine has been done: attention, and
+        the router of the chunk before.
+        """
+        c, s, signal = self.c, self.s, self.residual_reader(index)
+        if n:
+            for first, rows in pieces:
+                self.load_residual(start + first, rows, first, spilled=True, signal=signal)
+        place, count = self.gates.index(index), sum(rows for _, rows in pieces)
+        c.code.add(Sync(signal=signal, count=1), "place for the gate's input")
+        c.code.add(
+            Norm(
+                source=c.plan.residual.base,
+                words=s.words,
+                tokens=count,
+                target=c.plan.ahead.base,
+                stride=s.chunks,
+                params=c.plan.scales.base + place * s.words,
+                dim=s.geometry.dim,
+                plain=1,
+                wait=signal,
+                wait_count=len(pieces) + 1 + (place == n == 0),  # the first time its parameters too
+                signal=Semaphore.TOKENS,
+            ),
+            f"block {index} input for the gate, tokens {start}..",
+        )
+        tiles = ceil_div(count, self.tile)
+        c.code.add(Sync(wait=Semaphore.TOKENS, wait_count=tiles), "input for the gate complete")
 
     # The end -----------------------------------------------------------------------------------
     def reader(self, start: int) -> Semaphore:
@@ -460,7 +502,14 @@ class _Frame:
         )
 
     def load(
-        self, kind: LoadKind, address: int, target: int, size: int, note: str, **wait: int
+        self,
+        kind: LoadKind,
+        address: int,
+        target: int,
+        size: int,
+        note: str,
+        signal: int = Semaphore.LOADED,
+        **wait: int,
     ) -> None:
         """LOAD of what was stored."""
         self.c.code.add(
@@ -470,13 +519,21 @@ class _Frame:
                 address=address,
                 target=target,
                 beats=size // BEAT_BYTES,
-                signal=Semaphore.LOADED,
+                signal=signal,
                 **wait,
             ),
             note,
         )
 
-    def load_residual(self, start: int, rows: int, first: int, *, spilled: bool = False) -> None:
+    def load_residual(
+        self,
+        start: int,
+        rows: int,
+        first: int,
+        *,
+        spilled: bool = False,
+        signal: int = Semaphore.LOADED,
+    ) -> None:
         """Residuals of tokens ``start ..`` to row ``first`` on the chip."""
         waits = spilled and self.saved > 0
         self.saved -= waits
@@ -486,6 +543,7 @@ class _Frame:
             self.c.plan.residual.base + first * self.s.words,
             rows * self.at.residual_pitch,
             f"residuals of tokens {start}..{start + rows - 1}",
+            signal,
             wait=Semaphore.SPILLED if waits else 0,
             wait_count=int(waits),
         )

@@ -166,7 +166,8 @@ def _resident(b: Buffers) -> MemoryPlan | None:
     work = max(fixed, dense * b.hidden, halves * routed * b.expert)
     if b.upsampling:
         work = room  # for as much of the maps as there is room for
-    return place(b, tiling, tokens=n * b.row, work=work, residual=n * s.words)
+    residual = n * s.words
+    return place(b, tiling, tokens=n * b.row, work=work, residual=residual, gate=b.gate_inputs)
 
 
 def _spilled(b: Buffers) -> MemoryPlan | None:
@@ -179,14 +180,19 @@ def _spilled(b: Buffers) -> MemoryPlan | None:
     # Feed-forward: rows, then hidden activations. Before, in the same place: queries, then inputs.
     tokens = min(tiling.dense, tiling.routed) * spill.row
     queries = spill.queries * n * spill.group
-    work = b.config.memory.activation_words - tokens
-    plan = place(b, tiling, tokens=tokens, work=work, residual=b.config.memory.residual_words)
+    gate = tiling.routed * b.gate_row
+    work = b.config.memory.activation_words - tokens - gate
+    plan = place(
+        b, tiling, tokens=tokens, work=work, residual=b.config.memory.residual_words, gate=gate
+    )
     size = spill.buffers * spill.rows * spill.norm
     inputs = Region(name="inputs of attention", memory="A", base=queries, size=size)
     return replace(plan, inputs=inputs, spill=spill)
 
 
-def place(b: Buffers, tiling: Tiling, *, tokens: int, work: int, residual: int) -> MemoryPlan:
+def place(
+    b: Buffers, tiling: Tiling, *, tokens: int, work: int, residual: int, gate: int
+) -> MemoryPlan:
     """Regions of these sizes, one behind the other."""
     s = b.shapes
 
@@ -202,7 +208,7 @@ def place(b: Buffers, tiling: Tiling, *, tokens: int, work: int, residual: int) 
         keys=region("keys", "KV", keys),
         values=region("values", "KV", tiling.heads * s.value_rows, keys),
         norms=region("norm parameters", "N", tiling.norms * s.words),
-        ahead=region("gate inputs", "A", b.gate_inputs, tokens + work),
+        ahead=region("gate inputs", "A", gate, tokens + work),
         scales=region("gate scales", "N", b.gates * s.words, tiling.norms * s.words),
         hidden_pitch=tiling.routed * b.expert if tiling.halves == 2 else 0,
     )

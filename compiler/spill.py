@@ -12,6 +12,10 @@ projection, norm, feed-forward part and the next block's norm follow as they wou
 residuals and norm outputs go out. Both move in pieces, each loaded when the STOREs of the piece in
 its place have ended, so that the array works on some pieces while others come and go.
 
+A gate that reads the residual in front of its block gets it between the two: when a feed-forward
+part's residuals have come, and before the projection adds to them, a plain NORM makes the gate's
+input, behind the hidden activations.
+
 Order between engines: a LOAD takes the credit of the STORE that saved what it overwrites, or wrote
 what it reads (``SPILLED``), or of a SYNC behind the last reader (``FREED``). A phase begins with
 the credits of all STOREs of the phase before. Within the compute engine order is as in
@@ -78,15 +82,15 @@ def least_words(b: Buffers) -> tuple[int, int]:
     activations = max(
         s.geometry.grid[1] * s.patch_chunks + first * norm,
         n * group + min(unit, n) * norm,
-        tile * (b.heads * group + max(b.hidden, b.expert, b.head_row)),
+        tile * (b.heads * group + max(b.hidden, b.expert + b.gate_row, b.head_row + b.gate_row)),
         b.map_tile,
     )
     return activations, max(first, tile) * s.words
 
 
 def plan_spill(b: Buffers) -> tuple[Tiling, Spill] | None:
-    """Tiles as large as memories allow, or None; what reads all tokens at once needs them all."""
-    if b.gates or b.means:
+    """Tiles as large as memories allow, or None; a mean reads all tokens at once."""
+    if b.means:
         return None
     for queries, buffers in ((2, 2), (1, 2), (2, 1), (1, 1)):
         for groups in range(ceil_div(b.heads, b.heads_at_a_time), b.heads + 1):
@@ -129,7 +133,11 @@ def _fit(b: Buffers, heads: int, queries: int, least: int) -> tuple[Tiling, Spil
     pieces = {
         h: even(
             n,
-            min(space // (row + max(h * b.expert, b.head_row)), rest, b.config.limits.routed),
+            min(
+                space // (row + max(h * b.expert, b.head_row) + b.gate_row),
+                rest,
+                b.config.limits.routed,
+            ),
             unit,
         )
         for h in (2, 1)
@@ -143,7 +151,7 @@ def _fit(b: Buffers, heads: int, queries: int, least: int) -> tuple[Tiling, Spil
         dense=dense,
         routed=pieces[halves],
         halves=halves,
-        norms=min(b.norms, memory.norm_rows // s.words),
+        norms=min(b.norms, memory.norm_rows // s.words - b.gates),
     )
     spill = Spill(
         strips=strips[0],

@@ -135,13 +135,12 @@ def test_fetches_fit_their_queue() -> None:
     assert FETCH_AHEAD < QUEUE_DEPTH
 
 
-def test_gates_in_front_of_blocks_need_all_tokens_on_the_chip() -> None:
-    """Their input is the whole residual in front of the block; the refusal says so."""
+def test_gates_in_front_of_blocks_pass_with_their_tokens() -> None:
+    """Their input is made of the residuals on the chip, in a place behind everything else."""
     sizes = Sizes(image_height=40, image_width=40, ahead=True)
     config = preset("micro").but(memory__activation_words=300, memory__residual_words=60)
-    with pytest.raises(ValueError, match=r"all tokens, for gates in front of blocks") as caught:
-        plan(config, sizes)
-    changes = dict(re.findall(r"memory\.(\w+)=(\d+) would", str(caught.value)))
-    found = plan(config.but(**{f"memory__{k}": int(v) for k, v in changes.items()}), sizes)
-    assert found.spill is None
-    assert plan(config, Sizes(image_height=40, image_width=40)).spill is not None
+    found = plan(config, sizes)
+    assert found.spill is not None and found.scales.size
+    assert found.ahead.base == found.work.end and found.ahead.end == 300
+    words = Shapes(config=config, geometry=random_network(0, sizes).geometry).chunks
+    assert found.ahead.size == found.tiling.routed * words

@@ -132,10 +132,33 @@ def cramped(network: Network, config: AcceleratorConfig, rng: np.random.Generato
         memory__activation_words=int(activations * factor[0]),
         memory__residual_words=int(residual * factor[1]),
         memory__kv_rows=int(b.head_rows * factor[2]),
-        memory__norm_rows=int(rng.integers(2, 5)) * b.shapes.words,
+        memory__norm_rows=int(rng.integers(2, 5) + b.gates) * b.shapes.words,
         limits__depth=max(config.limits.depth, b.depth * config.array.inputs),
         limits__routed=int(rng.integers(config.array.tokens, 30)),
     )
+
+
+@pytest.mark.parametrize("threshold", [0.0, float("inf")])
+@pytest.mark.parametrize(
+    ("changes", "routed"),
+    [
+        ({}, 8),
+        ({"memory__residual_words": 48}, 6),
+        ({"memory__activation_words": 232, "memory__kv_rows": 22}, 6),  # over inputs of attention
+        ({"memory__activation_words": 700, "memory__kv_rows": 15, "memory__norm_rows": 36}, 14),
+    ],
+)
+@pytest.mark.parametrize("moe", [(0, 2), (1,)])
+def test_gates_in_front_of_blocks(
+    moe: tuple[int, ...], changes: dict, routed: int, threshold: float
+) -> None:
+    """They read residuals that came in before the projection adds to them."""
+    config = SHORT.but(**{"memory__residual_words": 200} | changes)
+    network = random_network(3, replace(LONG, ahead=True, moe=moe))
+    found = plan(network, config)
+    assert found.spill is not None and found.ahead.end <= config.memory.activation_words
+    assert found.tiling.routed == routed
+    check(network, config, threshold, seed=5)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -144,7 +167,7 @@ def test_random(seed: int) -> None:
     rng = np.random.default_rng(seed)
     config = CONFIGS[("micro", "small")[seed % 2]]
     while True:
-        sizes = replace(random_sizes(rng, config), ahead=False, mean_heads=False)
+        sizes = replace(random_sizes(rng, config), mean_heads=False)
         if sizes.patch * sizes.channels % config.piece_bytes == 0:
             break
     network = random_network(seed, sizes)
@@ -196,7 +219,7 @@ def test_rtl(name: str) -> None:
     cases, kinds = [], set()
     while len(cases) < 12:
         seed = int(rng.integers(1000))
-        sizes = replace(random_sizes(rng, config), ahead=False, mean_heads=False)
+        sizes = replace(random_sizes(rng, config), mean_heads=False)
         if len(cases) < 2:
             sizes = (FIRST, MAPS)[len(cases)][name]
         network = random_network(seed, sizes)
