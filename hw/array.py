@@ -128,8 +128,23 @@ class ComputeArray(Component):
         step, end_of_k, begin = Signal(), Signal(), Signal()
         to_score, from_kv, as_value, from_p = Signal(), Signal(), Signal(), Signal()
         k, ot = Signal(10), Signal(10)
-        # Always one more than k and ot: there is no time for an addition in front of a tile's end.
+        # What a step depends on is in registers, since so much depends on whether there is one:
+        # whether k and ot are 0, one more than them, whether there is a row, and room.
         k_1, ot_1 = Signal(10, init=1), Signal(10, init=1)
+        k_is_0, ot_is_0 = Signal(init=1), Signal(init=1)
+        last_ot = Signal()
+        with m.If(step):
+            m.d.sync += [
+                k.eq(Mux(end_of_k, 0, k_1)),
+                k_1.eq(Mux(end_of_k, 1, k_1 + 1)),
+                k_is_0.eq(end_of_k),
+            ]
+        with m.If(step & end_of_k & ~to_score):
+            m.d.sync += [
+                ot.eq(Mux(last_ot, 0, ot_1)),
+                ot_1.eq(Mux(last_ot, 1, ot_1 + 1)),
+                ot_is_0.eq(last_ot),
+            ]
         kv_row = Signal(16, reset_less=True)
         half = Signal()
         # Weight rows: `row` runs, `base` is the start of the block (free-running numbers).
@@ -142,16 +157,26 @@ class ComputeArray(Component):
         the_row = Mux(demand, row[1], row[0])
         after = Signal(POINTER_BITS)
         m.d.comb += after.eq(the_row + 1)
-        have_row = Mux(demand, filled[1], filled[0]) != the_row
+        have = [Signal(name=f"have_{n}") for n in ("ring", "demand")]
+        use, again, skip = Signal(2), Signal(), Signal()  # a row; its block again; a whole block
+        for n in range(2):
+            # A block that is read again is there as a whole.
+            next_row = Mux(use[n], (filled[n] != after) | again, filled[n] != row[n])
+            m.d.sync += have[n].eq(next_row & ~skip)
+        have_row = Mux(demand, have[1], have[0])
 
         # Room in the two queues of finished tiles, reserved at a tile's first step.
         room = [
             Signal(range(FINISHED_TILES + 1), init=FINISHED_TILES, name=f"room_{n}")
             for n in ("drain", "score")
         ]
+        has_room = [Signal(init=1, name=f"has_room_{n}") for n in ("drain", "score")]
         reserve, pop = Signal(2), Signal(2)
         for n in range(2):
-            m.d.sync += room[n].eq(room[n] - reserve[n] + pop[n])
+            m.d.sync += [
+                room[n].eq(room[n] - reserve[n] + pop[n]),
+                has_room[n].eq(pop[n] | (room[n] > 1) | ((room[n] == 1) & ~reserve[n])),
+            ]
 
         # Announcements to the epilogue, one for each tile of tokens (and head).
         m.submodules.drains = drains = Queue(drain_tile(config), 4)
@@ -171,9 +196,8 @@ class ComputeArray(Component):
         ]
         old = ahead[0]
         pending, ending = Signal(range(_AHEAD + 2)), Signal()
-        keys_done = Signal(13, reset_less=True)
-        keys_left = Signal(13)
-        m.d.comb += keys_left.eq(d.keys - keys_done)
+        keys_left, last_keys = Signal(13, reset_less=True), Signal()
+        m.d.comb += last_keys.eq(keys_left <= o_)
         m.d.comb += self.busy.eq(
             self.i.valid
             | (pending != 0)
@@ -205,46 +229,53 @@ class ComputeArray(Component):
                     with m.If(demand | (have >= d.block)):
                         m.d.comb += [announce.valid.eq(1), self.i.ready.eq(announce.ready)]
                         with m.If(announce.ready & ~demand & ~d.drain.keep):
+                            m.d.comb += skip.eq(1)
                             m.d.sync += [base[0].eq(end), row[0].eq(end), released[0].eq(end)]
                 with m.Elif(kind == Kind.ATTENTION):
                     m.d.comb += self.stall_drain.eq(1)
-                    m.d.sync += [kv_row.eq(d.k_row), keys_done.eq(0)]
+                    m.d.sync += [kv_row.eq(d.k_row), keys_left.eq(d.keys)]
                     m.next = "SCORES"
                 with m.Else():
-                    m.d.comb += [begin.eq((k == 0) & (ot == 0)), end_of_k.eq(k_1 == d.depth)]
+                    m.d.comb += [
+                        begin.eq(k_is_0 & ot_is_0),
+                        end_of_k.eq(k_1 == d.depth),
+                        last_ot.eq(ot_1 == d.drain.otiles),
+                    ]
                     with m.If(~have_row):
                         m.d.comb += self.stall_weight.eq(1)
-                    with m.Elif(((k == 0) & (room[0] == 0)) | (begin & ~announce.ready)):
+                    with m.Elif((k_is_0 & ~has_room[0]) | (begin & ~announce.ready)):
                         m.d.comb += self.stall_drain.eq(1)
                     with m.Else():
                         last_use = d.drain.last & ~d.drain.keep
-                        m.d.comb += [step.eq(1), reserve[0].eq(k == 0), announce.valid.eq(begin)]
-                        m.d.sync += [k.eq(k_1), k_1.eq(k_1 + 1)]
-                        with m.If(end_of_k):
-                            m.d.sync += [k.eq(0), k_1.eq(1), ot.eq(ot_1), ot_1.eq(ot_1 + 1)]
-                            with m.If(ot_1 == d.drain.otiles):
-                                m.d.comb += [self.i.ready.eq(1), self.half_released.eq(1)]
-                                m.d.sync += [ot.eq(0), ot_1.eq(1), half.eq(~half)]
+                        m.d.comb += [step.eq(1), reserve[0].eq(k_is_0), announce.valid.eq(begin)]
+                        with m.If(end_of_k & last_ot):
+                            m.d.comb += [
+                                self.i.ready.eq(1),
+                                self.half_released.eq(1),
+                                again.eq(~last_use),
+                            ]
+                            m.d.sync += half.eq(~half)
                         for n in range(2):
                             with m.If(demand == n):
+                                m.d.comb += use[n].eq(1)
                                 m.d.sync += row[n].eq(after)
                                 with m.If(last_use):
                                     m.d.sync += released[n].eq(after)
-                                with m.If(self.half_released):
+                                with m.If(end_of_k & last_ot):
                                     with m.If(last_use):
                                         m.d.sync += base[n].eq(after)
                                     with m.Else():
                                         m.d.sync += row[n].eq(base[n])
             with m.State("SCORES"):
                 m.d.comb += [to_score.eq(1), from_kv.eq(1), end_of_k.eq(k_1 == d.depth)]
-                with m.If((k == 0) & (room[1] == 0)):
+                with m.If(k_is_0 & ~has_room[1]):
                     m.d.comb += self.stall_drain.eq(1)
                 with m.Else():
-                    m.d.comb += [step.eq(1), reserve[1].eq(k == 0)]
-                    m.d.sync += [k.eq(k_1), k_1.eq(k_1 + 1), kv_row.eq(kv_row + 1)]
+                    m.d.comb += [step.eq(1), reserve[1].eq(k_is_0)]
+                    m.d.sync += kv_row.eq(kv_row + 1)
                     with m.If(end_of_k):
-                        m.d.sync += [k.eq(0), k_1.eq(1), keys_done.eq(keys_done + o_)]
-                        with m.If(keys_left <= o_):
+                        m.d.sync += keys_left.eq(keys_left - o_)
+                        with m.If(last_keys):
                             m.d.comb += [self.half_released.eq(1), self.i.ready.eq(1)]
                             m.d.sync += [half.eq(~half), pending.eq(pending + 1)]
                             for n, place in enumerate(ahead):
@@ -262,22 +293,22 @@ class ComputeArray(Component):
                     from_kv.eq(1),
                     as_value.eq(1),
                     from_p.eq(1),
-                    begin.eq((k == 0) & (ot == 0)),
+                    begin.eq(k_is_0 & ot_is_0),
                     end_of_k.eq(k_1 == old.v_tile_pitch),
+                    last_ot.eq(ot_1 == old.drain.otiles),
                     announce.payload.eq(old.drain),
                 ]
                 with m.If(begin & ~self.p_ready):
                     m.d.comb += self.stall_softmax.eq(1)
-                with m.Elif(((k == 0) & (room[0] == 0)) | (begin & ~announce.ready)):
+                with m.Elif((k_is_0 & ~has_room[0]) | (begin & ~announce.ready)):
                     m.d.comb += self.stall_drain.eq(1)
                 with m.Else():
-                    m.d.comb += [step.eq(1), reserve[0].eq(k == 0), announce.valid.eq(begin)]
-                    m.d.sync += [k.eq(k_1), k_1.eq(k_1 + 1), kv_row.eq(kv_row + 1)]
+                    m.d.comb += [step.eq(1), reserve[0].eq(k_is_0), announce.valid.eq(begin)]
+                    m.d.sync += kv_row.eq(kv_row + 1)
                     with m.If(end_of_k):
-                        m.d.sync += [k.eq(0), k_1.eq(1), ot.eq(ot_1), ot_1.eq(ot_1 + 1)]
-                        with m.If(ot_1 == old.drain.otiles):
+                        with m.If(last_ot):
                             m.d.comb += self.p_release.eq(1)
-                            m.d.sync += [ot.eq(0), ot_1.eq(1), pending.eq(pending - 1)]
+                            m.d.sync += pending.eq(pending - 1)
                             m.d.sync += [kept.eq(after) for kept, after in pairwise(ahead)]
                             m.next = "RUN"
                             with m.If(ending):
@@ -286,7 +317,7 @@ class ComputeArray(Component):
                                     m.next = "VALUES"
                             with m.Elif(self.i.valid):
                                 # The next tile of the same instruction waits already.
-                                m.d.sync += [kv_row.eq(d.k_row), keys_done.eq(0)]
+                                m.d.sync += [kv_row.eq(d.k_row), keys_left.eq(d.keys)]
                                 m.next = "SCORES"
         m.d.comb += self.stepped.eq(step)
 
@@ -338,7 +369,7 @@ class ComputeArray(Component):
         # Accumulators --------------------------------------------------------------------------
         latency = 2 + dot.latency
         step_n = delayed(step, latency, "step_n")
-        first_n = delayed(k == 0, latency, "first_n")
+        first_n = delayed(k_is_0, latency, "first_n")
         last_n = delayed(end_of_k, latency, "last_n")
         score_n = delayed(to_score, latency, "score_n")
         done = Signal(2)
@@ -368,8 +399,8 @@ class ComputeArray(Component):
         mark = marks.i.payload
         m.d.comb += [
             marks.i.valid.eq(step & to_score & end_of_k),
-            mark.last.eq(keys_left <= o_),
-            mark.valid.eq(Mux(keys_left <= o_, keys_left, o_)),
+            mark.last.eq(last_keys),
+            mark.valid.eq(Mux(last_keys, keys_left, o_)),
             mark.mult.eq(d.score_mult),
             mark.shift.eq(d.score_shift),
             mark.out_mult.eq(d.out_mult),
