@@ -239,13 +239,13 @@ class Core(Component):
             for fault in faults:
                 with m.If(fault != 0):
                     m.d.sync += self.fault.eq(fault)
-        m.d.comb += [
+        # Registers: what the sequencer is told in the next cycle is early enough.
+        m.d.sync += [
             self.busy.eq(
                 Cat(*waiting, *(e.busy for e in engines), mover.load_busy, mover.store_busy).any()
             ),
             self.quiet.eq(weight.quiet & mover.quiet),
         ]
-        # A register: what the watchdog is told in the next cycle is early enough.
         m.d.sync += self.progress.eq(
             array.stepped
             | (weight.beats_read != 0)

@@ -119,10 +119,9 @@ class Engine(wiring.Component):
         m.submodules.load_unit = load = self._load
         m.submodules.store_unit = store = self._store
 
-        given_up, cancel = Signal(), Signal()
-        m.d.comb += cancel.eq(self.abort | given_up)
+        cancel = Signal()  # until a reset
         with m.If(self.abort):
-            m.d.sync += given_up.eq(1)
+            m.d.sync += cancel.eq(1)
 
         for outer, inner in (
             (self.axi_r, reader.axi),

@@ -11,7 +11,13 @@ from amaranth.utils import ceil_log2
 from . import bursts, fifo, isa
 from .config import BEAT_BYTES, AcceleratorConfig
 from .data_pixels import Unpacker
-from .interfaces import ActivationWrite, GiveSignature, TakeSignature, residual_word
+from .interfaces import (
+    ActivationWrite,
+    GiveSignature,
+    TakeSignature,
+    activation_write,
+    residual_word,
+)
 from .isa import LoadKind
 from .norm import load_beat
 from .queue import Queue
@@ -221,6 +227,10 @@ class Unit(wiring.Component):
     ) -> tuple[Value, Value]:
         """Patches of an image, or whole words; when each has ended."""
         m.submodules.pixels = pixels = Unpacker(self._config)
+        # The memory's answer comes late in a cycle.
+        m.submodules.written = written = Queue(activation_write(self._config), 2)
+        write = written.i
+        wiring.connect(m, written.o, wiring.flipped(self.a_write))
         address, data, valid = (
             Signal(isa.ADDRESS_BITS),
             Signal(8 * self._config.array.inputs),
@@ -229,7 +239,7 @@ class Unit(wiring.Component):
         ended = self._words(
             m, load, beat, starts[LoadKind.ACTIVATION], LoadKind.ACTIVATION,
             size=self._config.array.inputs, depth=self._config.memory.activation_words,
-            out=(valid, self.a_write.ready, address, data),
+            out=(valid, write.ready, address, data),
         )  # fmt: skip
         m.d.comb += [
             pixels.start.eq(starts[LoadKind.PIXELS]),
@@ -238,22 +248,22 @@ class Unit(wiring.Component):
         ]
         with m.If(load.kind == LoadKind.ACTIVATION):
             m.d.comb += [
-                self.a_write.valid.eq(valid),
-                self.a_write.payload.addr.eq(address),
-                self.a_write.payload.mask.eq(-1),
-                Value.cast(self.a_write.payload.data).eq(data),
+                write.valid.eq(valid),
+                write.payload.addr.eq(address),
+                write.payload.mask.eq(-1),
+                Value.cast(write.payload.data).eq(data),
             ]
         with m.Else():
             m.d.comb += [
-                self.a_write.valid.eq(pixels.o.valid),
-                self.a_write.payload.eq(pixels.o.payload),
-                pixels.o.ready.eq(self.a_write.ready),
+                write.valid.eq(pixels.o.valid),
+                write.payload.eq(pixels.o.payload),
+                pixels.o.ready.eq(write.ready),
             ]
         with m.If(load.kind == LoadKind.PIXELS):
             m.d.comb += [pixels.i.valid.eq(beat.valid), beat.ready.eq(pixels.i.ready)]
         with m.If(pixels.bad_address):
             m.d.sync += self.fault.eq(Error.ADDRESS)
-        return pixels.done, ended
+        return pixels.done & ~written.o.valid, ended & ~written.o.valid
 
     def _residual(self, m: Module, load: View, beat: stream.Interface, start: Signal) -> Value:
         out = self.x_write
@@ -281,10 +291,11 @@ class Unit(wiring.Component):
         """
         valid, ready, to, data = out
         left, address = Signal.like(load.beats), Signal.like(load.target)
+        active = Signal()  # left != 0
         take, write, last = Signal(), Signal(), Signal()
         per_beat, per_word = BEAT_BYTES // size, size // BEAT_BYTES
         part = Signal(range(max(per_beat, per_word, 2)))
-        m.d.comb += take.eq((load.kind == kind) & beat.valid & (left != 0) & (~valid | ready))
+        m.d.comb += take.eq((load.kind == kind) & beat.valid & active & (~valid | ready))
         if per_beat:
             word = beat.payload.word_select(part, 8 * size)
             m.d.comb += [write.eq(take), last.eq(part == per_beat - 1)]
@@ -300,7 +311,7 @@ class Unit(wiring.Component):
             m.d.sync += part.eq(Mux(part == max(per_beat, per_word) - 1, 0, part + 1))
             with m.If(last):
                 m.d.comb += beat.ready.eq(1)
-                m.d.sync += left.eq(left - 1)
+                m.d.sync += [left.eq(left - 1), active.eq(left != 1)]
         with m.If(write):
             m.d.sync += address.eq(address + 1)
             with m.If(address < depth):
@@ -308,22 +319,22 @@ class Unit(wiring.Component):
             with m.Else():
                 m.d.sync += self.fault.eq(Error.ADDRESS)
         with m.If(start):
-            m.d.sync += [left.eq(load.beats), address.eq(load.target), part.eq(0)]
-        return (left == 0) & ~valid
+            m.d.sync += [left.eq(load.beats), active.eq(1), address.eq(load.target), part.eq(0)]
+        return ~active & ~valid
 
     def _norm(self, m: Module, load: View, beat: stream.Interface, start: Signal) -> Value:
         out = self.norm
         parts = self._config.param_row_bytes // BEAT_BYTES
         left, row, part = Signal.like(load.beats), Signal.like(load.target), Signal(range(parts))
-        take = Signal()
+        take, active = Signal(), Signal()  # active: left != 0
         m.d.comb += take.eq(
-            (load.kind == LoadKind.NORM) & beat.valid & (left != 0) & (~out.valid | out.ready)
+            (load.kind == LoadKind.NORM) & beat.valid & active & (~out.valid | out.ready)
         )
         with m.If(out.ready):
             m.d.sync += out.valid.eq(0)
         with m.If(take):
             m.d.comb += beat.ready.eq(1)
-            m.d.sync += [left.eq(left - 1), part.eq(part + 1)]
+            m.d.sync += [left.eq(left - 1), active.eq(left != 1), part.eq(part + 1)]
             with m.If(part == parts - 1):
                 m.d.sync += [part.eq(0), row.eq(row + 1)]
             with m.If(row < self._config.memory.norm_rows):
@@ -336,5 +347,5 @@ class Unit(wiring.Component):
             with m.Else():
                 m.d.sync += self.fault.eq(Error.ADDRESS)
         with m.If(start):
-            m.d.sync += [left.eq(load.beats), row.eq(load.target), part.eq(0)]
-        return (left == 0) & ~out.valid
+            m.d.sync += [left.eq(load.beats), active.eq(1), row.eq(load.target), part.eq(0)]
+        return ~active & ~out.valid

@@ -172,10 +172,12 @@ class Epilogue(Component):
         to_x = (d.mode == int(Destination.RESIDUAL)) | (d.mode == int(Destination.EXPERT))
         is_attention = d.kind == Kind.ATTENTION
         valid = [Signal(name=f"valid_{s}") for s in range(stages)]
-        in_flight = Cat(*valid[1:]).any()
+        in_flight = Signal()  # valid[1:].any()
+        m.d.sync += in_flight.eq(row_go | Cat(*valid[1:-1]).any())
+        first_row, ot_1 = Signal(init=1), Signal(10, init=1)  # r == 0 and ot == 0; ot + 1
         gate_room = Signal(range(_GATE_DEPTH + 1), init=_GATE_DEPTH)
         # A new instruction may add to rows that the one before has not written yet.
-        hazard = to_x & d.first & (r == 0) & (ot == 0) & in_flight
+        hazard = to_x & d.first & first_row & in_flight
         blocked = hazard | (is_gate & (gate_room == 0)) | (is_attention & ~self.scales.valid)
         with m.If(self.i.valid):
             with m.If((d.kind == Kind.GEMM) | is_attention):
@@ -185,7 +187,7 @@ class Epilogue(Component):
         last_row, last_ot, end_of_tile = Signal(), Signal(), Signal()
         m.d.comb += [
             last_row.eq(r + 1 == d.count),
-            last_ot.eq(ot + 1 == d.otiles),
+            last_ot.eq(ot_1 == d.otiles),
             self.tile_ready.eq(row_go & last_row),
             end_of_tile.eq((row_go & last_row & last_ot) | bubble_go),
             self.i.ready.eq(end_of_tile),
@@ -193,9 +195,13 @@ class Epilogue(Component):
             valid[0].eq(row_go),
         ]
         with m.If(row_go):
-            m.d.sync += r.eq(Mux(last_row, 0, r + 1))
+            m.d.sync += [r.eq(Mux(last_row, 0, r + 1)), first_row.eq(last_row & last_ot)]
             with m.If(last_row):
-                m.d.sync += [ot.eq(Mux(last_ot, 0, ot + 1)), j.eq(j + 1)]
+                m.d.sync += [
+                    ot.eq(Mux(last_ot, 0, ot_1)),
+                    ot_1.eq(Mux(last_ot, 1, ot_1 + 1)),
+                    j.eq(j + 1),
+                ]
                 with m.If(j + 1 == d.head_otiles):
                     m.d.sync += [j.eq(0), h.eq(h + 1)]
                 with m.If(last_ot):
@@ -239,7 +245,7 @@ class Epilogue(Component):
         m.d.comb += ct_now.eq(d.ct + ot)
         ct = pipe(ct_now, 0, stages - 1, "ct")
         ot_5 = pipe(ot[:4], 0, 5, "ot")
-        first_5 = pipe(d.first & (r == 0) & (ot == 0), 0, 5, "first")
+        first_5 = pipe(d.first & first_row, 0, 5, "first")
         gate_last = pipe(last_ot, 0, 5, "gate_last")
         gate_end = pipe(last_ot & last_row & d.last, 0, 5, "gate_end")
         experts = pipe(d.experts, 0, 5, "experts")
@@ -349,6 +355,8 @@ class Epilogue(Component):
         later = [pipe(v, 5, 8, f"v_{o}") for o, v in enumerate(value)]
         is_gelu_5 = mode[5] == int(Destination.GELU8)
         is_expert_5 = mode[5] == int(Destination.EXPERT)
+        is_gelu_7 = mode[7] == int(Destination.GELU8)
+        has_zero_8 = (mode[8] == int(Destination.GELU8)) | (mode[8] == int(Destination.ACT8))
         for o in range(o_):
             v = value[o]
             size = Signal(VALUE.width, name=f"size_{o}")
@@ -365,19 +373,24 @@ class Epilogue(Component):
             m.d.comb += [size.eq(Mux(v < 0, -v, v)), entry.addr.eq(index)]
             with m.If(index < len(GELU.table)):
                 m.d.comb += table_out.eq(entry.data)
-            gelu = Signal(signed(VALUE.width), name=f"gelu_{o}", reset_less=True)
+            # GELU is the one less the other: a subtraction for the pre-adder of a DSP block.
+            positive = Signal(VALUE.width - 1, name=f"positive_{o}", reset_less=True)
+            correction = Signal(GELU.entry_bits, name=f"correction_{o}", reset_less=True)
             weighted = Signal(
                 signed(VALUE.width + SCORE.width + 1), name=f"weighted_{o}", reset_less=True
             )
             with m.If(valid[5] & is_gelu_5):
-                m.d.sync += gelu.eq(Mux(v < 0, 0, v) - table_out)
+                m.d.sync += [
+                    positive.eq(Mux(v < 0, 0, v[:-1])),
+                    correction.eq(table_out),
+                ]
             with m.If(valid[5] & is_expert_5):
                 m.d.sync += weighted.eq(v * score[5])
             product2 = Signal(signed(VALUE.width + 17), name=f"product2_{o}", reset_less=True)
             added = Signal(signed(VALUE.width), name=f"added_{o}", reset_less=True)
             with m.If(valid[6]):
                 m.d.sync += [
-                    product2.eq(gelu * mult2[6]),
+                    product2.eq((positive - correction) * mult2[6]),
                     added.eq(
                         Mux(
                             mode[6] == int(Destination.EXPERT),
@@ -386,24 +399,21 @@ class Epilogue(Component):
                         )
                     ),
                 ]
-            shifted = Signal(signed(len(product2) + 1), name=f"shifted_{o}", reset_less=True)
+            # Twice the value for int8, GELU's or as it came.
+            twice = Signal(signed(len(product2) + 1), name=f"twice_{o}", reset_less=True)
             total = Signal(signed(VALUE.width + 1), name=f"total_{o}", reset_less=True)
             with m.If(valid[7]):
                 m.d.sync += [
-                    shifted.eq(double_shift(product2, shift2[7])),
+                    twice.eq(Mux(is_gelu_7, double_shift(product2, shift2[7]), later[o][7] << 1)),
                     total.eq(added + x[7][16 * o : 16 * o + 16].as_signed()),
                 ]
             # Limited to far more than int8 can hold even after the zero point, so that the carry
             # runs over few bits; then twice the value, its rounding bit and twice the zero point.
             far = Signal(signed(_FAR_BITS), name=f"far_{o}")
             narrow = Signal(signed(_FAR_BITS), name=f"narrow_{o}")
-            is_gelu_8 = mode[8] == int(Destination.GELU8)
-            has_zero = is_gelu_8 | (mode[8] == int(Destination.ACT8))
             m.d.comb += [
-                far.eq(
-                    Mux(is_gelu_8, _limit(shifted, _FAR_BITS), _limit(later[o][8] << 1, _FAR_BITS))
-                ),
-                narrow.eq((far + Cat(Const(1, 1), Mux(has_zero, zero[8], 0)).as_signed()) >> 1),
+                far.eq(_limit(twice, _FAR_BITS)),
+                narrow.eq((far + Cat(Const(1, 1), Mux(has_zero_8, zero[8], 0)).as_signed()) >> 1),
             ]
             a8 = Signal(signed(8), name=f"a8_{o}", reset_less=True)
             a16 = Signal(signed(16), name=f"a16_{o}", reset_less=True)

@@ -234,25 +234,21 @@ class Engine(wiring.Component):
             m.d.sync += credit.eq(0)
 
         # Words lie one behind the other, from token to token.
+        # What decides on a read is in registers: whether the address is inside the memory, the
+        # word a token's first, the row a tile's first, and anything left.
         addr, inside = Signal(ADDRESS_BITS + 1), Signal()
         word, row, left = Signal(10), Signal(range(tile)), Signal(TOKEN_BITS)
-        first, last = Signal(), Signal()
+        first, last, new_tile, some = Signal(), Signal(), Signal(), Signal()
+        words = config.memory.residual_words
         under_way, room = Signal(range(_UNDER_WAY + 1)), Signal()
         ask = Signal()
         m.d.comb += [
-            first.eq(word == 0),
             last.eq(word == final),
-            inside.eq(addr < config.memory.residual_words),
             room.eq(under_way != _UNDER_WAY),
-            ask.eq(
-                (left != 0)
-                & ring_room
-                & (~first | room & ((row != 0) | credit))
-                & (self.fault == 0)
-            ),
+            ask.eq(some & ring_room & (~first | room & (~new_tile | credit)) & (self.fault == 0)),
             issue.eq(ask & inside),
             read_fault.eq(ask & ~inside),
-            spend.eq(issue & first & (row == 0)),
+            spend.eq(issue & first & new_tile),
             self.x.en.eq(issue),
             self.x.addr.eq(addr),
         ]
@@ -260,19 +256,30 @@ class Engine(wiring.Component):
         with m.If(begin):
             m.d.sync += [
                 addr.eq(order.source),
+                inside.eq(order.source < words),
+                some.eq(1),
                 left.eq(order.tokens),
                 untaken.eq(order.tokens),
                 credit.eq(0),
                 word.eq(0),
+                first.eq(1),
                 row.eq(0),
+                new_tile.eq(1),
             ]
         with m.Elif(issue):
-            m.d.sync += [addr.eq(addr + 1), word.eq(word + 1)]
+            m.d.sync += [
+                addr.eq(addr + 1),
+                inside.eq(addr < words - 1),
+                word.eq(word + 1),
+                first.eq(last),
+            ]
             with m.If(last):
                 m.d.sync += [
                     word.eq(0),
                     left.eq(left - 1),
+                    some.eq(left != 1),
                     row.eq(Mux(row == tile - 1, 0, row + 1)),
+                    new_tile.eq(row == tile - 1),
                 ]
         return first, last
 
@@ -343,22 +350,23 @@ class Engine(wiring.Component):
         m.submodules.results = results = Queue(unsigned(ACTIVATION.width * outputs), depth=_RESULTS)
         places, popped = Signal(range(_RESULTS + 1), init=_RESULTS), Signal()
         word, at, row = Signal(10), Signal(range(ring_depth)), Signal(range(norm_rows))
-        go, last = Signal(), Signal()
+        go, first, last = Signal(), Signal(), Signal()
         m.d.comb += [
             go.eq(roots.valid & (places != 0)),
-            last.eq(word == final),
             roots.ready.eq(go & last),
-            started.eq(go & (word == 0)),
+            started.eq(go & first),
             ring_free.eq(go),
         ]
         m.d.sync += places.eq(places - go + popped)
         with m.If(begin):
-            m.d.sync += [word.eq(0), row.eq(order.params)]
+            m.d.sync += [word.eq(0), row.eq(order.params), first.eq(1), last.eq(order.words == 1)]
         with m.Elif(go):
             m.d.sync += [
                 at.eq(at + 1),
                 word.eq(Mux(last, 0, word + 1)),
                 row.eq(Mux(last, order.params, row + 1)),
+                first.eq(last),
+                last.eq(Mux(last, order.words == 1, word + 1 == final)),
             ]
 
         # Without normalisation x_hat is x: (1 x - 0) * 2**15 / 2**15.

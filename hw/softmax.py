@@ -220,13 +220,13 @@ class Unit(wiring.Component):
         source, active, at = Signal(), Signal(), Signal(self._buffer_bits)
         start, fresh, ending, stop = Signal(), Signal(), Signal(), Signal(self._buffer_bits)
         upcoming, pair, first, finish = Signal(), Signal(range(pairs)), Signal(), Signal()
+        turn = Signal(self._buffer_bits)  # where the last key tile begins, less one
         held, scales, gap = Signal(range(3)), Signal(range(_SCALES + 1)), Signal(range(tokens))
         crowded, single = Signal(), Signal()
         m.d.comb += [
             # Scales are made one row a cycle: last key tiles of two query tiles are T cycles apart.
             single.eq(Mux(upcoming, end[1].single, end[0].single)),
             crowded.eq(single & ((gap != 0) | (active & finish & (pair == 0)))),
-            finish.eq(stop - at < pairs),
             ending.eq(at == stop),
             start.eq(
                 full.bit_select(upcoming, 1)
@@ -252,12 +252,16 @@ class Unit(wiring.Component):
                 source.eq(upcoming),
                 upcoming.eq(~upcoming),
                 stop.eq(Mux(upcoming, end[1].at, end[0].at)),
+                turn.eq(Mux(upcoming, end[1].at, end[0].at) - pairs),
+                finish.eq(single),
             ]
             for h in range(2):
                 with m.If(upcoming == h):  # what comes in stays behind what is read
                     m.d.sync += [full[h].eq(0), occupied[h].eq(0)]
         with m.Elif(active):
             m.d.sync += [at.eq(at + 1), active.eq(~ending)]
+            with m.If(at == turn):
+                m.d.sync += finish.eq(1)
 
         group, word = Signal(range(groups)), Signal(len(self.p.addr) - 1)
         target = Signal(init=1)

@@ -276,7 +276,7 @@ class Port(wiring.Component):
         with m.If(sink.idle):
             m.d.comb += [
                 sink.block.valid.eq(landing.o.valid & is_block),
-                landing.o.ready.eq(is_block),
+                landing.o.ready.eq(1),  # what is no block is an error, and lost
             ]
         with m.Else():
             m.d.comb += [

@@ -130,11 +130,11 @@ class Engine(wiring.Component):
         starting = self._start(m, ports)
         fetching, bad_field = self._fetch(m, ports)
 
-        given_up = Signal()
+        given_up = Signal()  # until a reset
         with m.If(self.abort):
             m.d.sync += given_up.eq(1)
         for port in ports:
-            m.d.comb += port.cancel.eq(self.abort | given_up)
+            m.d.comb += port.cancel.eq(given_up)
         rows = Signal(range(self._config.memory.ring_rows + 1))  # in the ring
         ahead = rows >= self._config.memory.ring_rows // _NEARLY_EMPTY
         m.d.sync += [
