@@ -157,13 +157,13 @@ class ComputeArray(Component):
         the_row = Mux(demand, row[1], row[0])
         after = Signal(POINTER_BITS)
         m.d.comb += after.eq(the_row + 1)
-        have = [Signal(name=f"have_{n}") for n in ("ring", "demand")]
-        use, again, skip = Signal(2), Signal(), Signal()  # a row; its block again; a whole block
+        has_row = [Signal(name=f"has_row_{n}") for n in ("ring", "demand")]
+        use, skipping = Signal(2), Signal()  # a row is used; its number may jump forward
         for n in range(2):
-            # A block that is read again is there as a whole.
-            next_row = Mux(use[n], (filled[n] != after) | again, filled[n] != row[n])
-            m.d.sync += have[n].eq(next_row & ~skip)
-        have_row = Mux(demand, have[1], have[0])
+            # Where a block begins again, its rows are there: one that seems to be missing now, the
+            # one behind the block, is not asked for in the next cycle but one.
+            m.d.sync += has_row[n].eq((filled[n] != Mux(use[n], after, row[n])) & ~skipping)
+        have_row = Mux(demand, has_row[1], has_row[0])
 
         # Room in the two queues of finished tiles, reserved at a tile's first step.
         room = [
@@ -206,6 +206,17 @@ class ComputeArray(Component):
             | drains.o.valid
         )
 
+        # Compared first and chosen then, which a multiplexer would be turned round in synthesis.
+        end_here, end_old = Signal(2), Signal(2)
+        m.d.comb += [
+            end_here.eq(Cat(k_1 == d.depth, ot_1 == d.drain.otiles)),
+            end_old.eq(Cat(k_1 == old.v_tile_pitch, ot_1 == old.drain.otiles)),
+            Cat(end_of_k, last_ot).eq(
+                (end_here & ~as_value.replicate(2)) | (end_old & as_value.replicate(2))
+            ),
+        ]
+        m.d.sync += self.half_released.eq(0)
+
         with m.FSM():
             with m.State("RUN"):
                 kind = d.drain.kind
@@ -225,22 +236,18 @@ class ComputeArray(Component):
                         have.eq(filled[0] - base[0]),
                         end.eq(base[0] + d.block),
                         self.stall_weight.eq(1),
+                        skipping.eq(1),
                     ]
                     with m.If(demand | (have >= d.block)):
                         m.d.comb += [announce.valid.eq(1), self.i.ready.eq(announce.ready)]
                         with m.If(announce.ready & ~demand & ~d.drain.keep):
-                            m.d.comb += skip.eq(1)
                             m.d.sync += [base[0].eq(end), row[0].eq(end), released[0].eq(end)]
                 with m.Elif(kind == Kind.ATTENTION):
                     m.d.comb += self.stall_drain.eq(1)
                     m.d.sync += [kv_row.eq(d.k_row), keys_left.eq(d.keys)]
                     m.next = "SCORES"
                 with m.Else():
-                    m.d.comb += [
-                        begin.eq(k_is_0 & ot_is_0),
-                        end_of_k.eq(k_1 == d.depth),
-                        last_ot.eq(ot_1 == d.drain.otiles),
-                    ]
+                    m.d.comb += begin.eq(k_is_0 & ot_is_0)
                     with m.If(~have_row):
                         m.d.comb += self.stall_weight.eq(1)
                     with m.Elif((k_is_0 & ~has_room[0]) | (begin & ~announce.ready)):
@@ -249,12 +256,8 @@ class ComputeArray(Component):
                         last_use = d.drain.last & ~d.drain.keep
                         m.d.comb += [step.eq(1), reserve[0].eq(k_is_0), announce.valid.eq(begin)]
                         with m.If(end_of_k & last_ot):
-                            m.d.comb += [
-                                self.i.ready.eq(1),
-                                self.half_released.eq(1),
-                                again.eq(~last_use),
-                            ]
-                            m.d.sync += half.eq(~half)
+                            m.d.comb += self.i.ready.eq(1)
+                            m.d.sync += [self.half_released.eq(1), half.eq(~half)]
                         for n in range(2):
                             with m.If(demand == n):
                                 m.d.comb += use[n].eq(1)
@@ -267,7 +270,7 @@ class ComputeArray(Component):
                                     with m.Else():
                                         m.d.sync += row[n].eq(base[n])
             with m.State("SCORES"):
-                m.d.comb += [to_score.eq(1), from_kv.eq(1), end_of_k.eq(k_1 == d.depth)]
+                m.d.comb += [to_score.eq(1), from_kv.eq(1)]
                 with m.If(k_is_0 & ~has_room[1]):
                     m.d.comb += self.stall_drain.eq(1)
                 with m.Else():
@@ -276,8 +279,9 @@ class ComputeArray(Component):
                     with m.If(end_of_k):
                         m.d.sync += keys_left.eq(keys_left - o_)
                         with m.If(last_keys):
-                            m.d.comb += [self.half_released.eq(1), self.i.ready.eq(1)]
-                            m.d.sync += [half.eq(~half), pending.eq(pending + 1)]
+                            m.d.comb += self.i.ready.eq(1)
+                            m.d.sync += [self.half_released.eq(1), half.eq(~half)]
+                            m.d.sync += [pending.eq(pending + 1)]
                             for n, place in enumerate(ahead):
                                 with m.If(pending == n):
                                     m.d.sync += place.eq(d)
@@ -294,8 +298,6 @@ class ComputeArray(Component):
                     as_value.eq(1),
                     from_p.eq(1),
                     begin.eq(k_is_0 & ot_is_0),
-                    end_of_k.eq(k_1 == old.v_tile_pitch),
-                    last_ot.eq(ot_1 == old.drain.otiles),
                     announce.payload.eq(old.drain),
                 ]
                 with m.If(begin & ~self.p_ready):

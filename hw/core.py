@@ -216,7 +216,10 @@ class Core(Component):
         connect(m, mover.a_read, activations.reads[1])
         connect(m, mover.x_read, residual.reads[2])
         connect(m, flipped(self.axi_write), mover.axi_w)
-        connect(m, mover.code_o, flipped(self.code))
+        # The sequencer's answer depends on the instruction and on every engine's queue.
+        m.submodules.code_queue = code = Queue(code_word, 2)
+        connect(m, mover.code_o, code.i)
+        connect(m, code.o, flipped(self.code))
         m.d.comb += [
             mover.a_grant.eq(activations.grant),
             mover.x_grant.eq(residual.grant),

@@ -123,6 +123,9 @@ class Engine(wiring.Component):
         with m.If(self.abort):
             m.d.sync += cancel.eq(1)
 
+        restart = Signal()
+        m.d.sync += restart.eq(code.cancel)
+
         for outer, inner in (
             (self.axi_r, reader.axi),
             (self.code_o, code.code_o),
@@ -160,7 +163,7 @@ class Engine(wiring.Component):
             store.output.eq(self.output),
             store.a_grant.eq(self.a_grant),
             store.x_grant.eq(self.x_grant),
-            reader.cancel[CODE].eq(cancel | code.cancel),
+            reader.cancel[CODE].eq(cancel | restart),
             reader.cancel[LOAD].eq(cancel),
             store.cancel.eq(cancel),
             self.quiet.eq(Cat(reader.idle).all() & store.quiet),

@@ -255,7 +255,8 @@ class Epilogue(Component):
         shift2 = pipe(d.shift, 0, 7, "shift2")
         zero = pipe(d.zero_point, 0, 8, "zero")
 
-        # Address: target + row * stride + column (words); computed in two stages.
+        # Address: target + row * stride + column (words), and for keys and values the head's place;
+        # factors and sums in stage 1, the product in 2, their sum in 3.
         acts = (d.mode == int(Destination.ACT8)) | (d.mode == int(Destination.GELU8))
         column = Signal(10)
         to_key = d.mode == int(Destination.KEY)
@@ -263,7 +264,6 @@ class Epilogue(Component):
         key_tile = row_number >> ceil_log2(o_)
         value_tile = row_number >> ceil_log2(i_)
         factor_a, factor_b = Signal(12), Signal(12)
-        offset = Signal(ADDRESS_BITS)
         with m.If(to_key):
             # target + h*head_pitch + tile*tile_pitch + j/groups
             m.d.comb += [
@@ -281,16 +281,22 @@ class Epilogue(Component):
                 m.d.comb += column.eq((ct_now << 1) >> ceil_log2(groups))
             with m.Else():
                 m.d.comb += column.eq(ct_now)
-        m.d.comb += offset.eq(d.target + Mux(to_key | to_value, h * d.head_pitch, 0))
-        partial_a = Signal(ADDRESS_BITS, reset_less=True)
-        partial_b = Signal(ADDRESS_BITS, reset_less=True)
+        factors = [Signal(12, name=f"factor_{n}_1", reset_less=True) for n in "ab"]
+        to_head = Signal(ADDRESS_BITS, reset_less=True)
+        start = Signal(ADDRESS_BITS, reset_less=True)
+        product_a = Signal(ADDRESS_BITS, reset_less=True)
+        partial = Signal(ADDRESS_BITS, reset_less=True)
         address = Signal(ADDRESS_BITS, reset_less=True)
         m.d.sync += [
-            partial_a.eq(factor_a * factor_b),
-            partial_b.eq(offset + column),
-            address.eq(partial_a + partial_b),
+            factors[0].eq(factor_a),
+            factors[1].eq(factor_b),
+            to_head.eq(Mux(to_key | to_value, h * d.head_pitch, 0)),
+            start.eq(d.target + column),
+            product_a.eq(factors[0] * factors[1]),
+            partial.eq(start + to_head),
+            address.eq(product_a + partial),
         ]
-        addresses = pipe(address, 2, stages - 1, "address")
+        addresses = pipe(address, 3, stages - 1, "address")
         group = Signal(ceil_log2(i_))
         with m.If(to_key):
             within = row_number[: ceil_log2(o_)]
@@ -339,15 +345,15 @@ class Epilogue(Component):
                 m.d.sync += v.eq(round_saturate(m, doubled, VALUE, name=f"v_{o}_rounded"))
             value.append(v)
 
-        # Residual read: address in stage 2, data in stage 3, kept to stage 7.
+        # Residual read: address in stage 3, data in stage 4, kept to stage 7.
         m.d.comb += [
             self.x.addr.eq(address),
             self.x.en.eq(
-                valid[2]
-                & ((mode[2] == int(Destination.RESIDUAL)) | (mode[2] == int(Destination.EXPERT)))
+                valid[3]
+                & ((mode[3] == int(Destination.RESIDUAL)) | (mode[3] == int(Destination.EXPERT)))
             ),
         ]
-        x = pipe(self.x.data.as_value(), 3, 7, "x")
+        x = pipe(self.x.data.as_value(), 4, 7, "x")
 
         # Stage 5: GELU table, expert score; 6: second product; 7: shift, add; 8: narrow -----------
         out8: list[Signal] = []
