@@ -366,7 +366,6 @@ class Epilogue(Component):
         for o in range(o_):
             v = value[o]
             size = Signal(VALUE.width, name=f"size_{o}")
-            table_out = Signal(GELU.entry_bits, name=f"table_{o}")
             index = size >> GELU.step_bits
             rom = Memory(
                 shape=unsigned(GELU.entry_bits),
@@ -377,18 +376,18 @@ class Epilogue(Component):
             m.submodules[f"gelu_{o}"] = rom
             entry = rom.read_port(domain="comb")
             m.d.comb += [size.eq(Mux(v < 0, -v, v)), entry.addr.eq(index)]
-            with m.If(index < len(GELU.table)):
-                m.d.comb += table_out.eq(entry.data)
             # GELU is the one less the other: a subtraction for the pre-adder of a DSP block.
             positive = Signal(VALUE.width - 1, name=f"positive_{o}", reset_less=True)
             correction = Signal(GELU.entry_bits, name=f"correction_{o}", reset_less=True)
+            near = Signal(name=f"near_{o}", reset_less=True)  # beyond the table it is 0
             weighted = Signal(
                 signed(VALUE.width + SCORE.width + 1), name=f"weighted_{o}", reset_less=True
             )
             with m.If(valid[5] & is_gelu_5):
                 m.d.sync += [
                     positive.eq(Mux(v < 0, 0, v[:-1])),
-                    correction.eq(table_out),
+                    correction.eq(entry.data),
+                    near.eq(index < len(GELU.table)),
                 ]
             with m.If(valid[5] & is_expert_5):
                 m.d.sync += weighted.eq(v * score[5])
@@ -396,7 +395,7 @@ class Epilogue(Component):
             added = Signal(signed(VALUE.width), name=f"added_{o}", reset_less=True)
             with m.If(valid[6]):
                 m.d.sync += [
-                    product2.eq((positive - correction) * mult2[6]),
+                    product2.eq((positive - Mux(near, correction, 0)) * mult2[6]),
                     added.eq(
                         Mux(
                             mode[6] == int(Destination.EXPERT),
