@@ -11,6 +11,7 @@ from moevit.compiler.schedule import ExpertSchedule
 from moevit.compiler.timing import Latencies, MemorySpeed, pixel_cycles
 from moevit.hw.config import preset
 from moevit.hw.image import BlockHeader
+from moevit.hw.isa import Gemm
 from moevit.quant.golden import Golden
 from moevit.quant.random_network import Sizes, random_images, random_network
 
@@ -59,6 +60,22 @@ def test_array_cycles_are_those_of_the_instructions(program) -> None:
     experts = 2 * tiles * (6 * d + 4 * 3)
     router, out = tiles * d, -(-(tokens - 1) // 4) * d
     assert found.by_engine["array"] == patches + attention + dense + experts + router + out
+
+
+def test_windows_wait_for_their_operands() -> None:
+    """With fewer output tiles than rows the loader, a word a cycle, is slower than the array."""
+    shape = Sizes(image_height=64, image_width=80, dim=16, decoder_width=24, doublings=2)
+    program = compile_network(random_network(0, shape), preset("default"))
+    found, t = estimate(program, "task0", Memory()), program.config.array.tokens
+    windows = [i for i in program.instructions("task0") if isinstance(i, Gemm) and i.line]
+    least = array = 0
+    for i in windows:
+        tiles, rest = divmod(i.tokens, t)
+        array += (tiles + (rest > 0)) * i.otiles * i.depth
+        least += tiles * max(i.otiles, t) * i.depth + max(i.otiles, rest) * i.depth * (rest > 0)
+    assert least > 1.2 * array
+    assert found.by_engine["stall_operand"] >= least - array
+    assert found.cycles > least
 
 
 def test_bytes_are_those_that_the_device_reads(program) -> None:
