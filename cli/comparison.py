@@ -170,7 +170,8 @@ def _float_planes(workload: Workload, picture: Picture, tasks: Sequence[str]) ->
 def _values(workload: Workload, result: Result) -> Array:
     """Tokens or logits in floats, as the float model gives them."""
     if result.output is None:
-        assert result.planes is not None
+        if result.planes is None:
+            raise ValueError(f"Task {result.task} gave neither integers nor floats")
         return result.planes
     values: Array = result.output * np.float32(workload.program.task(result.task).output.scale)
     return values[0] if workload.model_config.task(result.task).kind == "classification" else values

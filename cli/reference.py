@@ -39,7 +39,7 @@ from .options import DEFAULT_EXPERTS, expert_bits
 from .peers import BOARD_WATTS
 from .workload import quantise_model
 
-__all__ = ["ROUTERS", "Reference", "backbone", "measure_frames", "reference_network"]
+__all__ = ["ROUTERS", "Reference", "backbone", "counted", "measure_frames", "reference_network"]
 
 Report = Callable[[str, float], None]
 
@@ -220,13 +220,19 @@ def _picture(reference: Reference) -> Any:
     return scene("test", 0, *reference.model_config.image).image
 
 
+def counted(counters: Counters | None) -> Counters:
+    """A device's counters; ``RuntimeError`` if it has none."""
+    if counters is None:
+        raise RuntimeError("The device has counted nothing")
+    return counters
+
+
 def _run(device: RtlDevice, picture: Any, expected: GoldenResult, report: Report) -> Counters:
     report(f"simulating {expected.task}", 0.5)
     device.align()  # so that frames differ in nothing but what they do
     result = device.run(picture, expected.task)
     _fails(f"{device.config.name}, {expected.task}", result.output, expected.output)
-    assert result.counters is not None
-    return result.counters
+    return counted(result.counters)
 
 
 def _frame(

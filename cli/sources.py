@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -66,6 +67,12 @@ class PictureSource:
     data: str = SCENES
     root: Path | None = None
     files: tuple[Path, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.data != SCENES and self.root is None:
+            raise UserError(f"--root: data {self.data} needs its folder")
+        if self.data == SCENES and self.root is not None:
+            raise UserError(f"--root: {self.root} needs --data to say which data set it is")
 
     @property
     def is_default(self) -> bool:
@@ -140,16 +147,20 @@ class PictureSource:
         from moevit.model.datasets import open_for
         from moevit.model.evaluate import fitted
 
-        assert self.root is not None
-        data = open_for(self.data, self.root, "validation", config.tasks)
+        data = open_for(self.data, self._folder, "validation", config.tasks)
         found = min(count, len(data))
         return fitted(data, config, found), found, data.fingerprint()
 
     def _open(self, split: str, kinds: list[str]) -> Dataset:
         from moevit.model.datasets import open_dataset
 
-        assert self.root is not None
-        return open_dataset(self.data, self.root, split, kinds=kinds)
+        return open_dataset(self.data, self._folder, split, kinds=kinds)
+
+    @property
+    def _folder(self) -> Path:
+        if self.root is None:
+            raise ValueError(f"Pictures of {self.data} have no folder")
+        return self.root
 
 
 def in_scenes(task: TaskConfig) -> bool:
@@ -176,10 +187,7 @@ def picture_source(
     UserError
         For options that contradict one another, a folder without pictures, a missing file.
     """
-    if data != SCENES and root is None:
-        raise UserError(f"--root: data {data} needs its folder")
-    if data == SCENES and root is not None:
-        raise UserError(f"--root: {root} needs --data to say which data set it is")
+    given = PictureSource(data=data, root=root)
     if data != SCENES and files:
         raise UserError("--calibration: cannot be given together with --data")
     chosen = [picture for path in files or [] for picture in _pictures(path)]
@@ -192,4 +200,4 @@ def picture_source(
         if data not in NAMES:
             known = ", ".join((SCENES, *NAMES))
             raise UserError(f"--data: unknown data set {data!r}; expected {known}")
-    return PictureSource(data=data, root=root, files=tuple(chosen))
+    return dataclasses.replace(given, files=tuple(chosen))

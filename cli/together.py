@@ -16,6 +16,8 @@ from moevit.quant.network import Network
 from moevit.sim.counters import STALLS
 from moevit.sim.rtl import RtlDevice, board_memory
 
+from .reference import counted
+
 __all__ = ["measure_together"]
 
 Report = Callable[[str, float], None]
@@ -30,7 +32,9 @@ def measure_together(
     """
     report("compiling all tasks", 0.7)
     program = compile_network(network, config, together=True)
-    assert program.together is not None
+    whole = program.together
+    if whole is None:
+        raise ValueError("The program has no run of all tasks")
     timing = board_memory(config)
     golden = {t: r[0] for t, r in Golden(network).run_batch(picture[None]).items()}
     singles: dict[str, int] = {}
@@ -41,17 +45,15 @@ def measure_together(
             device.align()
             result = device.run(picture, task)
             _check(task, result.output, exact.output)
-            assert result.counters is not None
-            singles[task] = result.counters.cycles
+            singles[task] = counted(result.counters).cycles
         report("simulating all tasks", 0.9)
         device.align()
         for task, result in device.run_all(picture).items():
             _check(f"{task} of all", result.output, golden[task].output)
-        counters = device.counters
-    assert counters is not None
+        counters = counted(device.counters)
     total, cycles = sum(singles.values()), counters.cycles
     predicted = estimate(program, ALL, timing).cycles
-    macs = program.together.useful_macs
+    macs = whole.useful_macs
     return {
         "tasks": list(golden),
         "cycles": cycles,

@@ -16,6 +16,7 @@ from .frame import OutputRows, head_matrix, load_patches, output_rows
 from .layout import Matrix, ceil_div, round_up
 from .moe import lower_moe
 from .norms import load_norms, load_scales, needed, used
+from .plan import Region
 from .spill import Spill
 from .tiling import Span, cut
 
@@ -27,15 +28,17 @@ PIECES = 6
 
 def lower_passing(c: Context) -> OutputRows:
     """Write the whole frame of a task into ``c.code``."""
-    assert c.plan.spill is not None
-    return _Frame(c, c.plan.spill).lower()
+    if c.plan.spill is None or c.plan.inputs is None:
+        raise ValueError("A frame whose tokens pass through the chip needs a plan for that")
+    return _Frame(c, c.plan.spill, c.plan.inputs).lower()
 
 
 class _Frame:
     """The frame in the making; ``saved`` counts credits of STOREs that no LOAD has taken yet."""
 
-    def __init__(self, c: Context, spill: Spill) -> None:
+    def __init__(self, c: Context, spill: Spill, inputs: Region) -> None:
         self.c, self.p, self.s, self.at = c, spill, c.shapes, spill.scratch
+        self.inputs = inputs
         self.saved = 0
         self.tile = c.config.array.tokens
         self.gates = list(gates_ahead(c.network))
@@ -110,8 +113,7 @@ class _Frame:
         c, s, p = self.c, self.s, self.p
         groups = cut(s.geometry.heads, c.plan.tiling.heads)
         inputs = [(heads, rows) for heads in groups for rows in cut(s.tokens, p.rows)]
-        assert c.plan.inputs is not None
-        base = c.plan.inputs.base
+        base = self.inputs.base
 
         def load(k: int) -> None:
             first, count = inputs[k][1]

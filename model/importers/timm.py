@@ -48,8 +48,7 @@ def import_timm(name: str, *, weights: Path | str | None = None, **sizes: Any) -
     values = read_weights(weights) if weights is not None else None
     if values is not None and "head.weight" in values:
         sizes.setdefault("num_classes", len(values["head.weight"]))
-    network = _create(name, pretrained=values is None, sizes=sizes)
-    _check(name, network)
+    network = _checked(name, _create(name, pretrained=values is None, sizes=sizes))
     expected = network.state_dict()
     tensors = Tensors(
         name if weights is None else str(weights), expected if values is None else values
@@ -83,16 +82,18 @@ def _line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _check(name: str, network: nn.Module) -> None:
-    """Raise ``ValueError`` naming the first thing that we do not compute."""
+def _checked(name: str, network: nn.Module) -> VisionTransformer:
+    """The network; ``ValueError`` naming the first thing that we do not compute."""
 
     def demand(fits: bool, found: str) -> None:
         if not fits:
             raise ValueError(f"{name} is not supported: {found}")
 
     kinds = (VisionTransformer, VisionTransformerDistilled)
-    demand(type(network) in kinds, f"it is a {type(network).__name__}, not a plain ViT")
-    assert isinstance(network, VisionTransformer)
+    if type(network) not in kinds or not isinstance(network, VisionTransformer):
+        raise ValueError(
+            f"{name} is not supported: it is a {type(network).__name__}, not a plain ViT"
+        )
     registers, pool = network.num_reg_tokens, network.global_pool
     demand(not registers, f"it has {registers} register tokens, expected none")
     demand(pool in ("token", "avg"), f"its head reads {pool!r} pooling, expected token or avg")
@@ -119,10 +120,10 @@ def _check(name: str, network: nn.Module) -> None:
         demand(isinstance(block.norm1, nn.LayerNorm), f"{where} has no LayerNorm")
         for scale in (block.ls1, block.ls2):
             demand(isinstance(scale, nn.Identity | LayerScale), f"{where} has a strange scale")
+    return network
 
 
-def _config(name: str, network: nn.Module) -> ModelConfig:
-    assert isinstance(network, VisionTransformer)
+def _config(name: str, network: VisionTransformer) -> ModelConfig:
     first, embed, depth = network.blocks[0], network.patch_embed, len(network.blocks)
     dim, patch = network.embed_dim, embed.patch_size[0]
     about = network.pretrained_cfg or {}
