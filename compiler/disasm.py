@@ -61,10 +61,10 @@ def _gemm(i: Gemm) -> str:
     rows = f"queue {i.queue}" if i.use_queue else f"{i.tokens} rows"
     gathered = " gather" if i.gather else ""
     source = f"A[{i.source}+{i.stride}]{gathered}"
-    if i.span:
-        source += f" spans of {i.span}"
     if i.line or i.span:
-        source += f" lines of {i.line} in {i.source_line}"
+        source += f" lines of {i.line or 'all'} in {i.source_line}"
+    if i.span:
+        source += f" spans of {i.span},"
     mode = Destination(i.mode)
     tiles = f"{i.depth}x{i.otiles} tiles"
     flags = "".join(f" {name}" for name in ("demand", "keep") if getattr(i, name))

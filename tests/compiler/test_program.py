@@ -9,9 +9,9 @@ import pytest
 from safetensors.numpy import save
 
 from moevit.compiler import Program, compile_network
-from moevit.compiler.disasm import disassemble
+from moevit.compiler.disasm import disassemble, format_instruction
 from moevit.hw.config import preset
-from moevit.hw.isa import Fetch
+from moevit.hw.isa import Fetch, Gemm
 from moevit.quant.random_network import Sizes, random_network
 
 
@@ -181,3 +181,11 @@ def test_useful_macs() -> None:
     dense, experts, router = 2 * n * d * 64, 2 * n * 2 * d * 48, n * d * 4
     patches, head = 6 * 192 * d, 6 * d * 12
     assert program.tasks["task0"].useful_macs == blocks + dense + experts + router + patches + head
+
+
+def test_windows_in_words() -> None:
+    window = {"stride": 2, "depth": 18, "line": 5, "source_line": 7, "span": 6}
+    gemm = Gemm(tokens=15, otiles=3, target=40, target_stride=4, target_line=14, **window)
+    assert format_instruction(gemm) == (
+        "GEMM      ACT8 A[40+4] in 14 <- A[0+2] lines of 5 in 7 spans of 6, 15 rows, 18x3 tiles"
+    )
