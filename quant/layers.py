@@ -13,7 +13,7 @@ import numpy as np
 
 from .calibrate import Site
 from .float_network import FloatLinear
-from .formats import ACCUMULATOR, ACTIVATION, Multiplier, weight_max
+from .formats import ACCUMULATOR, ACTIVATION, WEIGHT, Multiplier, weight_max
 from .linear import Linear
 from .options import Options
 from .ranges import CODES, LEVELS, Encoding, channel_range, quantise_rows, rectified_range
@@ -174,21 +174,30 @@ class Layers:
             trials.append((error, encoding))
         return min(trials, key=lambda trial: trial[0])[1]
 
-    def rectified(self, name: str, site: Site, consumers: Sequence[FloatLinear]) -> Encoding:
-        """Scale a channel for the site ``name``, outputs of a ReLU: the lowest code is 0."""
+    def rectified(
+        self, name: str, site: Site, consumer: FloatLinear, rows: Floats, taps: int
+    ) -> Encoding:
+        """Scale a channel for the site ``name``, outputs of a ReLU: the lowest code is 0.
+
+        It is the one with the least error at ``consumer``, which reads ``taps`` pixels side by side
+        like ``rows`` ``(n, taps * C)``; biases make up for the mean of that error.
+        """
         if name in self.fixed.encodings:
             return self.fixed.encodings[name]
         options = self.options
         high = rectified_range(site, options.clip, options.percentile)
-        rows = site.sample(_TRIAL_ROWS).astype(np.float64)
-        trials = []
+        rows = rows[:_TRIAL_ROWS].astype(np.float64)
+        exact, trials = rows @ consumer.weight.T, []
         for exponent in options.migrate:
             scale = high**exponent * high.max() ** (1 - exponent) / LEVELS
             encoding = Encoding(scale=scale, offset=-ACTIVATION.min * scale)
-            error = 0.0
-            if len(options.migrate) > 1:
-                error = self.trial(rows, encoding, consumers, [8] * len(consumers))
-            trials.append((error, encoding))
+            seen = encoding.tiled(taps)
+            codes, weight = seen.encode(rows), consumer.weight * seen.scale
+            got, step = quantise_rows(weight)
+            if options.rounding != "nearest":
+                got = diffused(weight / step[:, None], taps, codes - codes.mean(axis=0), WEIGHT.max)
+            errors = codes @ (got * step[:, None]).T - exact
+            trials.append((float(np.sum(errors.var(axis=0))), encoding))
         best = self.encodings[name] = min(trials, key=lambda trial: trial[0])[1]
         return best
 

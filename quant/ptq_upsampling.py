@@ -1,8 +1,8 @@
 """Post-training quantisation of upsampling heads' stages, with the methods of :mod:`.ptq`.
 
 Outputs of a ReLU are codes from -128 for 0 up, with a scale for each channel that the next stage's
-weights absorb, chosen as behind a LayerNorm: exponents between one scale for all channels and each
-channel its own range, the one with the least error at the next convolution, tap by tap.
+weights absorb: exponents between one scale for all channels and each channel its own range, the one
+with the least error behind the next convolution.
 
 Each window has weights and rounding of its own; by default a tap makes up for the error of the one
 before (:func:`~.rounding.diffused`), since pixels side by side are alike. What a window reads is
@@ -52,7 +52,13 @@ def upsampling_stages(
         step: float | Floats = final
         behind, pivot = encoding, _centre(stats, f"{name}.around.{n}", encoding)
         if stage.relu:
-            behind = made.rectified(where, stats.site(where), head.stages[n + 1].taps)
+            after = head.stages[n + 1]
+            size = (height * stage.factor, width * stage.factor)
+            widest = max(after.windows(size), key=lambda window: window.taps)
+            rows = read_by(widest, stats.site(f"{name}.around.{n + 1}").rows)
+            behind = made.rectified(
+                where, stats.site(where), after.folded(widest), rows, widest.taps
+            )
             step = behind.scale
         around = stats.site(f"{name}.around.{n}").rows if _needs_rows(made) else None
         stages.append(
@@ -104,10 +110,7 @@ def _linears(
         found.append(
             made.linear(
                 stage.folded(window),
-                Encoding(
-                    scale=np.tile(encoding.scale, window.taps),
-                    offset=np.tile(encoding.offset, window.taps),
-                ),
+                encoding.tiled(window.taps),
                 step,
                 name=f"{where}.windows.{w}",
                 rows=None if around is None else read_by(window, around),

@@ -62,6 +62,10 @@ class Encoding:
         codes = np.round((real - self.offset) / self.scale)
         return np.clip(codes, ACTIVATION.min, ACTIVATION.max)
 
+    def tiled(self, count: int) -> Encoding:
+        """Of ``count`` times the channels, side by side."""
+        return Encoding(scale=np.tile(self.scale, count), offset=np.tile(self.offset, count))
+
     def decode(self, codes: Floats) -> Floats:
         """Real values of codes."""
         return codes * self.scale + self.offset
