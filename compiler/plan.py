@@ -22,7 +22,7 @@ order, its epilogue writes in the same order, and a write belongs to a tile that
   changes the residual, waits until all of it is there.
 ``keys``, ``values``: written by GEMMs behind the attention that read them last.
 Head outputs are written once a frame and stored; the frame ends when the store has ended.
-Maps of upsampling heads take the place of both, behind everything else (:mod:`.maps`).
+Maps of upsampling heads take the place of all, behind everything else (:mod:`.maps`).
 
 Tiles (:class:`~.tiling.Tiling`) change none of it. Where keys and values are there for some heads
 at a time, attention output of a head replaces its queries, word by word as they have been read, and
@@ -124,7 +124,7 @@ def plan_memory(network: Network, shapes: Shapes) -> MemoryPlan:
 
 def _head_maps(b: Buffers, plan: MemoryPlan) -> dict[str, HeadMaps]:
     """Places of upsampling heads' maps: the tokens are the first, the rest has what is left."""
-    s, found = b.shapes, {}
+    s, found, room = b.shapes, {}, b.config.memory.activation_words
     height, width = s.geometry.grid
     first = Map(height=height, width=width, words=s.chunks, base=plan.tokens.base)
     scratch = 0
@@ -134,7 +134,7 @@ def _head_maps(b: Buffers, plan: MemoryPlan) -> dict[str, HeadMaps]:
         first = replace(first, words=plan.spill.norm, base=None, address=address)
         scratch = at.size
     for task, head in b.upsampling.items():
-        maps = plan_maps(head, s, first, room=plan.work.end, scratch=scratch)
+        maps = plan_maps(head, s, first, room=room, scratch=scratch)
         if maps is None:
             raise AssertionError(f"no tiles of head {task}: {b}")
         found[task] = maps
