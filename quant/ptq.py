@@ -16,7 +16,6 @@ outputs on calibrated inputs (Nagel et al. 2019, section 4.2).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from math import log2
 from typing import Any
@@ -27,7 +26,6 @@ from .calibrate import Calibration, Site
 from .float_network import (
     FloatAttention,
     FloatBlock,
-    FloatHead,
     FloatLinear,
     FloatMlp,
     FloatMoe,
@@ -35,23 +33,20 @@ from .float_network import (
     FloatNorm,
     gelu,
 )
-from .float_upsampling import FloatUpsamplingHead
 from .formats import (
     ACTIVATION,
     LOGIT,
     RESIDUAL,
-    VALUE,
     Multiplier,
 )
 from .gate import Gate
 from .gelu import GELU
 from .golden import PIXEL_OFFSET
-from .layernorm import EPS, LayerNorm
 from .layers import Fixed, Layers
 from .linear import GeluOutput, Linear
-from .network import Attention, Block, Head, Mlp, Moe, Network, expert_order
+from .network import Attention, Block, Mlp, Moe, Network, expert_order
 from .options import Options
-from .ptq_upsampling import upsampling_stages
+from .ptq_heads import HeadQuantiser, parts
 from .ranges import (
     CODES,
     SEARCH_ROWS,
@@ -61,7 +56,6 @@ from .ranges import (
 )
 from .rescale import Rescale
 from .softmax import Softmax
-from .upsampling import UpsamplingHead
 
 __all__ = ["Options", "quantise", "quantise_with_parts"]
 
@@ -101,39 +95,14 @@ def quantise_with_parts(
     return quantiser.run(), quantiser
 
 
-def _parts(head: FloatHead | FloatUpsamplingHead) -> list[FloatLinear]:
-    """What of a head reads tokens, as layers on one token each."""
-    if isinstance(head, FloatUpsamplingHead):
-        return head.stages[0].taps
-    weights = np.split(head.linear.weight, head.tokens, axis=1)
-    return [FloatLinear(weight=weight, bias=head.linear.bias) for weight in weights]
-
-
-_MEAN_ROOM = 1.25
-"""Range of a mean over tokens, over the largest that calibration saw: there are few of them."""
-
-
-class _Quantiser(Layers):
-    def __init__(
-        self,
-        network: FloatNetwork,
-        calibration: Calibration,
-        options: Options,
-        fixed: Fixed | None = None,
-    ) -> None:
-        super().__init__(options, fixed)
-        self.net, self.stats = network, calibration
-        site = calibration.site("residual")
-        peak = max(float(site.high.max()), -float(site.low.min()))
-        self.residual = peak * options.headroom / RESIDUAL.max
-
+class _Quantiser(HeadQuantiser):
     def run(self) -> Network:
         net = self.net
         embedding = RESIDUAL.saturate(np.round(net.embedding / self.residual)).astype(np.int16)
         blocks = tuple(self.block(i, b) for i, b in enumerate(net.blocks))
         norm, encoding = None, None
         if net.norm is not None:
-            consumers = [part for head in net.heads.values() for part in _parts(head)]
+            consumers = [part for head in net.heads.values() for part in parts(head)]
             norm, encoding = self.norm(net.norm, "norm", consumers)
         heads = {task: self.output(task, head, encoding) for task, head in net.heads.items()}
         return Network(
@@ -162,87 +131,6 @@ class _Quantiser(Layers):
         )
         return self.linear(net.patch_embed, encoding, self.residual, name="patch_embed")
 
-    def norm(
-        self,
-        norm: FloatNorm,
-        name: str,
-        consumers: Sequence[FloatLinear],
-        narrow: Sequence[FloatLinear] = (),
-    ) -> tuple[LayerNorm, Encoding]:
-        """LayerNorm to int8, and what its codes mean to the consumers.
-
-        The codes stand for ``x_hat``; the norm's own gain and bias pass on to the consumers,
-        of which ``narrow`` are those whose weights have ``expert_bits``.
-        """
-        site = self.stats.site(name)
-        own = Encoding(scale=norm.gain.astype(np.float64), offset=norm.bias.astype(np.float64))
-        folded = [
-            FloatLinear(weight=c.weight * own.scale, bias=c.bias + c.weight @ own.offset)
-            for c in (*consumers, *narrow)
-        ]
-        widths = [8] * len(consumers) + [self.options.expert_bits] * len(narrow)
-        inner = self.encodings[name] = self.channels(name, site, folded, widths)
-        dim = self.net.geometry.dim
-        eps = round(norm.eps * (dim / self.residual) ** 2)
-        layer = LayerNorm.from_affine(
-            1 / inner.scale, -inner.offset / inner.scale, min(eps, EPS.max)
-        )
-        outer = Encoding(
-            scale=inner.scale * own.scale, offset=inner.offset * own.scale + own.offset
-        )
-        return layer, outer
-
-    # Heads -------------------------------------------------------------------------------------
-    def output(
-        self, task: str, head: FloatHead | FloatUpsamplingHead, encoding: Encoding | None
-    ) -> Head | UpsamplingHead:
-        """A task's head; ``encoding``: what the final norm's codes mean, where there is one."""
-        if isinstance(head, FloatUpsamplingHead):
-            return self.upsampling(f"heads.{task}", head, encoding)
-        if encoding is None:
-            raise ValueError(f"Head {task!r} needs the final norm, which the network lacks")
-        return self.head(f"heads.{task}", head, encoding)
-
-    def upsampling(
-        self, name: str, head: FloatUpsamplingHead, encoding: Encoding | None
-    ) -> UpsamplingHead:
-        norm = None
-        if head.norm is not None:
-            norm, encoding = self.norm(head.norm, f"{name}.norm", _parts(head))
-        if encoding is None:
-            raise ValueError(f"{name} needs a norm of its own: the network has none")
-        grid = self.net.geometry.grid
-        stages = upsampling_stages(self, self.stats, head, name=name, grid=grid, encoding=encoding)
-        return UpsamplingHead(norm=norm, stages=stages)
-
-    def head(self, name: str, head: FloatHead, encoding: Encoding) -> Head:
-        assert self.net.norm is not None
-        site = self.stats.site(name)
-        peak = max(float(np.abs(site.low).max()), float(np.abs(site.high).max()))
-        scale = peak * self.options.headroom / VALUE.max
-        rows, seen, mean = self.after("norm", self.net.norm), encoding, None
-        if head.tokens > 1:  # as many rows of tokens side by side as there are
-            seen = Encoding(
-                scale=np.tile(seen.scale, head.tokens),
-                offset=np.tile(seen.offset, head.tokens),
-            )
-            count = len(rows) // head.tokens * head.tokens
-            rows = rows[:count].reshape(-1, rows.shape[1] * head.tokens)
-        if head.mean:
-            pooled = self.stats.site(f"{name}.mean")
-            ends = (np.stack([pooled.low, pooled.high]) - seen.offset) / seen.scale
-            gain = CODES / max(float(np.abs(ends).max()) * _MEAN_ROOM, 1.0)
-            mean, rows = Multiplier.from_scale(gain), pooled.rows
-            seen = Encoding(scale=seen.scale / gain, offset=seen.offset)
-        return Head(
-            linear=self.linear(head.linear, seen, scale, name=name, rows=rows),
-            channels=head.channels,
-            upscale=head.upscale,
-            class_token=head.class_token,
-            tokens=head.tokens,
-            mean=mean,
-        )
-
     # Blocks ------------------------------------------------------------------------------------
     def block(self, index: int, block: FloatBlock) -> Block:
         prefix = f"blocks.{index}."
@@ -262,11 +150,6 @@ class _Quantiser(Layers):
         rows = self.after(prefix + "norm2", block.norm2)
         dense = self.mlp(mlp, enc2, self.stats.site(prefix + "hidden"), prefix, rows=rows)
         return Block(norm1=norm1, attention=attention, norm2=norm2, mlp=dense)
-
-    def after(self, name: str, norm: FloatNorm) -> Floats:
-        """Calibrated outputs of a LayerNorm, whose site is ``x_hat``."""
-        out: Floats = self.stats.site(name).rows * norm.gain + norm.bias
-        return out
 
     def attention(
         self, a: FloatAttention, encoding: Encoding, prefix: str, rows: Floats
