@@ -351,22 +351,19 @@ class ComputeArray(Component):
         kv_1 = delayed(from_kv, 1, "from_kv")
         value_1 = delayed(as_value, 1, "as_value")
         p_1 = delayed(from_p, 1, "from_p")
-        for o in range(o_):
-            for i in range(i_):
-                b, c = 8 * (o * i_ + i), 8 * (i * o_ + o)
-                key_or_ring = Mux(kv_1, self.kv.data[b : b + 8], self.rows.data[b : b + 8])
-                w = Signal(8, name=f"w_{o}_{i}", reset_less=True)
-                with m.If(step_1):
-                    m.d.sync += w.eq(Mux(value_1, self.kv.data[c : c + 8], key_or_ring))
-                m.d.comb += dot.w[o][i].eq(w.as_signed())
-        for t in range(t_):
-            for i in range(i_):
-                b = 8 * i
-                from_p_data = self.p.data[8 * t * i_ + b : 8 * t * i_ + b + 8]
-                a = Signal(8, name=f"a_{t}_{i}", reset_less=True)
-                with m.If(step_1):
-                    m.d.sync += a.eq(Mux(p_1, from_p_data, ob_data[t][b : b + 8]))
-                m.d.comb += dot.a[t][i].eq(a.as_signed())
+        # One register for all operands of a kind: a simulator moves whole words of it.
+        w = Signal(8 * i_ * o_, name="weights", reset_less=True)
+        a = Signal(8 * i_ * t_, name="operands", reset_less=True)
+        transposed = Cat(
+            self.kv.data.word_select(i * o_ + o, 8) for o in range(o_) for i in range(i_)
+        )
+        with m.If(step_1):
+            with m.If(value_1):
+                m.d.sync += w.eq(transposed)
+            with m.Else():
+                m.d.sync += w.eq(Mux(kv_1, self.kv.data, self.rows.data))
+            m.d.sync += a.eq(Mux(p_1, self.p.data, Cat(*ob_data)))
+        m.d.comb += [dot.w.as_value().eq(w), dot.a.as_value().eq(a)]
 
         # Accumulators --------------------------------------------------------------------------
         latency = 2 + dot.latency
