@@ -102,7 +102,8 @@ class ModelConfig:
     scores, ``(dim / heads) ** -0.5`` if None. ``class_token_in_position``: row 0 of the position
     embedding is the class token itself, which then is no parameter of its own. ``gate_bias``: each
     task's router adds a constant to its logits. ``final_norm``: whether a LayerNorm follows the
-    last block; without it only tasks of kind ``tokens`` are possible. ``distilled``: a second token
+    last block; without it tasks are of kind ``tokens`` or have upsampling heads, with norms of
+    their own. ``distilled``: a second token
     like the class token, which heads on the class token read as well (DeiT). ``mean_pool``: heads
     of kind ``classification`` read the patches' mean instead. ``decoder``: one of :data:`DECODERS`;
     an upsampling one has ``decoder_width`` channels inside.

@@ -99,6 +99,11 @@ def put(tree: Any, path: str, value: Any) -> Any:
         ("network.geometry.dim", 33, "geometry.heads 2 must divide dim 33"),
         ("network.geometry.dim", 34, r"patch_embed.weight must be int8 \(34, 192\)"),
         ("network.blocks.0.mlp.kind", "Other", "field blocks.0.mlp must be Mlp or Moe, not Other"),
+        (
+            "network.heads.task0.kind",
+            "Other",
+            "field heads.task0 must be Head or UpsamplingHead, not Other",
+        ),
         ("network.blocks.0.mlp.gelu.zero_point", 200, "blocks.0.mlp.gelu.zero_point must fit"),
         ("network.blocks.1.mlp.gate.k", 9, "blocks.1.mlp.gate: Top-k must be"),
         (
