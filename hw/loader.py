@@ -107,6 +107,7 @@ class Loader(Component):
         block = Signal(20, reset_less=True)
         queued = Signal(reset_less=True)
         by_token = Signal(reset_less=True)
+        by_tile = Signal(reset_less=True)  # a credit for each; asking for none would take its time
         depth_2 = Signal(10, reset_less=True)  # two less: the word before the last one
         has_lines, has_spans = Signal(reset_less=True), Signal(reset_less=True)
         # From the last row of a line to the first of the next, and from the last word of a span:
@@ -234,6 +235,7 @@ class Loader(Component):
                 length = self.lengths[g.queue]
                 m.d.sync += [
                     queued.eq(~is_attention & g.use_queue),
+                    by_tile.eq((g.wait != 0) & (g.wait_count == 0)),
                     by_token.eq(~is_attention & g.use_queue & g.scatter),
                     has_lines.eq(~is_attention & (g.line != 0)),
                     has_spans.eq(~is_attention & (g.span != 0)),
@@ -292,12 +294,10 @@ class Loader(Component):
             with m.State("TILE"):
                 # First row of a tile: needs a half, a credit (once for all heads) and the row's
                 # token.
-                credit = (g.wait_count != 0) | (is_attention & (head != 0)) | self.take.ready
+                needed = by_tile & ~(is_attention & (head != 0))
                 go = (halves != 0) & next_valid
-                m.d.comb += self.take.valid.eq(
-                    go & (g.wait_count == 0) & ~(is_attention & (head != 0))
-                )
-                with m.If(go & credit):
+                m.d.comb += self.take.valid.eq(go & needed)
+                with m.If(go & (~needed | self.take.ready)):
                     m.d.comb += [allocate.eq(1), starting.eq(1)]
                     m.d.sync += [
                         tokens[0].eq(next_token),
