@@ -84,7 +84,7 @@ def test_lists_everything_that_does_not_fit(tmp_path: Path) -> None:
         (
             "vit_tiny_patch16_224",
             {"global_pool": "avg"},
-            "LayerNorm behind its pooling, expected none",
+            r"LayerNorm behind its pooling \(fc_norm\), expected the norm in front",
         ),
         ("vit_tiny_patch16_224", {"global_pool": "max"}, "head reads 'max' pooling"),
         ("vit_medium_patch16_reg4_gap_256", {}, "4 register tokens, expected none"),

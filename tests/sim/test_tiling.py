@@ -200,7 +200,7 @@ RTL = {
 
 FIRST = {
     "micro": replace(LONG, channels=4),
-    "small": replace(LONG, dim=48, hidden=190, expert_hidden=180),
+    "small": replace(LONG, dim=48, hidden=190, expert_hidden=180, ahead=True),
 }
 """The network that each begins with: it must pass through the chip."""
 
