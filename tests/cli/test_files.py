@@ -80,3 +80,30 @@ def test_where_one_may_not_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(UserError, match="not permitted to write there"):
         writable(tmp_path / "new" / "m.safetensors")
     writable(None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "inside"),
+    [
+        (("verilog",), "moevit.hw.verilog.generate"),
+        (("compile",), "moevit.cli.workload.compile_network"),
+        (("quantize",), "moevit.quant.calibrate.calibrate"),
+        (("export-onnx",), "onnx.checker.check_model"),
+        (("init",), "moevit.model.checkpoint.save"),
+        (("run", "--backend", "golden"), "moevit.quant.golden.Golden.run"),
+        (("eval", "--images", "2"), "moevit.model.tallies.tally"),
+    ],
+)
+def test_ctrl_c_leaves_nothing(moevit, checkpoint, monkeypatch, arguments, inside) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    model = () if arguments[0] in ("verilog", "init") else ("--model", checkpoint)
+    preset = ("--preset", "micro") if arguments[0] in ("compile", "run") else ()
+    monkeypatch.setattr(inside, interrupted)
+    if arguments[0] == "eval":
+        monkeypatch.setattr("moevit.cli.scoring.tally", interrupted)
+    status, out, err = moevit(*arguments, *model, *preset)
+    assert (status, out) == (130, "")
+    assert err.splitlines()[-1] == "moevit: error: interrupted" and "Traceback" not in err
+    assert not list(Path().iterdir())
