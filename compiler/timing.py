@@ -27,7 +27,7 @@ class Latencies:
     """the last engine's idle to DONE"""
     queue: int = 2
     """dispatch of an instruction to its engine's first look at it"""
-    credit: int = 2
+    credit: int = 3
     """a credit given to its taker's next step"""
     loader_start: int = 6
     """an instruction to its first operand word"""

@@ -230,16 +230,18 @@ class ComputeArray(Component):
                     ]
                 with m.Elif(kind == Kind.EMPTY):
                     # Step over the block once it is complete.
-                    have = Signal(POINTER_BITS)
-                    end = Signal(POINTER_BITS)
+                    there, end = Signal(POINTER_BITS), Signal(POINTER_BITS)
+                    looked, complete = Signal(), Signal()
                     m.d.comb += [
-                        have.eq(filled[0] - base[0]),
+                        there.eq(filled[0] - base[0]),
                         end.eq(base[0] + d.block),
                         self.stall_weight.eq(1),
                         skipping.eq(1),
                     ]
-                    with m.If(demand | (have >= d.block)):
+                    m.d.sync += [looked.eq(1), complete.eq(there >= d.block)]
+                    with m.If(looked & (demand | complete)):
                         m.d.comb += [announce.valid.eq(1), self.i.ready.eq(announce.ready)]
+                        m.d.sync += looked.eq(~announce.ready)
                         with m.If(announce.ready & ~demand & ~d.drain.keep):
                             m.d.sync += [base[0].eq(end), row[0].eq(end), released[0].eq(end)]
                 with m.Elif(kind == Kind.ATTENTION):
@@ -325,17 +327,18 @@ class ComputeArray(Component):
 
         # Addresses -----------------------------------------------------------------------------
         m.d.comb += [
-            self.rows.en.eq(step & ~from_kv),
+            # Read without waiting for the decision on a step; without one, nothing is done with it.
+            self.rows.en.eq(self.i.valid & ~from_kv),
             self.rows.addr.eq(the_row[: self.row_bits] | Mux(demand, 1 << self.row_bits, 0)),
-            self.kv.en.eq(step & from_kv),
+            self.kv.en.eq(from_kv),
             self.kv.addr.eq(kv_row),
-            ob_en.eq(step & ~from_p),
+            ob_en.eq(~from_p),
             ob_addr.eq(k + Mux(half, words, 0)),
-            self.p.en.eq(step & from_p),
+            self.p.en.eq(from_p),
             self.p.addr.eq(k | Mux(self.p_half, 1 << ceil_log2(max(self.p_words, 2)), 0)),
         ]
-        bad = self.kv.en & (kv_row >= config.memory.kv_rows)
-        with m.If(bad | (self.p.en & (k >= self.p_words))):
+        bad = from_kv & (kv_row >= config.memory.kv_rows)
+        with m.If(step & (bad | (from_p & (k >= self.p_words)))):
             m.d.sync += self.fault.eq(int(Error.ADDRESS))
 
         # Operand registers ---------------------------------------------------------------------
@@ -390,8 +393,12 @@ class ComputeArray(Component):
             Finished(m, name, sums, done[n]) for n, name in enumerate(("drain_tile", "score_tile"))
         ]
         counts = [Signal(range(FINISHED_TILES + 1), name=f"count_{n}") for n in range(2)]
+        finished = [Signal(name=f"finished_{n}") for n in range(2)]  # counts != 0
         for n in range(2):
-            m.d.sync += counts[n].eq(counts[n] + done[n] - pop[n])
+            m.d.sync += [
+                counts[n].eq(counts[n] + done[n] - pop[n]),
+                finished[n].eq(done[n] | (counts[n] > 1) | ((counts[n] == 1) & ~pop[n])),
+            ]
             with m.If(pop[n]):
                 m.d.sync += tiles[n].get.eq(tiles[n].get + 1)
         m.submodules.marks = marks = Queue(score_tile(config), FINISHED_TILES)
@@ -404,9 +411,9 @@ class ComputeArray(Component):
             mark.shift.eq(d.score_shift),
             mark.out_mult.eq(d.out_mult),
             mark.out_shift.eq(d.out_shift),
-            self.tile_valid.eq(counts[0] != 0),
+            self.tile_valid.eq(finished[0]),
             pop[0].eq(self.tile_valid & self.tile_ready),
-            self.score.valid.eq(counts[1] != 0),
+            self.score.valid.eq(finished[1]),
             self.score.payload.tile.eq(marks.o.payload),
             pop[1].eq(self.score.valid & self.score.ready),
             marks.o.ready.eq(pop[1]),

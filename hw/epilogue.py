@@ -178,7 +178,9 @@ class Epilogue(Component):
         gate_room = Signal(range(_GATE_DEPTH + 1), init=_GATE_DEPTH)
         # A new instruction may add to rows that the one before has not written yet.
         hazard = to_x & d.first & first_row & in_flight
-        blocked = hazard | (is_gate & (gate_room == 0)) | (is_attention & ~self.scales.valid)
+        gate_full = Signal()  # or nearly: one place is never used
+        m.d.sync += gate_full.eq(gate_room <= 1)
+        blocked = hazard | (is_gate & gate_full) | (is_attention & ~self.scales.valid)
         with m.If(self.i.valid):
             with m.If((d.kind == Kind.GEMM) | is_attention):
                 m.d.comb += row_go.eq(self.tile_valid & ~blocked)

@@ -460,9 +460,9 @@ class Engine(wiring.Component):
         addr, base = Signal(ADDRESS_BITS + 1), Signal(ADDRESS_BITS + 1)
         group, word = Signal(range(groups)), Signal(10)
         row, left = Signal(range(tile)), Signal(TOKEN_BITS)
-        inside, last, tile_done = Signal(), Signal(), Signal()
+        inside, last, tile_done = Signal(), Signal(), Signal()  # inside: addr, in the memory
+        words = config.memory.activation_words
         m.d.comb += [
-            inside.eq(addr < config.memory.activation_words),
             self.o.valid.eq(results.valid & inside),
             self.o.payload.addr.eq(addr),
             self.o.payload.data.eq(results.payload.replicate(groups)),
@@ -486,6 +486,7 @@ class Engine(wiring.Component):
         with m.If(begin):
             m.d.sync += [
                 addr.eq(order.target),
+                inside.eq(order.target < words),
                 base.eq(order.target + order.stride),
                 left.eq(order.tokens),
                 group.eq(0),
@@ -496,6 +497,7 @@ class Engine(wiring.Component):
             with m.If(last):
                 m.d.sync += [
                     addr.eq(base),
+                    inside.eq(base < words),
                     base.eq(base + order.stride),
                     group.eq(0),
                     word.eq(0),
@@ -505,7 +507,7 @@ class Engine(wiring.Component):
             with m.Else():
                 m.d.sync += word.eq(word + 1)
                 with m.If(group == groups - 1):
-                    m.d.sync += [group.eq(0), addr.eq(addr + 1)]
+                    m.d.sync += [group.eq(0), addr.eq(addr + 1), inside.eq(addr < words - 1)]
                 with m.Else():
                     m.d.sync += group.eq(group + 1)
 

@@ -222,7 +222,7 @@ class Unit(wiring.Component):
         upcoming, pair, first, finish = Signal(), Signal(range(pairs)), Signal(), Signal()
         turn = Signal(self._buffer_bits)  # where the last key tile begins, less one
         held, scales, gap = Signal(range(3)), Signal(range(_SCALES + 1)), Signal(range(tokens))
-        crowded, single = Signal(), Signal()
+        crowded, single, gone = Signal(), Signal(), Signal()  # gone: rows' scales, a cycle ago
         m.d.comb += [
             # Scales are made one row a cycle: last key tiles of two query tiles are T cycles apart.
             single.eq(Mux(upcoming, end[1].single, end[0].single)),
@@ -239,7 +239,8 @@ class Unit(wiring.Component):
         m.d.sync += [
             fresh.eq(start),
             held.eq(held + start - self.release),
-            scales.eq(scales + start - (self.rows.valid & self.rows.ready)),
+            scales.eq(scales + start - gone),
+            gone.eq(self.rows.valid & self.rows.ready),
         ]
         with m.If(active & finish & (pair == 0)):
             m.d.sync += gap.eq(tokens - 2)
