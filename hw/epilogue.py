@@ -360,6 +360,7 @@ class Epilogue(Component):
         # Stage 5: GELU table, expert score; 6: second product; 7: shift, add; 8: narrow -----------
         out8: list[Signal] = []
         out16: list[Signal] = []
+        half_bits = ceil_log2(len(GELU.table)) - 1
         later = [pipe(v, 5, 8, f"v_{o}") for o, v in enumerate(value)]
         is_gelu_5 = mode[5] == int(Destination.GELU8)
         is_expert_5 = mode[5] == int(Destination.EXPERT)
@@ -369,35 +370,39 @@ class Epilogue(Component):
             v = value[o]
             size = Signal(VALUE.width, name=f"size_{o}")
             index = size >> GELU.step_bits
-            rom = Memory(
-                shape=unsigned(GELU.entry_bits),
-                depth=len(GELU.table),
-                init=GELU.table,
-                ram_style=Style.LOGIC,
-            )
-            m.submodules[f"gelu_{o}"] = rom
-            entry = rom.read_port(domain="comb")
-            m.d.comb += [size.eq(Mux(v < 0, -v, v)), entry.addr.eq(index)]
-            # GELU is the one less the other: a subtraction for the pre-adder of a DSP block.
+            m.d.comb += size.eq(Mux(v < 0, -v, v))
+            # GELU is `positive` less the table's entry: a subtraction for the pre-adder of a DSP
+            # block, which also chooses one of two halves of the table, or 0 beyond them.
             positive = Signal(VALUE.width - 1, name=f"positive_{o}", reset_less=True)
-            correction = Signal(GELU.entry_bits, name=f"correction_{o}", reset_less=True)
-            near = Signal(name=f"near_{o}", reset_less=True)  # beyond the table it is 0
+            with m.If(valid[5] & is_gelu_5):
+                m.d.sync += positive.eq(Mux(v < 0, 0, v[:-1]))
+            correction: Value = Const(0, GELU.entry_bits)
+            for part in range(2):
+                table = GELU.table[part << half_bits :][: 1 << half_bits]
+                rom = Memory(
+                    shape=unsigned(GELU.entry_bits),
+                    depth=len(table),
+                    init=table,
+                    ram_style=Style.LOGIC,
+                )
+                m.submodules[f"gelu_{o}_{part}"] = rom
+                found = rom.read_port(domain="comb")
+                m.d.comb += found.addr.eq(index)
+                entry = Signal(GELU.entry_bits, name=f"entry_{o}_{part}", reset_less=True)
+                here = Signal(name=f"here_{o}_{part}", reset_less=True)
+                with m.If(valid[5] & is_gelu_5):
+                    m.d.sync += [entry.eq(found.data), here.eq(index >> half_bits == part)]
+                correction |= Mux(here, entry, 0)
             weighted = Signal(
                 signed(VALUE.width + SCORE.width + 1), name=f"weighted_{o}", reset_less=True
             )
-            with m.If(valid[5] & is_gelu_5):
-                m.d.sync += [
-                    positive.eq(Mux(v < 0, 0, v[:-1])),
-                    correction.eq(entry.data),
-                    near.eq(index < len(GELU.table)),
-                ]
             with m.If(valid[5] & is_expert_5):
                 m.d.sync += weighted.eq(v * score[5])
             product2 = Signal(signed(VALUE.width + 17), name=f"product2_{o}", reset_less=True)
             added = Signal(signed(VALUE.width), name=f"added_{o}", reset_less=True)
             with m.If(valid[6]):
                 m.d.sync += [
-                    product2.eq((positive - Mux(near, correction, 0)) * mult2[6]),
+                    product2.eq((positive - correction) * mult2[6]),
                     added.eq(
                         Mux(
                             mode[6] == int(Destination.EXPERT),
