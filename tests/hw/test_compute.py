@@ -137,7 +137,8 @@ def run(program, *, acts, resid, rows, params, lengths=(), queues=None, watch, c
                 bench.loader.queue.addr,
             )
             if en:
-                ctx.set(bench.array.rows.data, rows[addr])
+                # A row that is not there yet is read as well, and never used.
+                ctx.set(bench.array.rows.data, rows[addr] if addr < filled else -1)
             if pen:
                 ctx.set(bench.epilogue.params.data.as_value(), params[paddr])
             if qen:
