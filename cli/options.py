@@ -187,8 +187,8 @@ def chosen_tasks(text: str, available: Sequence[str]) -> list[str]:
     return names
 
 
-def parse_image_size(text: str | None) -> tuple[int, int] | None:
-    """Height and width from `HxW`; None for None.
+def parse_image_size(text: str | None, option: str = "--image-size") -> tuple[int, int] | None:
+    """Height and width from `HxW`, the value of `option`; None for None.
 
     Raises
     ------
@@ -197,7 +197,7 @@ def parse_image_size(text: str | None) -> tuple[int, int] | None:
     """
     if text is None:
         return None
-    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    found = re.fullmatch(r"(\d+)x(\d+)", text.strip())
     if not found:
-        raise UserError(f"--image-size: expected HxW such as 128x256, not {text!r}")
+        raise UserError(f"{option}: expected HxW such as 128x256, not {text!r}")
     return int(found[1]), int(found[2])

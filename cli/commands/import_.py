@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +10,7 @@ import typer
 
 from moevit.cli.errors import UserError
 from moevit.cli.files import writable
-from moevit.cli.options import Json
+from moevit.cli.options import Json, parse_image_size
 from moevit.cli.progress import progress
 from moevit.cli.settings import GATE_SETTINGS, GateSettings, read
 
@@ -98,7 +97,7 @@ def m3vit(
         with _naming(file):
             imported = import_m3vit(
                 file,
-                image=_size(image),
+                image=parse_image_size(image, "--image"),
                 heads=heads,
                 top_k=top_k,
                 tasks=_names(tasks),
@@ -133,7 +132,11 @@ def edge_moe(
 
         with _naming(folder):
             imported = import_edge_moe(
-                folder, image=_size(image), heads=heads, top_k=top_k, tasks=_names(tasks)
+                folder,
+                image=parse_image_size(image, "--image"),
+                heads=heads,
+                top_k=top_k,
+                tasks=_names(tasks),
             )
         _write(imported, output)
     _say(imported, output, as_json=as_json)
@@ -179,15 +182,6 @@ def _naming(path: Path) -> Iterator[None]:
     except ValueError as error:
         text = str(error)
         raise UserError(text if str(path) in text else f"{path}: {text}") from None
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+)x(\d+)", text.strip())
-    if match is None:
-        raise UserError(f"--image: {text!r} is no size; expected height x width, such as 128x256")
-    return int(match[1]), int(match[2])
 
 
 def _names(text: str) -> list[str]:

@@ -13,6 +13,7 @@ from moevit.cli.files import writable
 from moevit.cli.options import (
     ALL_TASKS,
     DEFAULT_SIZE,
+    ImageSize,
     Seed,
     Size,
     Task,
@@ -20,6 +21,7 @@ from moevit.cli.options import (
     parse_image_size,
 )
 from moevit.cli.settings import Settings, changed
+from moevit.cli.sources import Data, Root
 from moevit.model.config import ModelConfig
 from moevit.model.config import preset as model_preset
 
@@ -35,30 +37,12 @@ Output = Annotated[
         help="Checkpoint (safetensors); the state for --resume and the log go beside it.",
     ),
 ]
-Data = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME", help="Rendered scenes, or nyud, pascal_context, cityscapes with --root."
-    ),
-]
-Root = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", help="Folder of the data set.", show_default=False),
-]
 Classes = Annotated[
     int | None,
     typer.Option(
         metavar="N",
         help="Classes of the data set's segmentation, where it has several sets of labels: 7 or 19 "
         "of cityscapes (by default what is there, 19 of the site's packages).",
-        show_default=False,
-    ),
-]
-ImageSize = Annotated[
-    str | None,
-    typer.Option(
-        metavar="HxW",
-        help="Picture's height and width in pixels; the size's own if not given.",
         show_default=False,
     ),
 ]

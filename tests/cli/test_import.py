@@ -66,7 +66,7 @@ FITS = ("--image", size(M3vit.IMAGE), "--heads", str(M3vit.HEADS))
     [
         (["m3vit", "none.pth"], "none.pth do not exist"),
         (["m3vit", "w.pth"], "patches are no square"),
-        (["m3vit", "w.pth", "--image", "16"], "--image: '16' is no size"),
+        (["m3vit", "w.pth", "--image", "16"], "--image: expected HxW such as 128x256, not '16'"),
         (["m3vit", "bad.pth"], "lacks patch_embed.proj.weight"),
         (["m3vit", "w.pth", "--set", "experts=2"], "'experts=2' is no NAME=VALUE with a name of"),
         (
