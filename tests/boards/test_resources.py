@@ -66,7 +66,9 @@ def test_memories_become_what_the_model_says(
     expected = on_chip(preset("micro"))
     for kind in ("BRAM36", "URAM"):
         assert found[kind] == sum(expected[buffer][kind] for buffer in buffers)
-    assert found["LUT"] < 400  # no memory of look-up tables, no logic to mimic a port
+    # No memory of look-up tables, no logic to mimic a port: a queue's payload of 256 bits has a
+    # register that is filled from two places.
+    assert found["LUT"] < 512
 
 
 def test_yosys_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
