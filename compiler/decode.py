@@ -15,7 +15,7 @@ import numpy as np
 from moevit.hw.config import BEAT_BYTES
 from moevit.hw.isa import Destination, Gemm, Load, LoadKind, Store, Sync
 from moevit.quant.linear import Linear
-from moevit.quant.upsampling import Stage, Window
+from moevit.quant.upsampling import Stage, UpsamplingHead, Window
 
 from .context import Context
 from .emit import Semaphore, split
@@ -25,16 +25,15 @@ from .maps import HeadMaps, StageTiles, Tile
 __all__ = ["lower_maps"]
 
 
-def lower_maps(c: Context, maps: HeadMaps) -> None:
-    """Every stage of the task's head and the STOREs of its result, from byte ``c.output`` on.
+def lower_maps(c: Context, head: UpsamplingHead) -> None:
+    """Every stage of the task's ``head`` and the STOREs of its result, from byte ``c.output`` on.
 
     The first map is complete, or, where it lies in memory, LOADs of it may take a credit of
     ``FREED``.
     """
-    assert c.upsampling is not None
-    stages = c.upsampling.stages
-    for n, stage in enumerate(stages):
-        _Stage(c, stage, n, maps).lower(last=n + 1 == len(stages))
+    maps = c.plan.maps[c.task]
+    for n, stage in enumerate(head.stages):
+        _Stage(c, stage, n, maps).lower(last=n + 1 == len(head.stages))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +98,8 @@ class _Stage:
             if behind:
                 more = not last or k + behind < len(visits)
                 self.store(k, signal=Semaphore.ATTENDED if more else self.end(k))
-        if last and not behind:
-            self.store_map()
+        if last and self.target.base is not None:
+            self.store_map(self.target.base)
         elif behind and not last:
             code.add(
                 Sync(
@@ -238,15 +237,14 @@ class _Stage:
         """Byte offset of the target in memory."""
         return self.target.address if self.stage.relu else self.c.output
 
-    def store_map(self) -> None:
-        """STORE of the result, a line a row."""
+    def store_map(self, base: int) -> None:
+        """STORE of the result, which lies from word ``base`` on, a line a row."""
         target, inputs = self.target, self.c.config.array.inputs
         line = target.width * target.words
         self.written(Semaphore.OUTPUT)
-        assert target.base is not None
         self.c.code.add(
             Store(
-                source=target.base,
+                source=base,
                 stride=line,
                 words=line,
                 rows=target.height,

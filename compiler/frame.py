@@ -308,11 +308,12 @@ def lower_output(c: Context) -> OutputRows:
         signal=Semaphore.TOKENS,
         note=f"final norm of the {'class token' if single else 'patches'}",
     )
-    if head is None:
+    if c.upsampling is not None:
         tiles = ceil_div(tokens, c.config.array.tokens)
         c.code.add(Sync(wait=Semaphore.TOKENS, wait_count=tiles), "patches are a map")
-        lower_maps(c, c.plan.maps[c.task])
+        lower_maps(c, c.upsampling)
         return out
+    head = c.network.linear_heads[c.task]
     source, target, wait = c.plan.tokens.base, c.plan.work.base, Semaphore.TOKENS
     if head.mean is not None:
         source, wait = lower_mean(c, head.mean), Semaphore.ATTENDED

@@ -6,6 +6,7 @@ from moevit.hw.config import BEAT_BYTES
 from moevit.hw.isa import Destination, Gemm, Halt, Load, LoadKind, Norm, Store, Sync
 from moevit.quant.layernorm import LayerNorm
 from moevit.quant.network import Attention, Block, Mlp
+from moevit.quant.upsampling import UpsamplingHead
 
 from .block import Rows, attend, lower_dense, lower_heads
 from .buffers import gates_ahead
@@ -385,7 +386,7 @@ class _Frame:
         )
         words = out.pitch // c.config.array.inputs
         if c.upsampling is not None:
-            self.first_map(start, count, signal=signal or Semaphore.ATTENDED)
+            self.first_map(c.upsampling, start, count, signal=signal or Semaphore.ATTENDED)
             return
         if head is None:
             self.store(
@@ -432,7 +433,7 @@ class _Frame:
             signal=signal,
         )
 
-    def first_map(self, start: int, count: int, *, signal: int) -> None:
+    def first_map(self, head: UpsamplingHead, start: int, count: int, *, signal: int) -> None:
         """STORE of norm outputs that an upsampling head reads when it has the last of them."""
         c, at = self.c, self.at
         self.store(
@@ -450,7 +451,7 @@ class _Frame:
                 Sync(wait=Semaphore.ATTENDED, wait_count=1, signal=Semaphore.FREED, count=1),
                 "patches are a map",
             )
-            lower_maps(c, c.plan.maps[c.task])
+            lower_maps(c, head)
 
     # Instructions ------------------------------------------------------------------------------
     def gemms(self, matrix: Matrix, note: str, **fields: int) -> None:
