@@ -88,16 +88,22 @@ class _Stage:
         behind, visits = len(self.tiles.outputs), self.visits
         for k in range(min(ahead, len(visits))):
             self.load(k, wait=k == 0)
-        for k in range(len(visits)):
-            if behind and k >= behind:
-                code.add(Sync(wait=Semaphore.ATTENDED, wait_count=1), f"{self.name} tile stored")
-            self.gemm(k)
-            if ahead and k + ahead < len(visits):
-                code.add(Sync(signal=Semaphore.FREED, count=1), f"{self.name} tile read")
-                self.load(k + ahead, wait=True)
-            if behind:
-                more = not last or k + behind < len(visits)
-                self.store(k, signal=Semaphore.ATTENDED if more else self.end(k))
+        # With two buffers what moves for a tile is handed out behind the next one's products: LOADs
+        # and STOREs may be more than their queues hold, and the array would wait behind them.
+        lag = max(ahead, behind, 1) - 1
+        for k in range(len(visits) + lag):
+            if k < len(visits):
+                if behind and k >= behind:
+                    code.add(Sync(wait=Semaphore.ATTENDED, wait_count=1), f"{self.name} stored")
+                self.gemm(k)
+                if ahead and k + ahead < len(visits):
+                    code.add(Sync(signal=Semaphore.FREED, count=1), f"{self.name} tile read")
+            done = k - lag
+            if behind and done >= 0:
+                more = not last or done + behind < len(visits)
+                self.store(done, signal=Semaphore.ATTENDED if more else self.end(done))
+            if ahead and 0 <= done < len(visits) - ahead:
+                self.load(done + ahead, wait=True)
         if last and self.target.base is not None:
             self.store_map(self.target.base)
         elif behind and not last:
