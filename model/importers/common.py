@@ -132,7 +132,7 @@ def grid_image(patches: int, patch: int, image: tuple[int, int] | None) -> tuple
     if image is None:
         side = math.isqrt(patches)
         if side * side != patches:
-            raise ValueError(f"{patches} patches are no square: say the image's height and width (--image HxW)")
+            raise ValueError(f"{patches} patches are no square: say the image's size (--image HxW)")
         return side * patch, side * patch
     if any(size < 1 or size % patch for size in image):
         raise ValueError(f"Image {image} must be a multiple of the patch, {patch} pixels")
