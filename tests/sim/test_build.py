@@ -190,8 +190,11 @@ def test_errors_of_the_harness_are_told(shared_runtime: Path, harness: Path) -> 
 @pytest.mark.slow
 def test_an_interrupt_ends_the_tools_and_leaves_nothing(shared_runtime, harness, tmp_path) -> None:
     code = f"""
+        import signal
         from pathlib import Path
         from moevit.sim import build
+        # Whoever runs the tests in the background may have interrupts ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         build.build_library(
             verilog={ADDER!r}, top="adder", sources=[Path({str(harness)!r})],
             headers={{"names.h": "#define OFFSET 7"}},
