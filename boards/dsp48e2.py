@@ -4,8 +4,9 @@ A slice multiplies a pair of tokens by one weight: its pre-adder makes ``(a1 << 
 18 multiplier ``(a1*w << 18) + a0*w``. Slices of a chain add their products on the way from PCIN to
 PCOUT, each a cycle behind the one before, so the operands of place n are delayed by n cycles (shift
 registers in LUTs). The first slice adds ``2**17`` (RND): while the lower sum stays within 18 bits,
-which the array's bound of eight products guarantees (``hw/dot.py``), ``P[17:0]`` is then the lower
-sum plus ``2**17``, never negative, and ``P[35:18]`` exactly the upper one: no borrow to undo.
+which the array's bound of eight products guarantees (``hw/compute/dot.py``), ``P[17:0]`` is then
+the lower sum plus ``2**17``, never negative, and ``P[35:18]`` exactly the upper one: no borrow to
+undo.
 
 All registers of the slice on the way are used: operands (A2, D, B1), pair and weight (AD, B2),
 product (M), sum (P). Facts of the primitive are from UG579; ``dsp48e2.v`` is our model of the
@@ -18,7 +19,7 @@ from typing import Any
 
 from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Signal, Value, signed
 
-from moevit.hw.dot import DotProducts, Pipeline
+from moevit.hw.compute.dot import DotProducts, Pipeline
 
 __all__ = ["MODEL", "Platform", "slice_instance"]
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from moevit.compiler.estimate import estimate
+from moevit.compiler.cost.estimate import estimate
 from moevit.hw import verilog
 from moevit.hw.config import preset as hardware_preset
-from moevit.hw.regs import Counter
-from moevit.model.metrics import PRIMARY
-from moevit.model.scenes import scene
+from moevit.hw.registers import Counter
+from moevit.model.evaluation.metrics import PRIMARY
+from moevit.model.scenes.render import scene
 from moevit.quant.golden import Golden
 from moevit.sim.counters import STALLS, Counters, performance
 from moevit.sim.rtl import RtlDevice, board_memory, build_simulator

@@ -19,7 +19,7 @@ from .sources import in_scenes
 from .workload import Workload
 
 if TYPE_CHECKING:
-    from moevit.model.scenes import Sample
+    from moevit.model.scenes.render import Sample
 
 __all__ = ["Outcome", "Picture", "compare", "device_maker", "expected_cycles"]
 
@@ -184,7 +184,7 @@ def _outcome(
     exact: Array | None,
     floats: Array | None,
 ) -> Outcome:
-    from moevit.model.metrics import scorer
+    from moevit.model.evaluation.metrics import scorer
     from moevit.model.tasks import predict
 
     model, task = workload.model_config, workload.model_config.task(result.task)

@@ -16,12 +16,12 @@ import numpy as np
 
 from moevit import model as model_package
 from moevit import quant as quant_package
-from moevit.quant.bootstrap import LEVEL, share
-from moevit.quant.calibrate import Calibration, calibrate
-from moevit.quant.float_network import FloatMoe, FloatNetwork
+from moevit.quant.analysis.bootstrap import LEVEL, share
+from moevit.quant.float.network import FloatMoe, FloatNetwork
 from moevit.quant.golden import Golden
-from moevit.quant.methods import METHODS, about, method
 from moevit.quant.network import Network
+from moevit.quant.ptq.calibrate import Calibration, calibrate
+from moevit.quant.ptq.methods import METHODS, about, method
 from moevit.sim import cache
 
 from .errors import UserError
@@ -29,8 +29,8 @@ from .workload import Workload, make_integers
 
 if TYPE_CHECKING:
     from moevit.model.datasets import Example
-    from moevit.model.scenes import Sample
-    from moevit.model.tallies import Tallies
+    from moevit.model.evaluation.tallies import Tallies
+    from moevit.model.scenes.render import Sample
 
 __all__ = ["BEGIN", "END", "chosen_methods", "compare_methods", "markdown"]
 
@@ -116,8 +116,8 @@ def compare_methods(
 
     ``pictures`` ``(N, H, W, 3)`` are calibrated on. Returns plain JSON types.
     """
-    from moevit.model.export import to_float_network
-    from moevit.model.metrics import PRIMARY
+    from moevit.model.evaluation.metrics import PRIMARY
+    from moevit.model.export.float_network import to_float_network
 
     config = workload.model_config
     for task in config.tasks:
@@ -170,7 +170,7 @@ class _Lazy:
         self.calibration: Calibration | None = None
 
     def prepare(self, scenes: list[Sample | Example], report: Report) -> None:
-        from moevit.model.tallies import tally
+        from moevit.model.evaluation.tallies import tally
 
         total = len(scenes)
         self.calibration = calibrate(
@@ -193,7 +193,7 @@ class _Lazy:
         self.routing = _joined(exact.routing)
 
     def row(self, name: str, bits: int, report: Report) -> dict[str, Any]:
-        from moevit.model.tallies import paired, tally
+        from moevit.model.evaluation.tallies import paired, tally
 
         if self.exact is None or self.calibration is None:
             raise RuntimeError("Rows are made after what they share")

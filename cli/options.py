@@ -50,7 +50,7 @@ ALL_TASKS = "all"
 
 _EXPERTS = {"int8": 8, "int4": 4}
 
-#: The names of :data:`moevit.quant.methods.METHODS`, which is slow to import; a test compares.
+#: The names of :data:`moevit.quant.ptq.methods.METHODS`, which is slow to import; a test compares.
 QUANTISATION = (
     "minmax",
     "percentile",

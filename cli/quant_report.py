@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moevit.quant.bootstrap import LEVEL
-from moevit.quant.float_network import Edit, FloatNetwork
-from moevit.quant.layers import Layers
+from moevit.quant.analysis.bootstrap import LEVEL
+from moevit.quant.analysis.report import Comparison, compare
+from moevit.quant.analysis.sensitivity import KINDS, WHOLE, Part, parts, simulate
+from moevit.quant.float.network import Edit, FloatNetwork
 from moevit.quant.network import Network
-from moevit.quant.report import Comparison, compare
-from moevit.quant.sensitivity import KINDS, WHOLE, Part, parts, simulate
+from moevit.quant.ptq.layers import Layers
 
 from .files import atomic_path, write_json
 
 if TYPE_CHECKING:
     from moevit.model.config import ModelConfig
     from moevit.model.datasets import Example
-    from moevit.model.scenes import Sample
+    from moevit.model.scenes.render import Sample
 
 __all__ = ["draw_report", "measure_report"]
 
@@ -91,7 +91,7 @@ class _Scores:
     def __init__(
         self, network: FloatNetwork, config: ModelConfig, scenes: list[Sample | Example]
     ) -> None:
-        from moevit.model.metrics import PRIMARY
+        from moevit.model.evaluation.metrics import PRIMARY
 
         self.network, self.config, self.scenes = network, config, scenes
         kinds = {task.name: task.kind for task in config.tasks}
@@ -107,8 +107,8 @@ class _Scores:
         return {task: np.concatenate([f[task] for f in found]) for task in network.tasks}
 
     def results(self, outputs: dict[str, Any]) -> Any:
-        from moevit.model.evaluate import truth_of
-        from moevit.model.metrics import scorer
+        from moevit.model.evaluation.evaluate import truth_of
+        from moevit.model.evaluation.metrics import scorer
         from moevit.model.tasks import predict
 
         if self.kinds is None:
@@ -123,7 +123,7 @@ class _Scores:
         return results
 
     def change(self, network: FloatNetwork, edit: Edit) -> dict[str, Any]:
-        from moevit.model.metrics import delta_m
+        from moevit.model.evaluation.metrics import delta_m
 
         outputs = self.outputs(network, edit)
         ratios = []

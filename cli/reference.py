@@ -19,16 +19,16 @@ import numpy as np
 from moevit import model as model_package
 from moevit import quant as quant_package
 from moevit.compiler import Program, compile_network
-from moevit.compiler.estimate import estimate
+from moevit.compiler.cost.estimate import estimate
 from moevit.hw.config import BEAT_BYTES, AcceleratorConfig
 from moevit.hw.config import preset as hardware_preset
-from moevit.hw.regs import Counter
+from moevit.hw.registers import Counter
 from moevit.model.config import ModelConfig
 from moevit.model.config import preset as model_preset
-from moevit.quant.balance import balance_routers
 from moevit.quant.golden import Golden, GoldenResult
 from moevit.quant.io import load_network, save_network
 from moevit.quant.network import Network
+from moevit.quant.ptq.balance import balance_routers
 from moevit.sim import cache
 from moevit.sim.counters import STALLS, Counters, performance
 from moevit.sim.rtl import RtlDevice, board_memory, build_simulator
@@ -124,7 +124,7 @@ def _make(reference: Reference, report: Report) -> Network:
 
     from moevit.model.checkpoint import load
     from moevit.model.m3vit import M3ViT
-    from moevit.quant.ptq import Options
+    from moevit.quant.ptq.quantize import Options
 
     report("making the model", 0.0)
     path = reference.checkpoint
@@ -215,7 +215,7 @@ def measure_frames(
 
 
 def _picture(reference: Reference) -> Any:
-    from moevit.model.scenes import scene
+    from moevit.model.scenes.render import scene
 
     return scene("test", 0, *reference.model_config.image).image
 

@@ -11,8 +11,8 @@ from rich import box
 from rich.table import Table
 
 from moevit.model.config import LABELLED, TOKEN_KINDS, TaskConfig
-from moevit.model.layout import CLASSES
-from moevit.model.metrics import PRIMARY
+from moevit.model.evaluation.metrics import PRIMARY
+from moevit.model.scenes.layout import CLASSES
 
 from .comparison import Outcome, Picture
 from .files import atomic_path

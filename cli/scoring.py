@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from moevit import model as model_package
-from moevit.model.evaluate import Backend, Results, float_backend
-from moevit.model.metrics import PRIMARY
-from moevit.model.tallies import Tallies, paired, tally
-from moevit.quant.bootstrap import LEVEL, RESAMPLES, Estimate
+from moevit.model.evaluation.evaluate import Backend, Results, float_backend
+from moevit.model.evaluation.metrics import PRIMARY
+from moevit.model.evaluation.tallies import Tallies, paired, tally
+from moevit.quant.analysis.bootstrap import LEVEL, RESAMPLES, Estimate
 from moevit.quant.golden import Golden
 from moevit.sim import cache
 from moevit.sim.device import Result

@@ -116,7 +116,7 @@ class PictureSource:
             )
             total = len(self.files)
         elif self.data == SCENES:
-            from moevit.model.scenes import scene
+            from moevit.model.scenes.render import scene
 
             make, total = lambda n: scene("calibration", n, height, width).image, images
         else:
@@ -135,7 +135,7 @@ class PictureSource:
         """At most `count` pictures to score on with their truths; how many, and what they depend
         on."""
         if self.data == SCENES:
-            from moevit.model.data import samples
+            from moevit.model.training.data import samples
 
             for task in config.tasks:
                 if task.kind in PICTURE_KINDS and not in_scenes(task):
@@ -145,7 +145,7 @@ class PictureSource:
                     )
             return samples("validation", count, *config.image), count, ""
         from moevit.model.datasets import open_for
-        from moevit.model.evaluate import fitted
+        from moevit.model.evaluation.evaluate import fitted
 
         data = open_for(self.data, self._folder, "validation", config.tasks)
         found = min(count, len(data))

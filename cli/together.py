@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from moevit.compiler import compile_network
-from moevit.compiler.estimate import estimate
+from moevit.compiler.cost.estimate import estimate
 from moevit.compiler.program import ALL
 from moevit.hw.config import AcceleratorConfig
 from moevit.quant.golden import Golden

@@ -32,10 +32,10 @@ from .sources import SCENES, PictureSource
 
 if TYPE_CHECKING:  # torch is imported by those who use it
     from moevit.model.m3vit import M3ViT
-    from moevit.quant.calibrate import Calibration
-    from moevit.quant.float_network import FloatNetwork
-    from moevit.quant.layers import Layers
-    from moevit.quant.options import Options
+    from moevit.quant.float.network import FloatNetwork
+    from moevit.quant.ptq.calibrate import Calibration
+    from moevit.quant.ptq.layers import Layers
+    from moevit.quant.ptq.options import Options
 
     from .reference import Reference
 
@@ -68,8 +68,8 @@ def calibrate_model(
     report: Report = _silent,
 ) -> tuple[FloatNetwork, Calibration]:
     """A trained model's float parameters and what they do on calibration pictures."""
-    from moevit.model.export import to_float_network
-    from moevit.quant.calibrate import calibrate
+    from moevit.model.export.float_network import to_float_network
+    from moevit.quant.ptq.calibrate import calibrate
 
     pictures = source.calibration(
         model.config, images, lambda text, share: report(text, 0.4 * share)
@@ -128,10 +128,10 @@ def make_integers(
     options may ask for fine-tuning, on pictures of the source."""
     report("searching scales and rounding", 0.0)
     if options is None or not options.finetune:
-        from moevit.quant.ptq import quantise_with_parts
+        from moevit.quant.ptq.quantize import quantise_with_parts
 
         return quantise_with_parts(network, calibration, options)
-    from moevit.model.qat import PICTURES, finetune
+    from moevit.model.training.qat import PICTURES, finetune
 
     pictures = source.calibration(
         model.config, PICTURES, lambda text, share: report(text, 0.1 * share)
@@ -165,7 +165,7 @@ class Workload:
         Format of the experts' weights, "int8" or "int4", for a checkpoint. By default int8; a
         quantised network has what it has.
     method:
-        Of quantisation, for a checkpoint (`moevit.quant.methods`). By default the default one.
+        Of quantisation, for a checkpoint (`moevit.quant.ptq.methods`). By default the default one.
     source:
         Pictures that a checkpoint is calibrated on. By default rendered scenes.
     report:
@@ -232,7 +232,7 @@ class Workload:
     @functools.cached_property
     def options(self) -> Options:
         """How a checkpoint is quantised."""
-        from moevit.quant.methods import method
+        from moevit.quant.ptq.methods import method
 
         return method(self.method, expert_bits=self.expert_bits)
 
@@ -264,14 +264,14 @@ class Workload:
     @functools.cached_property
     def forward(self) -> Forward:
         """The float model as a function."""
-        from moevit.model.evaluate import float_backend
+        from moevit.model.evaluation.evaluate import float_backend
 
         return float_backend(self.model)
 
     @functools.cached_property
     def onnx(self) -> Forward:
         """The float model's ONNX export, from the cache, as a function."""
-        from moevit.model.onnx_export import export_onnx, onnx_forward
+        from moevit.model.export.onnx import export_onnx, onnx_forward
 
         sources = cache.source_digest(Path(str(model_package.__file__)).parent)
         name = "model.onnx"

@@ -18,9 +18,9 @@ from moevit.hw.isa import (
     Sync,
 )
 
-from .emit import Semaphore
+from .lower.emit import Semaphore
+from .plan.schedule import ExpertSchedule
 from .program import Program
-from .schedule import ExpertSchedule
 
 __all__ = ["disassemble", "format_instruction", "format_schedule"]
 

@@ -6,18 +6,18 @@ from collections.abc import Sequence
 
 from moevit.hw.config import AcceleratorConfig
 from moevit.quant.network import Head, Mlp, Moe, Network
-from moevit.quant.upsampling import Stage
+from moevit.quant.operators.upsampling import Stage
 
-from .context import Context
-from .emit import Code
-from .frame import OutputRows
-from .layout import Bytes, Matrix, Shapes
 from .link import link
-from .lower import lower
-from .plan import plan_memory
+from .lower.context import Context
+from .lower.emit import Code
+from .lower.frame import OutputRows
+from .lower.task import lower
+from .lower.together import lower_together, plan_together
+from .plan.layout import Bytes, Matrix, Shapes
+from .plan.placement import plan_memory
+from .plan.schedule import DEFAULT_THRESHOLD, expert_schedules
 from .program import ALL, ImageFormat, Output, Program, TaskProgram, Together
-from .schedule import DEFAULT_THRESHOLD, expert_schedules
-from .together import lower_together, plan_together
 
 __all__ = ["compile_network", "shared_macs", "useful_macs"]
 
@@ -86,8 +86,8 @@ def compile_network(
     streaming; the ``fetched`` least used of each layer are fetched on demand whatever calibration
     says. Raises ``ValueError`` for an unknown task and for a network that the configuration
     cannot hold, naming each buffer, the bytes needed and there, and the change that would do.
-    ``together`` adds a program of all ``tasks`` of a picture (:mod:`.together`), about as large as
-    the others are in all.
+    ``together`` adds a program of all ``tasks`` of a picture (:mod:`.lower.together`), about as
+    large as the others are in all.
     """
     tasks = list(network.tasks if tasks is None else tasks)
     for task in tasks:

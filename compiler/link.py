@@ -10,8 +10,8 @@ from moevit.hw.config import AcceleratorConfig
 from moevit.hw.image import HEADER_BYTES, ProgramHeader
 from moevit.hw.isa import INSTRUCTION_BYTES
 
-from .emit import Code
-from .layout import Bytes, round_up
+from .lower.emit import Code
+from .plan.layout import Bytes, round_up
 
 __all__ = ["ALIGNMENT", "Linked", "link"]
 

@@ -18,9 +18,9 @@ from moevit.hw.image import HEADER_BYTES, BlockHeader, ProgramHeader
 from moevit.hw.isa import INSTRUCTION_BYTES, Halt, Instruction, decode
 from moevit.quant.network import Geometry
 
-from .layout import Bytes
-from .plan import Region
-from .schedule import ExpertSchedule
+from .plan.layout import Bytes
+from .plan.placement import Region
+from .plan.schedule import ExpertSchedule
 
 __all__ = ["ALL", "FORMAT", "ImageFormat", "Output", "Program", "TaskProgram", "Together"]
 

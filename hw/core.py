@@ -9,19 +9,20 @@ from amaranth.lib import stream
 from amaranth.lib.data import ArrayLayout, View
 from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
-from . import data, gate, norm, softmax, weights
-from .array import ComputeArray
+from .compute import gate, norm, softmax
+from .compute.array import ComputeArray
+from .compute.epilogue import Epilogue
+from .compute.loader import Loader
 from .config import AcceleratorConfig
-from .epilogue import Epilogue
+from .control.semaphore import Unit as Semaphores
+from .control.sequencer import QUEUES, code_word
 from .interfaces import AxiRead, AxiWrite
 from .isa import INSTRUCTION_BYTES, Fetch, Load, Norm, Store
-from .loader import Loader
+from .lib.queue import Queue
 from .memories import Activations, KeyValues, Residual
-from .port_share import Share
-from .queue import Queue
-from .regs import Counter
-from .semaphore import Unit as Semaphores
-from .sequencer import QUEUES, code_word
+from .registers import Counter
+from .transfer import data, weights
+from .transfer.port_share import Share
 
 __all__ = ["QUEUE_DEPTH", "Core"]
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from amaranth.utils import ceil_log2
 
-from moevit.quant.exp2 import GATE_EXP, SOFTMAX_EXP
 from moevit.quant.formats import LOGIT, RESIDUAL
+from moevit.quant.operators.exp2 import GATE_EXP, SOFTMAX_EXP
 
-from . import exp2, gate, norm, softmax, weight_port
+from .compute import gate, norm, softmax
 from .config import BEAT_BYTES, AcceleratorConfig
-from .storage import Bank, banks_of, sections
+from .lib import exp2
+from .lib.storage import Bank, banks_of, sections
+from .transfer import weight_port
 
 __all__ = ["buffers", "on_chip"]
 

@@ -202,14 +202,14 @@ class Load(Instruction):
 
 @dataclass(frozen=True, kw_only=True)
 class Norm(Instruction):
-    """LayerNorm of ``tokens`` rows, X to A (norm engine; quant/layernorm.py)::
+    """LayerNorm of ``tokens`` rows, X to A (norm engine; quant/operators/layernorm.py)::
 
     for t in range(tokens):                          # wait and signal for each tile of T
         x = X[source + t*words : +words]             # words * O channels, padding is zero
         y = LayerNorm(params rows [params : +words], eps).compute(x, D=dim)
         A[target + t*stride ...] = y                 # words * O bytes
 
-    With ``plain`` the gains and biases act on x itself (quant/rescale.py).
+    With ``plain`` the gains and biases act on x itself (quant/operators/rescale.py).
     """
 
     OPCODE: ClassVar[Opcode] = Opcode.NORM
@@ -264,10 +264,10 @@ class Gemm(Instruction):
     ``[i][o]``.
     GATE: ``experts`` logits a token (otiles = ceil(experts/O)) to the gate unit, which clears all
     queues, fills them in token order, and then gives one credit to ``signal``. Logit e is that of
-    expert ``shift + e``; scores are quant/gate.py's, and one below ``mult`` is not queued. For KEY
-    and VALUE ``otile_base`` is 0.
-    Weights, keys and values are within +-127, the array's bound (hw/dot.py): weights by the
-    compiler, keys and values because -128 becomes -127.
+    expert ``shift + e``; scores are quant/operators/gate.py's, and one below ``mult`` is not
+    queued. For KEY and VALUE ``otile_base`` is 0. Weights, keys and values are within +-127, the
+    array's bound (hw/compute/dot.py): weights by the compiler, keys and values because -128 becomes
+    -127.
     """
 
     OPCODE: ClassVar[Opcode] = Opcode.GEMM
@@ -304,7 +304,8 @@ class Gemm(Instruction):
 
 @dataclass(frozen=True, kw_only=True)
 class Attention(Instruction):
-    """Softmax attention of all heads (compute engine and softmax unit; quant/softmax.py)::
+    """Softmax attention of all heads (compute engine and softmax unit;
+    quant/operators/softmax.py)::
 
         for tile in range(ceil(queries / T)):            # wait for each tile
             for h in range(heads):

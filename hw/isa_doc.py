@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from .isa import INSTRUCTION_BYTES, OPCODES, SEMAPHORES, Destination, Instruction, LoadKind
-from .regs import Control, Counter, Error, Register, Status
+from .registers import Control, Counter, Error, Register, Status
 
 __all__ = ["render"]
 
@@ -56,7 +56,7 @@ def render() -> str:
     lines = [
         "# Instruction set",
         "",
-        "Made by `python -m moevit.hw.isa_doc docs/isa.md` from `hw/isa.py` and `hw/regs.py`.",
+        "Made by `python -m moevit.hw.isa_doc docs/isa.md` from `hw/isa.py` and `hw/registers.py`.",
         "",
         f"An instruction has {INSTRUCTION_BYTES} bytes, little endian; there are {SEMAPHORES} "
         "semaphores (0 is none). `T, I, O`: tokens, inputs, outputs of the array. `A[w]`, `X[w]`: "

@@ -16,7 +16,7 @@ from amaranth.utils import ceil_log2
 from .config import AcceleratorConfig
 from .interfaces import ActivationWrite, ReadPort, activation_write, residual_word
 from .isa import ADDRESS_BITS
-from .storage import BANK_BITS, Memory, sections
+from .lib.storage import BANK_BITS, Memory, sections
 
 __all__ = ["Activations", "KeyValues", "Residual", "banks"]
 

@@ -16,11 +16,11 @@ from amaranth.hdl import (
 )
 from amaranth.lib.wiring import connect
 
-from . import control
 from .config import AcceleratorConfig
+from .control import axi_lite as control
+from .control.sequencer import QUEUES, Sequencer
 from .core import Core
-from .regs import Counter
-from .sequencer import QUEUES, Sequencer
+from .registers import Counter
 
 __all__ = ["Top"]
 

@@ -11,13 +11,13 @@ from functools import cache
 import numpy as np
 
 from moevit.quant.formats import Multiplier
-from moevit.quant.gate import Gate
-from moevit.quant.layernorm import LayerNorm
-from moevit.quant.linear import GeluOutput, Linear
 from moevit.quant.network import Attention, Block, Geometry, Head, Mlp, Moe, Network
-from moevit.quant.rescale import Rescale
-from moevit.quant.softmax import Softmax
-from moevit.quant.upsampling import Stage, UpsamplingHead, windows
+from moevit.quant.operators.gate import Gate
+from moevit.quant.operators.layernorm import LayerNorm
+from moevit.quant.operators.linear import GeluOutput, Linear
+from moevit.quant.operators.rescale import Rescale
+from moevit.quant.operators.softmax import Softmax
+from moevit.quant.operators.upsampling import Stage, UpsamplingHead, windows
 
 from .config import KINDS, ModelConfig, TaskConfig
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .layout import CLASSES
+from .scenes.layout import CLASSES
 
 __all__ = [
     "DECODERS",

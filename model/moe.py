@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moevit.quant.gate import NOBODY
+from moevit.quant.operators.gate import NOBODY
 
 from ._timm import Mlp, trunc_normal_
 
@@ -28,7 +28,7 @@ class Routing(NamedTuple):
     ``probabilities`` ``(n, W)`` is the softmax over the experts that the token's task may choose;
     ``scores`` ``(n, k)`` its k largest entries in falling order, renormalised if the router does
     that; ``experts`` ``(n, k)`` whose they are, among all experts. A choice that the threshold
-    drops is :data:`~moevit.quant.gate.NOBODY` with score 0.
+    drops is :data:`~moevit.quant.operators.gate.NOBODY` with score 0.
     """
 
     probabilities: Tensor

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from .formats import ACTIVATION, MULTIPLIER_BITS, RESIDUAL, SHIFT_BITS, WEIGHT, QFormat, weight_max
-from .layernorm import BIAS, EPS, GAIN, LayerNorm
-from .linear import Linear
 from .network import Block, Geometry, Head, Mlp, Moe, Network
-from .rescale import Rescale
-from .upsampling import UpsamplingHead
+from .operators.layernorm import BIAS, EPS, GAIN, LayerNorm
+from .operators.linear import Linear
+from .operators.rescale import Rescale
+from .operators.upsampling import UpsamplingHead
 
 __all__ = ["check_network"]
 

@@ -69,7 +69,7 @@ ACTIVATION = QFormat(width=8)
 WEIGHT = QFormat(width=8)
 """Weights, keys and values, all within +-``WEIGHT.max``: -128 does not occur. A product with an
 activation is then at most 127 * 128 in magnitude, so that eight fit the 18-bit lane of a packed
-pair of sums (hw/dot.py)."""
+pair of sums (hw/compute/dot.py)."""
 WEIGHT_BITS = (8, 4)
 """Widths of weights in memory; on the chip all have those of ``WEIGHT``."""
 ACCUMULATOR = QFormat(width=27)

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from .gate import NOBODY
-from .linear import matmul, to_activation, to_key_value
 from .network import Attention, Block, Head, Mlp, Moe, Network
-from .softmax import token_mean
-from .upsampling import UpsamplingHead
+from .operators.gate import NOBODY
+from .operators.linear import matmul, to_activation, to_key_value
+from .operators.softmax import token_mean
+from .operators.upsampling import UpsamplingHead
 
 __all__ = [
     "Golden",
@@ -43,7 +43,7 @@ class Routing:
 
     ``block`` is the layer's index in ``Network.blocks``. ``indices`` and ``scores`` are
     ``(tokens, k)``, by falling logit; scores are Q0.15. ``experts`` counts all of them; a choice
-    that the gate dropped is :data:`~.gate.NOBODY`.
+    that the gate dropped is :data:`~.operators.gate.NOBODY`.
     """
 
     block: int

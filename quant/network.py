@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from .formats import Multiplier
-from .gate import NOBODY, Gate
-from .layernorm import LayerNorm
-from .linear import GeluOutput, Linear
-from .rescale import Rescale
-from .softmax import Softmax
-from .upsampling import UpsamplingHead
+from .operators.gate import NOBODY, Gate
+from .operators.layernorm import LayerNorm
+from .operators.linear import GeluOutput, Linear
+from .operators.rescale import Rescale
+from .operators.softmax import Softmax
+from .operators.upsampling import UpsamplingHead
 
 __all__ = [
     "Attention",
@@ -156,8 +156,9 @@ class Head:
 
     With ``class_token`` it reads that token alone and gives one row, ``upscale`` being 1; where
     ``tokens`` is 2, that and the distillation token, side by side. With ``mean`` it reads the patch
-    tokens' mean times ``mean`` (:func:`~.softmax.token_mean`), also one row. ``linear.scale`` turns
-    outputs into floats. ``channels`` output planes, ``upscale`` = s sub-pixels a side; output index
+    tokens' mean times ``mean`` (:func:`~.operators.softmax.token_mean`), also one row.
+    ``linear.scale`` turns outputs into floats. ``channels`` output planes, ``upscale`` = s
+    sub-pixels a side; output index
     ``c*s*s + dy*s + dx`` (pixel-shuffle order).
     """
 

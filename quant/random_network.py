@@ -13,15 +13,15 @@ from typing import Any, Literal
 import numpy as np
 
 from .formats import LOGIT, WEIGHT_BITS, Multiplier, weight_max
-from .gate import NOBODY, Gate
-from .gelu import GELU
 from .golden import PIXEL_OFFSET, attend, patchify, run_experts
-from .layernorm import LayerNorm
-from .linear import GeluOutput, Linear, matmul, to_activation, to_key_value
 from .network import Attention, Block, Expert, Geometry, Head, Mlp, Moe, Network, expert_order
-from .rescale import Rescale
-from .softmax import Softmax, token_mean
-from .upsampling import Stage, UpsamplingHead, windows
+from .operators.gate import NOBODY, Gate
+from .operators.gelu import GELU
+from .operators.layernorm import LayerNorm
+from .operators.linear import GeluOutput, Linear, matmul, to_activation, to_key_value
+from .operators.rescale import Rescale
+from .operators.softmax import Softmax, token_mean
+from .operators.upsampling import Stage, UpsamplingHead, windows
 
 __all__ = ["Sizes", "random_images", "random_network"]
 

@@ -15,13 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from . import cache, objcache
-from .toolchain import (
-    Verilator,
-    cpu_identity,
-    find_program,
-    program_version,
-    require_build_tools,
-)
+from .toolchain import Verilator, cpu_identity, find_program, program_version, require_build_tools
 
 __all__ = ["BuildError", "Report", "build_library", "run_tool"]
 

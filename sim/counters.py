@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moevit.hw.config import BEAT_BYTES, AcceleratorConfig
-from moevit.hw.regs import Counter
+from moevit.hw.registers import Counter
 
 __all__ = ["STALLS", "Counters", "Performance", "performance"]
 
@@ -25,7 +25,8 @@ STALLS = (
 class Counters:
     """The counters after one frame.
 
-    ``values``: every :class:`~moevit.hw.regs.Counter`. ``expert_tokens[e]``: tokens sent to expert
+    ``values``: every :class:`~moevit.hw.registers.Counter`. ``expert_tokens[e]``: tokens sent to
+    expert
     ``e`` in all layers together. ``seconds``: wall time, of the simulation or of the board.
     """
 

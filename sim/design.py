@@ -5,8 +5,8 @@ does:
 
 * Yosys infers flip-flops with enables, and shares what is computed twice. As Amaranth writes it,
   every register is computed and copied in every cycle; so it is in those that need it.
-* The dot products (``hw/dot.py``) are one C function (``harness/dot.sv``, ``harness/dot.h``), as
-  they are DSP primitives on a board.
+* The dot products (``hw/compute/dot.py``) are one C function (``harness/dot.sv``,
+  ``harness/dot.h``), as they are DSP primitives on a board.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from typing import Any
 from amaranth.hdl import ClockSignal, Instance, Module, Signal
 
 from moevit.hw import verilog
+from moevit.hw.compute.dot import DotProducts
 from moevit.hw.config import AcceleratorConfig
-from moevit.hw.dot import DotProducts
 
 from . import cache
 from .build import BuildError, Report

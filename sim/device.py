@@ -16,7 +16,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from moevit.compiler.program import Program
-from moevit.hw.regs import Error
+from moevit.hw.registers import Error
 from moevit.quant.golden import unshuffle
 
 from .counters import Counters

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from moevit.hw.compute.norm import DIM_BITS, longest_row
 from moevit.hw.config import BEAT_BYTES, AcceleratorConfig
 from moevit.hw.image import BlockHeader, unpack_channels
 from moevit.hw.isa import (
@@ -23,14 +24,13 @@ from moevit.hw.isa import (
     Norm,
     Store,
 )
-from moevit.hw.norm import DIM_BITS, longest_row
-from moevit.hw.regs import Error
+from moevit.hw.registers import Error
 from moevit.quant.formats import RESIDUAL, SCORE, VALUE, Multiplier, round_shift
-from moevit.quant.gate import Gate
-from moevit.quant.layernorm import LayerNorm
-from moevit.quant.linear import GeluOutput, matmul, to_activation, to_key_value
-from moevit.quant.rescale import Rescale
-from moevit.quant.softmax import Softmax
+from moevit.quant.operators.gate import Gate
+from moevit.quant.operators.layernorm import LayerNorm
+from moevit.quant.operators.linear import GeluOutput, matmul, to_activation, to_key_value
+from moevit.quant.operators.rescale import Rescale
+from moevit.quant.operators.softmax import Softmax
 
 from .errors import DeviceError
 from .memories import External, OnChip, Queue, Ring, read_block_rows

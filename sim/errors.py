@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moevit.hw.regs import Error
+from moevit.hw.registers import Error
 
 __all__ = ["DeviceError"]
 

@@ -30,7 +30,7 @@ from moevit.hw.isa import (
     Store,
     Sync,
 )
-from moevit.hw.regs import Error
+from moevit.hw.registers import Error
 
 from .engines import Bases
 from .errors import DeviceError

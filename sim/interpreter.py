@@ -31,7 +31,7 @@ from moevit.hw.isa import (
     Sync,
     decode,
 )
-from moevit.hw.regs import Error
+from moevit.hw.registers import Error
 
 from .engines import Bases, Engines, require
 from .errors import DeviceError

@@ -9,7 +9,7 @@ import numpy as np
 
 from moevit.hw.config import BEAT_BYTES, AcceleratorConfig
 from moevit.hw.image import BlockHeader, unpack_channels, unpack_weights
-from moevit.hw.regs import Error
+from moevit.hw.registers import Error
 
 from .errors import DeviceError
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol, Self
 from moevit.compiler.program import ALL, Output, Program
 from moevit.hw import verilog
 from moevit.hw.config import BEAT_BYTES, ISA_VERSION, AcceleratorConfig
-from moevit.hw.regs import (
+from moevit.hw.registers import (
     COUNTER_BASE,
     DEVICE_ID,
     EXPERT_BASE,

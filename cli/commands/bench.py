@@ -6,18 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from moevit.cli.errors import UserError
-from moevit.cli.files import write_json, write_text
-from moevit.cli.options import (
-    DEFAULT_EXPERTS,
-    DEFAULT_SIZE,
-    Experts,
-    Json,
-    Model,
-    Seed,
-    parse_image_size,
-)
-from moevit.cli.progress import Report, progress
+from ..errors import UserError
+from ..files import write_json, write_text
+from ..options import DEFAULT_EXPERTS, DEFAULT_SIZE, Experts, Json, Model, Seed, parse_image_size
+from ..progress import Report, progress
 
 __all__ = ["command"]
 
@@ -121,7 +113,7 @@ def command(
         if model is not None:
             raise UserError("--model: with --size name the checkpoint by --router")
         with progress("moevit bench", quiet=as_json) as report:
-            from moevit.cli.reference import Reference, measure_frames
+            from ..reference import Reference, measure_frames
 
             reference = Reference(
                 size=size,
@@ -145,7 +137,7 @@ def command(
         if as_json:
             typer.echo(json.dumps(frame, indent=2))
         else:
-            from moevit.cli.reference_report import text
+            from ..reference_report import text
 
             typer.echo(text(frame))
         return
@@ -167,7 +159,7 @@ def _recorded(
     presets: str, model: Path | None, images: int, validation: int, docs: Path, report: Report
 ) -> tuple[dict[str, Any], str | None]:
     """The shipped model's results, and the page with its tables where there is one."""
-    from moevit.cli.benchmark import check_presets, insert, measure, tables
+    from ..benchmark import check_presets, insert, measure, tables
 
     names = check_presets(presets)
     if docs.exists():

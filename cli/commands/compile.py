@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
-from moevit.cli.files import writable, write_bytes
-from moevit.cli.options import (
+from moevit.compiler.plan.schedule import DEFAULT_THRESHOLD
+
+from ..files import writable, write_bytes
+from ..options import (
     ALL_TASKS,
     DEFAULT_PRESET,
     DEFAULT_SIZE,
@@ -22,10 +24,9 @@ from moevit.cli.options import (
     chosen_tasks,
     parse_image_size,
 )
-from moevit.cli.progress import progress
-from moevit.cli.sources import CalibrationFiles, Data, Root, picture_source
-from moevit.cli.workload import Workload
-from moevit.compiler.schedule import DEFAULT_THRESHOLD
+from ..progress import progress
+from ..sources import CalibrationFiles, Data, Root, picture_source
+from ..workload import Workload
 
 __all__ = ["command"]
 

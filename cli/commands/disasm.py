@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
-from moevit.cli.files import readable
-from moevit.cli.options import ALL_TASKS, Task, chosen_tasks
 from moevit.compiler import Program
 from moevit.compiler.disasm import disassemble
+
+from ..files import readable
+from ..options import ALL_TASKS, Task, chosen_tasks
 
 __all__ = ["command"]
 

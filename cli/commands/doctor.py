@@ -7,9 +7,9 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
-from moevit.cli.errors import CheckFailedError
-from moevit.cli.health import Item, examine, surroundings
-from moevit.cli.options import Json
+from ..errors import CheckFailedError
+from ..health import Item, examine, surroundings
+from ..options import Json
 
 __all__ = ["command"]
 

@@ -9,9 +9,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from moevit.cli.errors import UserError
-from moevit.cli.files import readable
-from moevit.cli.options import (
+from moevit.compiler import Program, compile_network
+from moevit.compiler.cost.estimate import estimate
+from moevit.hw.config import preset as hardware_preset
+from moevit.model.blank import blank_network
+from moevit.model.config import preset as model_preset
+from moevit.quant.network import Network
+from moevit.sim.rtl import board_memory
+
+from ..errors import UserError
+from ..files import readable
+from ..options import (
     ALL_TASKS,
     DEFAULT_EXPERTS,
     DEFAULT_PRESET,
@@ -28,16 +36,9 @@ from moevit.cli.options import (
     expert_bits,
     parse_image_size,
 )
-from moevit.cli.progress import progress
-from moevit.cli.settings import Settings, changed
-from moevit.cli.workload import Workload
-from moevit.compiler import Program, compile_network
-from moevit.compiler.estimate import estimate
-from moevit.hw.config import preset as hardware_preset
-from moevit.model.blank import blank_network
-from moevit.model.config import preset as model_preset
-from moevit.quant.network import Network
-from moevit.sim.rtl import board_memory
+from ..progress import progress
+from ..settings import Settings, changed
+from ..workload import Workload
 
 __all__ = ["command"]
 

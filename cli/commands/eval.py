@@ -8,8 +8,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from moevit.cli.errors import UserError
-from moevit.cli.options import (
+from moevit.quant.analysis.bootstrap import LEVEL, RESAMPLES
+from moevit.sim.backends import BACKENDS
+
+from ..errors import UserError
+from ..options import (
     ALL_TASKS,
     DEFAULT_PRESET,
     DEFAULT_SIZE,
@@ -24,11 +27,9 @@ from moevit.cli.options import (
     check_backend,
     chosen_tasks,
 )
-from moevit.cli.progress import progress
-from moevit.cli.sources import CalibrationFiles, Data, Root, picture_source
-from moevit.cli.workload import Workload
-from moevit.quant.bootstrap import LEVEL, RESAMPLES
-from moevit.sim.backends import BACKENDS
+from ..progress import progress
+from ..sources import CalibrationFiles, Data, Root, picture_source
+from ..workload import Workload
 
 __all__ = ["command"]
 
@@ -73,7 +74,7 @@ def command(
     """
     check_backend(backend, BACKENDS)
     with progress("moevit eval", quiet=as_json) as report:
-        from moevit.cli.scoring import score  # torch, after the options are known to be right
+        from ..scoring import score  # torch, after the options are known to be right
 
         workload = Workload(
             size=size,

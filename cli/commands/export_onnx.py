@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from moevit.cli.errors import UserError
-from moevit.cli.files import writable
-from moevit.cli.options import (
+from ..errors import UserError
+from ..files import writable
+from ..options import (
     ALL_TASKS,
     DEFAULT_PRESET,
     DEFAULT_SIZE,
@@ -21,8 +21,8 @@ from moevit.cli.options import (
     Task,
     chosen_tasks,
 )
-from moevit.cli.progress import Report, progress
-from moevit.cli.workload import Workload
+from ..progress import Report, progress
+from ..workload import Workload
 
 __all__ = ["command"]
 
@@ -96,7 +96,7 @@ def command(
 def _float(
     workload: Workload, task: str, output: Path, report: Report
 ) -> tuple[dict[str, Any], list[str]]:
-    from moevit.model.onnx_export import export_onnx
+    from moevit.model.export.onnx import export_onnx
 
     if workload.quantised:
         raise UserError(f"{workload.path}: is quantised; expected a checkpoint, or --quantised")
@@ -107,8 +107,8 @@ def _float(
 
 
 def _quantised(workload: Workload, task: str, output: Path, report: Report) -> dict[str, Any]:
-    from moevit.model.qdq_export import export_qdq
-    from moevit.model.scenes import scene
+    from moevit.model.export.qdq import export_qdq
+    from moevit.model.scenes.render import scene
 
     network = workload.network
     names = chosen_tasks(task, network.tasks)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moevit.cli.errors import UserError
-from moevit.cli.files import writable
-from moevit.cli.options import Json, parse_image_size
-from moevit.cli.progress import progress
-from moevit.cli.settings import GATE_SETTINGS, GateSettings, read
+from ..errors import UserError
+from ..files import writable
+from ..options import Json, parse_image_size
+from ..progress import progress
+from ..settings import GATE_SETTINGS, GateSettings, read
 
 if TYPE_CHECKING:  # torch is imported when there is something to import
     from moevit.model.importers.common import Imported

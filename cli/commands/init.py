@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from moevit.cli.files import writable
-from moevit.cli.options import DEFAULT_SIZE, ImageSize, Seed, Size, parse_image_size
-from moevit.cli.progress import progress
-from moevit.cli.settings import Settings, changed
+from ..files import writable
+from ..options import DEFAULT_SIZE, ImageSize, Seed, Size, parse_image_size
+from ..progress import progress
+from ..settings import Settings, changed
 
 __all__ = ["command"]
 

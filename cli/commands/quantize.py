@@ -7,21 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from moevit.cli.errors import UserError
-from moevit.cli.files import atomic_path, writable, write_json, write_text
-from moevit.cli.options import (
-    DEFAULT_PRESET,
-    DEFAULT_SIZE,
-    Experts,
-    Json,
-    Method,
-    Model,
-    Seed,
-    Size,
-)
-from moevit.cli.progress import Report, progress
-from moevit.cli.sources import CalibrationFiles, Data, Root, picture_source
-from moevit.cli.workload import CALIBRATION_IMAGES, Workload, calibrate_model, make_integers
+from ..errors import UserError
+from ..files import atomic_path, writable, write_json, write_text
+from ..options import DEFAULT_PRESET, DEFAULT_SIZE, Experts, Json, Method, Model, Seed, Size
+from ..progress import Report, progress
+from ..sources import CalibrationFiles, Data, Root, picture_source
+from ..workload import CALIBRATION_IMAGES, Workload, calibrate_model, make_integers
 
 __all__ = ["command"]
 
@@ -214,8 +205,9 @@ def _quantise(
     scenes: int,
     report: Report,
 ) -> tuple[str, dict[str, Any]]:
-    from moevit.cli.quant_report import draw_report, measure_report
     from moevit.quant.io import save_network
+
+    from ..quant_report import draw_report, measure_report
 
     share = 1.0 if folder is None else 0.2
     with atomic_path(output) as partial:
@@ -274,8 +266,8 @@ def _compare(
     docs: Path | None,
     report: Report,
 ) -> tuple[str, dict[str, Any]]:
-    from moevit.cli.benchmark import insert
-    from moevit.cli.methods import BEGIN, END, chosen_methods, compare_methods, markdown
+    from ..benchmark import insert
+    from ..methods import BEGIN, END, chosen_methods, compare_methods, markdown
 
     methods = chosen_methods(names)
     if docs is not None:

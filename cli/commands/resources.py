@@ -8,11 +8,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from moevit.cli.errors import UserError
-from moevit.cli.files import write_text
-from moevit.cli.options import Json, Preset
-from moevit.cli.progress import progress
 from moevit.hw.config import preset as hardware_preset
+
+from ..errors import UserError
+from ..files import write_text
+from ..options import Json, Preset
+from ..progress import progress
 
 __all__ = ["command"]
 

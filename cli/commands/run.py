@@ -9,12 +9,16 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from moevit.cli.comparison import Outcome, Picture, compare
-from moevit.cli.compiled import with_program
-from moevit.cli.errors import CheckFailedError
-from moevit.cli.files import writable
-from moevit.cli.images import load_image
-from moevit.cli.options import (
+from moevit.model.config import TOKEN_KINDS, ModelConfig
+from moevit.model.scenes.render import scene as render
+from moevit.sim.backends import BACKENDS
+
+from ..comparison import Outcome, Picture, compare
+from ..compiled import with_program
+from ..errors import CheckFailedError
+from ..files import writable
+from ..images import load_image
+from ..options import (
     ALL_TASKS,
     DEFAULT_PRESET,
     DEFAULT_SIZE,
@@ -29,13 +33,10 @@ from moevit.cli.options import (
     check_backend,
     chosen_tasks,
 )
-from moevit.cli.progress import progress
-from moevit.cli.report import tables, write_panel, write_values
-from moevit.cli.sources import CalibrationFiles, Data, Root, picture_source
-from moevit.cli.workload import Workload
-from moevit.model.config import TOKEN_KINDS, ModelConfig
-from moevit.model.scenes import scene as render
-from moevit.sim.backends import BACKENDS
+from ..progress import progress
+from ..report import tables, write_panel, write_values
+from ..sources import CalibrationFiles, Data, Root, picture_source
+from ..workload import Workload
 
 __all__ = ["command"]
 

@@ -8,9 +8,12 @@ from typing import Annotated
 
 import typer
 
-from moevit.cli.errors import INTERRUPTED, UserError
-from moevit.cli.files import writable
-from moevit.cli.options import (
+from moevit.model.config import ModelConfig
+from moevit.model.config import preset as model_preset
+
+from ..errors import INTERRUPTED, UserError
+from ..files import writable
+from ..options import (
     ALL_TASKS,
     DEFAULT_SIZE,
     ImageSize,
@@ -20,10 +23,8 @@ from moevit.cli.options import (
     chosen_tasks,
     parse_image_size,
 )
-from moevit.cli.settings import Settings, changed
-from moevit.cli.sources import Data, Root
-from moevit.model.config import ModelConfig
-from moevit.model.config import preset as model_preset
+from ..settings import Settings, changed
+from ..sources import Data, Root
 
 __all__ = ["command"]
 
@@ -156,9 +157,9 @@ def command(
     writable(output)
     if (image := parse_image_size(image_size)) is not None:
         config = dataclasses.replace(config, image=image)
-    from moevit.model.parallel import Member
-    from moevit.model.train import Stopped, train
-    from moevit.model.training import SCENES, TrainConfig
+    from moevit.model.training.parallel import Member
+    from moevit.model.training.settings import SCENES, TrainConfig
+    from moevit.model.training.train import Stopped, train
 
     if data != SCENES:
         config = _for_data(config, data, root, classes)

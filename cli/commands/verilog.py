@@ -7,11 +7,12 @@ import typer
 
 from moevit.boards import PRIMITIVES
 from moevit.boards import platform as board_platform
-from moevit.cli.errors import UserError
-from moevit.cli.files import writable
-from moevit.cli.options import DEFAULT_PRESET, Preset
-from moevit.cli.progress import progress
 from moevit.hw.config import preset as hardware_preset
+
+from ..errors import UserError
+from ..files import writable
+from ..options import DEFAULT_PRESET, Preset
+from ..progress import progress
 
 __all__ = ["command"]
 

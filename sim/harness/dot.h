@@ -1,4 +1,4 @@
-// The arithmetic of hw/dot.py: o[t][k] = sum(a[t][i] * w[k][i] for i) of int8 values, in a form that
+// The arithmetic of hw/compute/dot.py: o[t][k] = sum(a[t][i] * w[k][i] for i) of int8 values, in a form that
 // compilers turn into vector instructions. See dot.sv.
 #pragma once
 

@@ -1,4 +1,4 @@
-// The dot products of hw/dot.py for Verilator: their arithmetic is one C function (dot.h), and a
+// The dot products of hw/compute/dot.py for Verilator: their arithmetic is one C function (dot.h), and a
 // memory that is written and read in a circle delays the sums. The ports are vectors of whole
 // words, which Verilator copies fast: `o` has a lane of 32 bits for each sum.
 module moevit_dot #(

@@ -29,7 +29,7 @@ import pytest
 
 from moevit import boards
 from moevit.boards.dsp48e2 import MODEL
-from moevit.hw.dot import DotProducts, Pipeline
+from moevit.hw.compute.dot import DotProducts, Pipeline
 from moevit.quant.formats import ACTIVATION, WEIGHT
 from moevit.sim.build import build_library
 

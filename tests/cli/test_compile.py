@@ -172,7 +172,7 @@ def test_defaults_of_train_are_the_trainers() -> None:
     import inspect
 
     from moevit.cli.commands.train import command
-    from moevit.model.trainer import TrainConfig
+    from moevit.model.training.trainer import TrainConfig
 
     found = {name: p.default for name, p in inspect.signature(command).parameters.items()}
     fields = {f.name: f.default for f in dataclasses.fields(TrainConfig)}

@@ -85,7 +85,7 @@ def test_training_prints_json_lines(moevit, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_says_how_to_go_on(moevit, tmp_path: Path, monkeypatch) -> None:
-    from moevit.model.trainer import Trainer
+    from moevit.model.training.trainer import Trainer
 
     write_nyud(tmp_path / "data")
     arguments = ["train", "--data", "nyud", "--root", "data", *TRAIN]

@@ -87,11 +87,11 @@ def test_where_one_may_not_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     [
         (("verilog",), "moevit.hw.verilog.generate"),
         (("compile",), "moevit.cli.workload.compile_network"),
-        (("quantize",), "moevit.quant.calibrate.calibrate"),
+        (("quantize",), "moevit.quant.ptq.calibrate.calibrate"),
         (("export-onnx",), "onnx.checker.check_model"),
         (("init",), "moevit.model.checkpoint.save"),
         (("run", "--backend", "golden"), "moevit.quant.golden.Golden.run"),
-        (("eval", "--images", "2"), "moevit.model.tallies.tally"),
+        (("eval", "--images", "2"), "moevit.model.evaluation.tallies.tally"),
     ],
 )
 def test_ctrl_c_leaves_nothing(moevit, checkpoint, monkeypatch, arguments, inside) -> None:

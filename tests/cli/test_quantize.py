@@ -10,7 +10,7 @@ import pytest
 from moevit.cli.options import QUANTISATION
 from moevit.compiler import Program
 from moevit.quant.io import load_network
-from moevit.quant.methods import METHODS
+from moevit.quant.ptq.methods import METHODS
 
 
 def test_the_names_are_those_of_the_methods() -> None:
@@ -84,7 +84,7 @@ def test_fine_tuning(moevit, checkpoint, monkeypatch) -> None:
     )
     first = Path("n.safetensors").read_bytes()
     # Ctrl-C in the middle of it: the older file stays, nothing is beside it.
-    from moevit.model import qat
+    from moevit.model.training import qat
 
     steps = []
 

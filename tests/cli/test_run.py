@@ -162,7 +162,7 @@ def test_no_delta_m_against_nothing(moevit, checkpoint, tmp_path) -> None:
     import torch
 
     from moevit.model.checkpoint import load, store
-    from moevit.model.data import samples
+    from moevit.model.training.data import samples
 
     model = load(checkpoint)
     truth = next(iter(samples("validation", 1, *model.config.image))).segmentation

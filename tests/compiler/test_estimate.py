@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 import pytest
 
 from moevit.compiler import compile_network
-from moevit.compiler.arrival import Rows, Stream
-from moevit.compiler.estimate import calibration_lengths, estimate
-from moevit.compiler.schedule import ExpertSchedule
-from moevit.compiler.timing import Latencies, MemorySpeed, pixel_cycles
+from moevit.compiler.cost.arrival import Rows, Stream
+from moevit.compiler.cost.estimate import calibration_lengths, estimate
+from moevit.compiler.cost.timing import Latencies, MemorySpeed, pixel_cycles
+from moevit.compiler.plan.schedule import ExpertSchedule
 from moevit.hw.config import preset
 from moevit.hw.image import BlockHeader
 from moevit.hw.isa import Gemm

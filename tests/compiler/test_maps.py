@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moevit.compiler import compile_network
-from moevit.compiler.layout import Shapes
-from moevit.compiler.maps import Map, least_words, longest_window, plan_maps
+from moevit.compiler.plan.layout import Shapes
+from moevit.compiler.plan.maps import Map, least_words, longest_window, plan_maps
 from moevit.hw.config import preset
 from moevit.hw.isa import Gemm, Load, Store
 from moevit.quant.formats import Multiplier
-from moevit.quant.linear import Linear
 from moevit.quant.network import Geometry
+from moevit.quant.operators.linear import Linear
+from moevit.quant.operators.upsampling import Stage, UpsamplingHead, windows
 from moevit.quant.random_network import Sizes, random_network
-from moevit.quant.upsampling import Stage, UpsamplingHead, windows
 
 MICRO = preset("micro")
 

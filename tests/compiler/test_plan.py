@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from moevit.compiler import compile_network
-from moevit.compiler.emit import split
-from moevit.compiler.layout import Shapes, pack_linear
-from moevit.compiler.moe import FETCH_AHEAD
-from moevit.compiler.plan import plan_memory
+from moevit.compiler.lower.emit import split
+from moevit.compiler.lower.moe import FETCH_AHEAD
+from moevit.compiler.plan.layout import Shapes, pack_linear
+from moevit.compiler.plan.placement import plan_memory
 from moevit.hw.config import AcceleratorConfig, preset
 from moevit.quant.random_network import Sizes, random_network
 

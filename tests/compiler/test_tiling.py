@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moevit.compiler.tiling import cut, even
+from moevit.compiler.plan.tiling import cut, even
 
 
 @given(st.integers(1, 300), st.integers(-400, 400), st.integers(1, 12))

@@ -18,11 +18,11 @@ from support.agents import (
 )
 from support.agents_axi import Reads, Writes
 
+from moevit.hw.compute.norm import load_beat
 from moevit.hw.config import BEAT_BYTES, preset
-from moevit.hw.data_load import residual_write
 from moevit.hw.interfaces import activation_write, residual_word
 from moevit.hw.isa import INSTRUCTION_BYTES, Instruction, Load, LoadKind, Store
-from moevit.hw.norm import load_beat
+from moevit.hw.transfer.load import residual_write
 from moevit.sim.engines import Bases, Engines
 from moevit.sim.memories import External, OnChip
 

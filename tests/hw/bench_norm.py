@@ -7,12 +7,12 @@ import cocotb
 import numpy as np
 from support.agents import Bench, Giver, Lender, ReadMemory, Sink, Source, pack, reset, unpack
 
+from moevit.hw.compute.norm import load_beat
 from moevit.hw.config import BEAT_BYTES, preset
 from moevit.hw.image import pack_channels
 from moevit.hw.interfaces import activation_write, residual_word
 from moevit.hw.isa import Norm
-from moevit.hw.norm import load_beat
-from moevit.quant.layernorm import LayerNorm
+from moevit.quant.operators.layernorm import LayerNorm
 
 CONFIG = preset("micro")
 ARRAY = CONFIG.array

@@ -7,11 +7,11 @@ import cocotb
 import numpy as np
 from support.agents import Bench, Sink, Source, pack, reset, unpack
 
+from moevit.hw.compute.epilogue import row_scales
+from moevit.hw.compute.tiles import accumulators, score_tile
 from moevit.hw.config import preset
-from moevit.hw.epilogue import row_scales
-from moevit.hw.tiles import accumulators, score_tile
 from moevit.quant.formats import SHIFT_BITS, Multiplier
-from moevit.quant.softmax import Softmax
+from moevit.quant.operators.softmax import Softmax
 
 CONFIG = preset("micro")
 ARRAY = CONFIG.array

@@ -19,7 +19,7 @@ from support.rtl import mismatch
 
 from moevit.compiler import compile_network
 from moevit.hw.config import preset
-from moevit.hw.regs import DEVICE_ID, Control, Error, Register, Status
+from moevit.hw.registers import DEVICE_ID, Control, Error, Register, Status
 from moevit.quant.random_network import Sizes, random_images, random_network
 
 CONFIG = preset("micro")

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from support.compute import ComputeEngine
 from support.windows import Windows, window_cases
 
-from moevit.hw import data, gate, norm, softmax, weights
+from moevit.hw.compute import gate, norm, softmax
 from moevit.hw.config import preset
+from moevit.hw.transfer import data, weights
 from moevit.sim.runner import run_bench, to_verilog
 
 pytestmark = pytest.mark.slow

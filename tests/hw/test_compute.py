@@ -9,15 +9,15 @@ from amaranth.lib.data import View
 from amaranth.lib.wiring import Component, connect
 from amaranth.sim import Simulator
 
-from moevit.hw.array import ComputeArray
+from moevit.hw.compute.array import ComputeArray
+from moevit.hw.compute.epilogue import Epilogue
+from moevit.hw.compute.loader import Loader
 from moevit.hw.config import preset
-from moevit.hw.epilogue import Epilogue
+from moevit.hw.control.semaphore import Unit as Semaphores
 from moevit.hw.isa import Destination, Gemm, Sync
-from moevit.hw.loader import Loader
 from moevit.hw.memories import Activations, KeyValues, Residual
-from moevit.hw.semaphore import Unit as Semaphores
 from moevit.quant.formats import Multiplier
-from moevit.quant.linear import GeluOutput, Linear, to_activation
+from moevit.quant.operators.linear import GeluOutput, Linear, to_activation
 
 CONFIG = preset("micro")
 T, I, O = CONFIG.array.tokens, CONFIG.array.inputs, CONFIG.array.outputs  # noqa: E741

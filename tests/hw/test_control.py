@@ -1,13 +1,13 @@
-"""The control registers against hw/regs.py, from an AXI4-Lite master with random timing."""
+"""The control registers against hw/registers.py, from an AXI4-Lite master with random timing."""
 
 import random
 
 import pytest
 from amaranth.sim import Simulator
 
-from moevit.hw import control
 from moevit.hw.config import ISA_VERSION, preset
-from moevit.hw.regs import (
+from moevit.hw.control import axi_lite as control
+from moevit.hw.registers import (
     COUNTER_BASE,
     DEVICE_ID,
     EXPERT_BASE,

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.axi_memory import AxiMemory, get, pulse, put
 
-from moevit.hw import bursts, data, isa
+from moevit.hw import isa
 from moevit.hw.config import preset
 from moevit.hw.isa import LoadKind
-from moevit.hw.regs import Error
+from moevit.hw.registers import Error
+from moevit.hw.transfer import bursts, data
 
 MICRO = preset("micro")
 SHAPES = {

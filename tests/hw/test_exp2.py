@@ -5,8 +5,8 @@ import pytest
 from amaranth.hdl import Module
 from amaranth.sim import Simulator
 
-from moevit.hw import exp2
-from moevit.quant.exp2 import GATE_EXP, SOFTMAX_EXP, Exp2
+from moevit.hw.lib import exp2
+from moevit.quant.operators.exp2 import GATE_EXP, SOFTMAX_EXP, Exp2
 
 LANES = 16
 

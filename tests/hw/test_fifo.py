@@ -10,7 +10,7 @@ from amaranth.sim import Simulator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moevit.hw import fifo
+from moevit.hw.lib import fifo
 
 PAYLOAD = StructLayout({"low": signed(9), "high": unsigned(70)})
 

@@ -9,10 +9,10 @@ from amaranth.sim import Simulator
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from moevit.hw import gate
+from moevit.hw.compute import gate
 from moevit.hw.config import ArrayConfig, LimitConfig, preset
 from moevit.quant.formats import LOGIT, SCORE
-from moevit.quant.gate import Gate
+from moevit.quant.operators.gate import Gate
 
 MICRO = preset("micro")
 

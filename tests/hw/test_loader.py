@@ -13,10 +13,10 @@ from amaranth.sim import Simulator
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from moevit.hw.compute.loader import Loader
 from moevit.hw.config import AcceleratorConfig, preset
 from moevit.hw.isa import Attention, Destination, Gemm, Instruction
-from moevit.hw.loader import Loader
-from moevit.hw.regs import Error
+from moevit.hw.registers import Error
 
 MICRO = preset("micro")
 CONFIGS = {t: MICRO.but(array__tokens=t) for t in (2, 4, 6)}

@@ -11,14 +11,14 @@ from amaranth.sim import Simulator
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from moevit.hw import norm
+from moevit.hw.compute import norm
 from moevit.hw.config import BEAT_BYTES, ArrayConfig, preset
 from moevit.hw.image import pack_channels
 from moevit.hw.interfaces import residual_word
 from moevit.hw.isa import Norm
-from moevit.hw.regs import Error
-from moevit.quant.layernorm import LayerNorm
-from moevit.quant.rescale import Rescale
+from moevit.hw.registers import Error
+from moevit.quant.operators.layernorm import LayerNorm
+from moevit.quant.operators.rescale import Rescale
 
 MICRO = preset("micro")
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.axi_memory import AxiMemory, put
 
-from moevit.hw import bursts
-from moevit.hw.port_share import Share
+from moevit.hw.transfer import bursts
+from moevit.hw.transfer.port_share import Share
 
 BURSTS = ((16, 16), (8, 16))
 ROOM = ((32, 32), (8, 32))

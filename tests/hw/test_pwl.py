@@ -5,10 +5,10 @@ import pytest
 from amaranth.hdl import Module
 from amaranth.sim import Simulator
 
-from moevit.hw import pwl
-from moevit.quant.layernorm import rsqrt
-from moevit.quant.pwl import RECIPROCAL, RSQRT
-from moevit.quant.softmax import reciprocal
+from moevit.hw.lib import pwl
+from moevit.quant.operators.layernorm import rsqrt
+from moevit.quant.operators.pwl import RECIPROCAL, RSQRT
+from moevit.quant.operators.softmax import reciprocal
 
 
 def stream_through(dut, port, values, outputs):

@@ -10,7 +10,7 @@ from amaranth.sim import Simulator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moevit.hw.queue import Queue
+from moevit.hw.lib.queue import Queue
 
 PAYLOAD = StructLayout({"low": signed(9), "high": unsigned(70)})
 

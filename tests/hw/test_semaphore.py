@@ -7,8 +7,8 @@ import random
 import pytest
 from amaranth.sim import Simulator
 
+from moevit.hw.control.semaphore import Unit
 from moevit.hw.isa import SEMAPHORES
-from moevit.hw.semaphore import Unit
 
 
 def run(seed: int, cycles: int = 400, givers: int = 4, takers: int = 3) -> None:

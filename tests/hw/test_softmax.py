@@ -9,10 +9,10 @@ from amaranth.sim import Simulator
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from moevit.hw import softmax
+from moevit.hw.compute import softmax
 from moevit.hw.config import ArrayConfig, preset
 from moevit.quant.formats import ACCUMULATOR, SHIFT_BITS, Multiplier
-from moevit.quant.softmax import Softmax
+from moevit.quant.operators.softmax import Softmax
 
 MICRO = preset("micro")
 SHAPES = {

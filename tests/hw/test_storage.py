@@ -9,7 +9,7 @@ import pytest
 
 from moevit.hw.config import AcceleratorConfig, preset
 from moevit.hw.footprint import buffers
-from moevit.hw.storage import Bank, Style, banks_of, sections, style
+from moevit.hw.lib.storage import Bank, Style, banks_of, sections, style
 from moevit.hw.verilog import rtlil
 
 

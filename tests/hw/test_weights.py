@@ -11,11 +11,12 @@ from amaranth.hdl import ResetInserter, Signal, Value
 from amaranth.sim import Simulator
 from support.axi_memory import AxiMemory, pulse, put
 
-from moevit.hw import isa, weights
+from moevit.hw import isa
 from moevit.hw.config import preset
 from moevit.hw.image import BlockHeader
 from moevit.hw.interfaces import POINTER_BITS
-from moevit.hw.regs import Error
+from moevit.hw.registers import Error
+from moevit.hw.transfer import weights
 
 MICRO = preset("micro").but(memory__ring_rows=32, memory__param_rows=32, memory__demand_rows=32)
 WIDE = MICRO.but(array__inputs=16, memory__ports=2, memory__demand_param_rows=32, limits__depth=256)

@@ -10,13 +10,13 @@ from safetensors import safe_open
 
 from moevit.model.blank import blank_network
 from moevit.model.config import ModelConfig, TaskConfig
-from moevit.model.export import to_float_network
+from moevit.model.export.float_network import to_float_network
 from moevit.model.m3vit import M3ViT
-from moevit.quant.calibrate import calibrate
 from moevit.quant.io import save_network
 from moevit.quant.network import Network
-from moevit.quant.options import Options
-from moevit.quant.ptq import quantise
+from moevit.quant.ptq.calibrate import calibrate
+from moevit.quant.ptq.options import Options
+from moevit.quant.ptq.quantize import quantise
 
 SMALL = ModelConfig(
     name="small",

@@ -25,9 +25,9 @@ from moevit.model.datasets import NAMES, Example, open_dataset
 from moevit.model.datasets.base import Augmentation
 from moevit.model.datasets.fit import View, fit
 from moevit.model.datasets.pascal_context import INDOOR, PARTS
-from moevit.model.losses import RECIPES
-from moevit.model.scenes import scene
+from moevit.model.scenes.render import scene
 from moevit.model.tasks import known
+from moevit.model.training.losses import RECIPES
 
 CHANNELS = {
     "nyud": {"segmentation": 40, "depth": 1, "normals": 3, "edges": 1},

@@ -13,16 +13,16 @@ import torch
 from moevit.model.checkpoint import load, store
 from moevit.model.config import ModelConfig, TaskConfig
 from moevit.model.decoder import UpsamplingHead
-from moevit.model.export import to_float_network
+from moevit.model.export.float_network import to_float_network
+from moevit.model.export.onnx import TOLERANCE, export_onnx
 from moevit.model.m3vit import M3ViT
-from moevit.model.onnx_export import TOLERANCE, export_onnx
-from moevit.model.qat import finetune
-from moevit.quant.calibrate import calibrate
+from moevit.model.training.qat import finetune
 from moevit.quant.golden import Golden
 from moevit.quant.io import load_network, save_network
-from moevit.quant.ptq import Options, quantise
+from moevit.quant.operators.upsampling import UpsamplingHead as UpsamplingStages
+from moevit.quant.ptq.calibrate import calibrate
+from moevit.quant.ptq.quantize import Options, quantise
 from moevit.quant.random_network import random_images
-from moevit.quant.upsampling import UpsamplingHead as UpsamplingStages
 
 
 def upsampling(micro: ModelConfig, stride: int = 1, **changes: Any) -> ModelConfig:

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moevit.model.baselines import Constant, LinearProbe, Pixels
 from moevit.model.checkpoint import load_shipped, read_training, shipped_path
 from moevit.model.config import ModelConfig
-from moevit.model.data import Cache, samples
-from moevit.model.evaluate import evaluate, float_backend
-from moevit.model.figures import command
+from moevit.model.evaluation.baselines import Constant, LinearProbe, Pixels
+from moevit.model.evaluation.evaluate import evaluate, float_backend
+from moevit.model.evaluation.figures import command
+from moevit.model.evaluation.metrics import LOWER_IS_BETTER, PRIMARY
 from moevit.model.m3vit import M3ViT
-from moevit.model.metrics import LOWER_IS_BETTER, PRIMARY
-from moevit.model.train import TrainConfig
+from moevit.model.training.data import Cache, samples
+from moevit.model.training.train import TrainConfig
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_interrupted_rendering_leaves_nothing(
     def stop(*_: object, **__: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("moevit.model.data._render_range", stop)
+    monkeypatch.setattr("moevit.model.training.data._render_range", stop)
     with pytest.raises(KeyboardInterrupt):
         Cache.open("train", 5, *micro.image, workers=1)
     assert list((tmp_path / "scenes").iterdir()) == []

@@ -12,16 +12,16 @@ from support.programs import run_program
 
 from moevit.compiler import compile_network
 from moevit.hw.config import preset
-from moevit.model.export import to_float_network
+from moevit.model.export.float_network import to_float_network
+from moevit.model.export.qdq import export_qdq
 from moevit.model.importers.edge_moe import import_edge_moe
 from moevit.model.importers.m3vit import import_m3vit
 from moevit.model.importers.timm import TASK, import_timm
 from moevit.model.m3vit import M3ViT
-from moevit.model.qdq_export import export_qdq
-from moevit.quant.calibrate import calibrate
 from moevit.quant.golden import Golden
 from moevit.quant.io import load_network, save_network
-from moevit.quant.ptq import quantise
+from moevit.quant.ptq.calibrate import calibrate
+from moevit.quant.ptq.quantize import quantise
 from moevit.quant.random_network import random_images
 
 # isort: split

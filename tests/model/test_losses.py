@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from moevit.model.config import KINDS
-from moevit.model.losses import RECIPES, Recipe, counts, task_loss
+from moevit.model.training.losses import RECIPES, Recipe, counts, task_loss
 
 ALL = Recipe(name="all", weights=dict.fromkeys(KINDS, 1.0))
 CHANNELS = {"segmentation": 4, "human_parts": 4, "normals": 3}

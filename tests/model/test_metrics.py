@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from moevit.model.config import KINDS
-from moevit.model.metrics import (
+from moevit.model.evaluation.metrics import (
     PRIMARY,
     Depth,
     Edges,

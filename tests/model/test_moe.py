@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moevit.model.moe import MixtureOfExperts, Router, TaskEmbedding, squared_cv
-from moevit.quant.gate import NOBODY
+from moevit.quant.operators.gate import NOBODY
 
 
 def mixture(experts: int, top_k: int, tasks: int = 2, dim: int = 6) -> MixtureOfExperts:

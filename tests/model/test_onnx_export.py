@@ -11,10 +11,10 @@ import onnx
 import pytest
 import torch
 
-from moevit.model import onnx_export
 from moevit.model.config import ModelConfig, TaskConfig
+from moevit.model.export import onnx as onnx_export
+from moevit.model.export.onnx import OPSET, TOLERANCE, export_onnx, onnx_forward
 from moevit.model.m3vit import M3ViT
-from moevit.model.onnx_export import OPSET, TOLERANCE, export_onnx, onnx_forward
 
 
 def lively(config: ModelConfig) -> M3ViT:

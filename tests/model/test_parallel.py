@@ -19,10 +19,10 @@ from support.datasets import write_pascal_context
 from moevit.model.checkpoint import load
 from moevit.model.config import ModelConfig
 from moevit.model.datasets import open_dataset
-from moevit.model.parallel import Member
-from moevit.model.train import Trainer, _run, train
-from moevit.model.training import TrainConfig
-from moevit.model.watching import Watch
+from moevit.model.training.parallel import Member
+from moevit.model.training.settings import TrainConfig
+from moevit.model.training.train import Trainer, _run, train
+from moevit.model.training.watching import Watch
 
 
 @pytest.fixture(scope="module")

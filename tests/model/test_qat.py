@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from moevit.model import qat
 from moevit.model.config import ModelConfig
-from moevit.model.export import to_float_network
+from moevit.model.export.float_network import to_float_network
 from moevit.model.m3vit import M3ViT
-from moevit.model.qat import Tuning, finetune
-from moevit.model.scenes import scene
-from moevit.quant.calibrate import Calibration, calibrate
+from moevit.model.scenes.render import scene
+from moevit.model.training import qat
+from moevit.model.training.qat import Tuning, finetune
 from moevit.quant.check import check_network
-from moevit.quant.float_network import FloatNetwork, with_layers
+from moevit.quant.float.network import FloatNetwork, with_layers
 from moevit.quant.golden import Golden
-from moevit.quant.layers import Fixed
 from moevit.quant.network import Network
-from moevit.quant.ptq import Options, quantise, quantise_with_parts
+from moevit.quant.ptq.calibrate import Calibration, calibrate
+from moevit.quant.ptq.layers import Fixed
+from moevit.quant.ptq.quantize import Options, quantise, quantise_with_parts
 
 OPTIONS = Options(expert_bits=4, finetune=3)
 SITES = re.compile(r"blocks\.\d+\.(norm[12]|[qkv]|attention|(experts\.\d+\.)?hidden)")

@@ -12,15 +12,15 @@ import pytest
 from onnx import numpy_helper
 from support.float_networks import float_network
 
-from moevit.model.onnx_export import session
-from moevit.model.qdq_export import QDQ_OPSET, export_qdq
-from moevit.quant.calibrate import calibrate
-from moevit.quant.float_network import FloatLinear, FloatMoe
+from moevit.model.export.onnx import session
+from moevit.model.export.qdq import QDQ_OPSET, export_qdq
+from moevit.quant.float.network import FloatLinear, FloatMoe
 from moevit.quant.golden import Golden
 from moevit.quant.network import Moe, Network
-from moevit.quant.ptq import Options, quantise
+from moevit.quant.operators.upsampling import UpsamplingHead
+from moevit.quant.ptq.calibrate import calibrate
+from moevit.quant.ptq.quantize import Options, quantise
 from moevit.quant.random_network import Sizes, random_images, random_network
-from moevit.quant.upsampling import UpsamplingHead
 
 
 def quantised(seed: int = 4, bits: int = 8, **sizes: Any) -> Network:

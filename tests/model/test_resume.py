@@ -18,8 +18,8 @@ from moevit.model import checkpoint
 from moevit.model.checkpoint import load, read_training
 from moevit.model.config import ModelConfig
 from moevit.model.datasets import open_dataset
-from moevit.model.train import Stopped, Trainer, train
-from moevit.model.training import TrainConfig
+from moevit.model.training.settings import TrainConfig
+from moevit.model.training.train import Stopped, Trainer, train
 
 STEPS = 8
 _LONG = 200  # seconds after which a forked process that hangs is ended
@@ -104,7 +104,7 @@ def test_the_same_curve_to_the_last_bit(
 def test_average_is_what_is_stored(config: TrainConfig) -> None:
     config = dataclasses.replace(config, ema=0.9, steps=3)
     trainer = Trainer(config)
-    from moevit.model.batches import Batches, Pictures
+    from moevit.model.training.batches import Batches, Pictures
 
     data = open_dataset("nyud", config.root or Path(), "train")
     batches = Batches(Pictures(data, config.model.image), config.model, 2, 0)
@@ -122,7 +122,7 @@ def test_average_is_what_is_stored(config: TrainConfig) -> None:
 
 
 def test_fp16_gives_way_when_it_overflows(config: TrainConfig) -> None:
-    from moevit.model.batches import Batches, Pictures
+    from moevit.model.training.batches import Batches, Pictures
 
     trainer = Trainer(dataclasses.replace(config, amp="fp16"))
     data = open_dataset("nyud", config.root or Path(), "train")

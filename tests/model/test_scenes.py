@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moevit.model import scenes
-from moevit.model.layout import ROOM_INSTANCES, furnish
-from moevit.model.raycast import Box, Cone, Cylinder, Room, Solid, Sphere, nearest, occluded
-from moevit.model.scenes import CLASSES, Sample, scene
-from moevit.model.truth import find_edges, find_salient
+from moevit.model.scenes import render as scenes
+from moevit.model.scenes.layout import ROOM_INSTANCES, furnish
+from moevit.model.scenes.raycast import Box, Cone, Cylinder, Room, Solid, Sphere, nearest, occluded
+from moevit.model.scenes.render import CLASSES, Sample, scene
+from moevit.model.scenes.truth import find_edges, find_salient
 
 HEIGHT, WIDTH = 96, 192
 

@@ -11,9 +11,9 @@ import torch
 from moevit.model.checkpoint import store
 from moevit.model.config import ModelConfig, TaskConfig
 from moevit.model.m3vit import M3ViT
-from moevit.model.start import start_from
-from moevit.model.trainer import Trainer
-from moevit.model.training import TrainConfig
+from moevit.model.training.settings import TrainConfig
+from moevit.model.training.start import start_from
+from moevit.model.training.trainer import Trainer
 
 
 def other(micro: ModelConfig) -> ModelConfig:

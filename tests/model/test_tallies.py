@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from moevit.model.config import ModelConfig
-from moevit.model.data import samples
-from moevit.model.evaluate import evaluate
-from moevit.model.scenes import Sample
-from moevit.model.tallies import Tallies, paired, tally
-from moevit.quant.bootstrap import draws
+from moevit.model.evaluation.evaluate import evaluate
+from moevit.model.evaluation.tallies import Tallies, paired, tally
+from moevit.model.scenes.render import Sample
+from moevit.model.training.data import samples
+from moevit.quant.analysis.bootstrap import draws
 
 COUNT = 12
 

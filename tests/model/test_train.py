@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from moevit.model.batches import Ahead, Batches, Scenes
 from moevit.model.checkpoint import load, read_training
 from moevit.model.config import ModelConfig
-from moevit.model.data import Cache
-from moevit.model.losses import task_loss
-from moevit.model.scenes import scene
-from moevit.model.train import TrainConfig, Trainer, learning_rate, train
+from moevit.model.scenes.render import scene
+from moevit.model.training.batches import Ahead, Batches, Scenes
+from moevit.model.training.data import Cache
+from moevit.model.training.losses import task_loss
+from moevit.model.training.train import TrainConfig, Trainer, learning_rate, train
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moevit.quant.balance import balance_router, balance_routers
 from moevit.quant.golden import Golden
 from moevit.quant.network import Moe
+from moevit.quant.ptq.balance import balance_router, balance_routers
 from moevit.quant.random_network import Sizes, random_network
 
 SIZES = Sizes(

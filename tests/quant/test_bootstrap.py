@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from moevit.quant.bootstrap import draws, estimate, share
+from moevit.quant.analysis.bootstrap import draws, estimate, share
 
 
 def test_draws() -> None:

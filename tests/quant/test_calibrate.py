@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from support.float_networks import float_network
 
-from moevit.quant.calibrate import Site, calibrate
-from moevit.quant.float_network import FloatMoe
+from moevit.quant.float.network import FloatMoe
+from moevit.quant.ptq.calibrate import Site, calibrate
+from moevit.quant.ptq.ranges import CODES, Encoding, channel_range, check_clip, quantise_rows
 from moevit.quant.random_network import random_images
-from moevit.quant.ranges import CODES, Encoding, channel_range, check_clip, quantise_rows
 
 
 def test_sites_hold_what_the_network_computes() -> None:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from moevit.quant.exp2 import GATE_EXP, SOFTMAX_EXP, Exp2
 from moevit.quant.formats import LOGIT
+from moevit.quant.operators.exp2 import GATE_EXP, SOFTMAX_EXP, Exp2
 
 ALL = np.arange(LOGIT.max - LOGIT.min + 1)
 

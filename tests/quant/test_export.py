@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from moevit.model.config import SCENE_TASKS, ModelConfig
-from moevit.model.export import to_float_network
+from moevit.model.export.float_network import to_float_network
 from moevit.model.m3vit import M3ViT
 
 CONFIG = ModelConfig(

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moevit.quant.formats import LOGIT, SCORE
-from moevit.quant.gate import NOBODY, Gate
+from moevit.quant.operators.gate import NOBODY, Gate
 
 shapes = st.integers(1, 32).flatmap(lambda e: st.tuples(st.just(e), st.integers(1, e)))
 

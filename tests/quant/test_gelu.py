@@ -5,8 +5,8 @@ import pytest
 from scipy.special import ndtr
 
 from moevit.quant.formats import ACTIVATION, VALUE, Multiplier
-from moevit.quant.gelu import GELU
-from moevit.quant.linear import GeluOutput
+from moevit.quant.operators.gelu import GELU
+from moevit.quant.operators.linear import GeluOutput
 
 ALL = np.arange(VALUE.min, VALUE.max + 1)
 X = ALL / (1 << GELU.frac)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moevit.quant.formats import ACTIVATION, RESIDUAL
-from moevit.quant.layernorm import BIAS, GAIN, X_HAT_FRAC, LayerNorm
+from moevit.quant.operators.layernorm import BIAS, GAIN, X_HAT_FRAC, LayerNorm
 
 
 def plain(dim: int, eps: int) -> LayerNorm:

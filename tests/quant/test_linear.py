@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moevit.quant.formats import ACCUMULATOR, RESIDUAL, SCORE, VALUE, Multiplier, round_shift
-from moevit.quant.linear import Linear, matmul, to_activation, to_key_value
+from moevit.quant.operators.linear import Linear, matmul, to_activation, to_key_value
 
 
 def make(weight: np.ndarray, bias: np.ndarray, scale: float) -> Linear:

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from support.float_networks import float_network
 
-from moevit.quant import ptq
-from moevit.quant.calibrate import Calibration, calibrate
 from moevit.quant.check import check_network
-from moevit.quant.float_network import FloatNetwork
+from moevit.quant.float.network import FloatNetwork
 from moevit.quant.golden import Golden
-from moevit.quant.methods import DEFAULT, METHODS, PLAIN, about, method
 from moevit.quant.network import Network
-from moevit.quant.ptq import Options, quantise
+from moevit.quant.ptq import quantize as ptq
+from moevit.quant.ptq.calibrate import Calibration, calibrate
+from moevit.quant.ptq.methods import DEFAULT, METHODS, PLAIN, about, method
+from moevit.quant.ptq.quantize import Options, quantise
+from moevit.quant.ptq.ranges import Encoding
 from moevit.quant.random_network import random_images
-from moevit.quant.ranges import Encoding
 
 
 @pytest.fixture(scope="module")

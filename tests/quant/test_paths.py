@@ -10,7 +10,7 @@ from moevit.quant.paths import cache_root
 
 
 def test_where_caches_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from moevit.model import data
+    from moevit.model.training import data
     from moevit.sim import cache
 
     assert data.cache_root is cache_root and cache.cache_root is cache_root

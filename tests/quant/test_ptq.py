@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from support.float_networks import float_network
 
-from moevit.quant.calibrate import Calibration, calibrate
 from moevit.quant.check import check_network
-from moevit.quant.float_network import FloatAttention, FloatLinear, FloatNetwork
+from moevit.quant.float.network import FloatAttention, FloatLinear, FloatNetwork
 from moevit.quant.formats import LOGIT
 from moevit.quant.golden import Golden
-from moevit.quant.layers import Layers
 from moevit.quant.network import Moe, Network, expert_order
-from moevit.quant.ptq import Options, quantise
+from moevit.quant.ptq.calibrate import Calibration, calibrate
+from moevit.quant.ptq.layers import Layers
+from moevit.quant.ptq.quantize import Options, quantise
+from moevit.quant.ptq.ranges import Encoding
 from moevit.quant.random_network import random_images
-from moevit.quant.ranges import Encoding
 
 
 def prepare(net: FloatNetwork, images: int = 200) -> Calibration:

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from support.float_networks import float_network
 
-from moevit.quant.calibrate import calibrate
+from moevit.quant.analysis.report import compare
+from moevit.quant.analysis.sensitivity import Part, parts, simulate
 from moevit.quant.check import check_network
-from moevit.quant.float_network import FloatNetwork
-from moevit.quant.float_upsampling import (
+from moevit.quant.float.network import FloatNetwork
+from moevit.quant.float.upsampling import (
     SAMPLED,
     FloatStage,
     FloatUpsamplingHead,
@@ -21,13 +22,12 @@ from moevit.quant.float_upsampling import (
 )
 from moevit.quant.formats import ACTIVATION
 from moevit.quant.golden import Golden
-from moevit.quant.methods import METHODS, method
 from moevit.quant.network import Network
-from moevit.quant.ptq import Options, quantise, quantise_with_parts
+from moevit.quant.operators.upsampling import UpsamplingHead, windows
+from moevit.quant.ptq.calibrate import calibrate
+from moevit.quant.ptq.methods import METHODS, method
+from moevit.quant.ptq.quantize import Options, quantise, quantise_with_parts
 from moevit.quant.random_network import random_images
-from moevit.quant.report import compare
-from moevit.quant.sensitivity import Part, parts, simulate
-from moevit.quant.upsampling import UpsamplingHead, windows
 
 
 def outputs(quantised: Network, images: Any) -> Any:

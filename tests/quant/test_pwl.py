@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from moevit.quant.layernorm import rsqrt
-from moevit.quant.pwl import RECIPROCAL, RSQRT, Pwl
-from moevit.quant.softmax import normalise, reciprocal
+from moevit.quant.operators.layernorm import rsqrt
+from moevit.quant.operators.pwl import RECIPROCAL, RSQRT, Pwl
+from moevit.quant.operators.softmax import normalise, reciprocal
 
 RELATIVE = 4.2e-5  # of both tables: about 1.4 units of the 16-bit result at its smallest
 DROPPED = 2.0**-15  # a mantissa whose low bits were cut off

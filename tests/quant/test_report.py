@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from support.float_networks import float_network
 
-from moevit.quant.calibrate import calibrate
+from moevit.quant.analysis.report import Agreement, compare
 from moevit.quant.golden import Golden
-from moevit.quant.ptq import quantise
+from moevit.quant.ptq.calibrate import calibrate
+from moevit.quant.ptq.quantize import quantise
 from moevit.quant.random_network import random_images
-from moevit.quant.report import Agreement, compare
 
 
 def test_comparison() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moevit.quant.formats import ACTIVATION
-from moevit.quant.rescale import Rescale
+from moevit.quant.operators.rescale import Rescale
 
 
 @settings(max_examples=60, deadline=None)

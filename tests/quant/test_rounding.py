@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moevit.quant.rounding import cost, descend, diffused, gptq, moment, round_weights
+from moevit.quant.ptq.rounding import cost, descend, diffused, gptq, moment, round_weights
 
 
 def correlated(rng: Any, rows: int, depth: int) -> Any:
@@ -96,7 +96,7 @@ def test_few_tokens_are_helped_by_the_others() -> None:
 
 @pytest.mark.parametrize("rounding", ["up", ""])
 def test_unknown_roundings(rounding: str) -> None:
-    from moevit.quant.ptq import Options
+    from moevit.quant.ptq.quantize import Options
 
     with pytest.raises(ValueError, match=f"one of auto, nearest, gptq, descent, not '{rounding}'"):
         Options(rounding=rounding)  # type: ignore[arg-type]

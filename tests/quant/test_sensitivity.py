@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from support.float_networks import float_network
 
-from moevit.quant.calibrate import calibrate
-from moevit.quant.float_network import FloatNetwork
+from moevit.quant.analysis.sensitivity import KINDS, Part, parts, simulate
+from moevit.quant.float.network import FloatNetwork
 from moevit.quant.golden import Golden
-from moevit.quant.layers import Layers
 from moevit.quant.network import Network
-from moevit.quant.ptq import Options, quantise, quantise_with_parts
+from moevit.quant.ptq.calibrate import calibrate
+from moevit.quant.ptq.layers import Layers
+from moevit.quant.ptq.quantize import Options, quantise, quantise_with_parts
 from moevit.quant.random_network import random_images
-from moevit.quant.sensitivity import KINDS, Part, parts, simulate
 
 
 @pytest.fixture(scope="module")

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from moevit.model.checkpoint import load_shipped
-from moevit.model.data import samples
-from moevit.model.evaluate import float_backend
-from moevit.model.tallies import Tallies, paired, tally
-from moevit.quant.calibrate import Calibration, calibrate
-from moevit.quant.float_network import FloatNetwork
+from moevit.model.evaluation.evaluate import float_backend
+from moevit.model.evaluation.tallies import Tallies, paired, tally
+from moevit.model.training.data import samples
+from moevit.quant.analysis.report import compare
+from moevit.quant.float.network import FloatNetwork
 from moevit.quant.golden import Golden
 from moevit.quant.network import Network
-from moevit.quant.ptq import Options, quantise
-from moevit.quant.report import compare
+from moevit.quant.ptq.calibrate import Calibration, calibrate
+from moevit.quant.ptq.quantize import Options, quantise
 
 PICTURES = 32
 BOUNDS = {8: 0.3, 4: 1.0}
@@ -41,7 +41,7 @@ def backend(network: Network) -> Any:
 
 @pytest.fixture(scope="module")
 def shipped() -> tuple[FloatNetwork, Calibration, Any, Tallies]:
-    from moevit.model.export import to_float_network
+    from moevit.model.export.float_network import to_float_network
 
     model = load_shipped("nano")
     net = to_float_network(model)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moevit.quant.formats import LOGIT, VALUE, Multiplier
-from moevit.quant.softmax import Softmax
+from moevit.quant.operators.softmax import Softmax
 
 UNIT = Multiplier.from_scale(1.0)
 PEAK = 127

@@ -15,8 +15,8 @@ from moevit.quant.formats import ACTIVATION
 from moevit.quant.golden import Golden, dequantise
 from moevit.quant.io import load_network, save_network
 from moevit.quant.network import Network
+from moevit.quant.operators.upsampling import MAX_SIDE, Stage, UpsamplingHead, windows
 from moevit.quant.random_network import Sizes, random_images, random_network
-from moevit.quant.upsampling import MAX_SIDE, Stage, UpsamplingHead, windows
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

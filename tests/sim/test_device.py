@@ -11,7 +11,7 @@ import pytest
 
 from moevit.compiler import Program, compile_network
 from moevit.hw.config import ISA_VERSION, preset
-from moevit.hw.regs import (
+from moevit.hw.registers import (
     COUNTER_BASE,
     DEVICE_ID,
     EXPERT_BASE,

@@ -29,7 +29,7 @@ from moevit.hw.isa import (
     Store,
     Sync,
 )
-from moevit.hw.regs import Control, Counter, Error, Register, Status
+from moevit.hw.registers import Control, Counter, Error, Register, Status
 from moevit.quant.golden import Golden
 from moevit.quant.random_network import Sizes, random_images, random_network
 from moevit.sim.errors import DeviceError

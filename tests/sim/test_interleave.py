@@ -11,7 +11,7 @@ from support.programs import AWKWARD, place, refused, sizes
 from moevit.compiler import Program, compile_network
 from moevit.hw.config import AcceleratorConfig, preset
 from moevit.hw.isa import INSTRUCTION_BYTES, Gemm, Instruction
-from moevit.hw.regs import Error
+from moevit.hw.registers import Error
 from moevit.quant.golden import Golden
 from moevit.quant.network import Network
 from moevit.quant.random_network import Sizes, random_images, random_network

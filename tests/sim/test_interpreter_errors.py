@@ -10,7 +10,7 @@ from support.programs import place
 from moevit.compiler import Program, compile_network
 from moevit.hw.config import preset
 from moevit.hw.isa import INSTRUCTION_BYTES, Attention, Gemm, Halt, Load, Norm, Store, Sync
-from moevit.hw.regs import Error
+from moevit.hw.registers import Error
 from moevit.quant.random_network import random_images, random_network
 from moevit.sim.errors import DeviceError
 from moevit.sim.interpreter import Interpreter

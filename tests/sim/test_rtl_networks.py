@@ -12,9 +12,9 @@ from support.programs import AWKWARD, run_program
 from support.rtl import CONFIGS, TIMINGS, Board, mismatch, random_sizes
 
 from moevit.compiler import Program, compile_network
-from moevit.compiler.schedule import DEFAULT_THRESHOLD
+from moevit.compiler.plan.schedule import DEFAULT_THRESHOLD
 from moevit.hw.config import AcceleratorConfig
-from moevit.hw.regs import Counter, Error
+from moevit.hw.registers import Counter, Error
 from moevit.quant.golden import Golden
 from moevit.quant.network import Network
 from moevit.quant.random_network import Sizes, random_images, random_network

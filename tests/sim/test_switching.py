@@ -5,9 +5,9 @@ import pytest
 from support.rtl import CONFIGS
 
 from moevit.compiler import compile_network
-from moevit.compiler.estimate import estimate
+from moevit.compiler.cost.estimate import estimate
 from moevit.compiler.program import ALL
-from moevit.hw.regs import Counter
+from moevit.hw.registers import Counter
 from moevit.quant.golden import Golden
 from moevit.quant.random_network import Sizes, random_images, random_network
 from moevit.sim.rtl import RtlDevice, board_memory

@@ -8,13 +8,13 @@ from support.programs import place, run_program
 from support.rtl import CONFIGS, SMALL, TIMINGS, Board, mismatch, random_sizes
 
 from moevit.compiler import Program, compile_network
-from moevit.compiler.buffers import Buffers
 from moevit.compiler.disasm import disassemble
-from moevit.compiler.layout import Shapes
-from moevit.compiler.plan import MemoryPlan, plan_memory
-from moevit.compiler.spill import least_words
+from moevit.compiler.plan.buffers import Buffers
+from moevit.compiler.plan.layout import Shapes
+from moevit.compiler.plan.placement import MemoryPlan, plan_memory
+from moevit.compiler.plan.spill import least_words
 from moevit.hw.config import AcceleratorConfig, preset
-from moevit.hw.regs import Error
+from moevit.hw.registers import Error
 from moevit.quant.golden import Golden
 from moevit.quant.network import Network
 from moevit.quant.random_network import Sizes, random_images, random_network

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from support.programs import place, refused, sizes
 
 from moevit.compiler import Program, compile_network
-from moevit.compiler.estimate import estimate
-from moevit.compiler.layout import Shapes
-from moevit.compiler.plan import plan_memory
+from moevit.compiler.cost.estimate import estimate
+from moevit.compiler.plan.layout import Shapes
+from moevit.compiler.plan.placement import plan_memory
 from moevit.compiler.program import ALL
 from moevit.hw.config import preset
 from moevit.hw.isa import Load, Store, Sync

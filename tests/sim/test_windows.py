@@ -10,8 +10,8 @@ from support.windows import Windows, window_cases
 
 from moevit.hw.config import AcceleratorConfig, preset
 from moevit.hw.isa import Destination, Gemm
-from moevit.hw.regs import Error
-from moevit.quant.linear import Linear
+from moevit.hw.registers import Error
+from moevit.quant.operators.linear import Linear
 from moevit.sim.engines import Bases, Engines
 from moevit.sim.errors import DeviceError
 from moevit.sim.memories import External, OnChip

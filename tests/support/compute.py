@@ -5,16 +5,16 @@ from amaranth.lib import stream
 from amaranth.lib.data import ArrayLayout
 from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
-from moevit.hw import gate, softmax
-from moevit.hw.array import ComputeArray
+from moevit.hw.compute import gate, softmax
+from moevit.hw.compute.array import ComputeArray
+from moevit.hw.compute.epilogue import Epilogue
+from moevit.hw.compute.loader import Loader
 from moevit.hw.config import AcceleratorConfig
-from moevit.hw.data_load import residual_write
-from moevit.hw.epilogue import Epilogue
+from moevit.hw.control.semaphore import Unit as Semaphores
 from moevit.hw.interfaces import POINTER_BITS, ActivationWrite, ReadPort, param_row, residual_word
 from moevit.hw.isa import ADDRESS_BITS, INSTRUCTION_BYTES
-from moevit.hw.loader import Loader
 from moevit.hw.memories import Activations, KeyValues, Residual
-from moevit.hw.semaphore import Unit as Semaphores
+from moevit.hw.transfer.load import residual_write
 
 __all__ = ["ComputeEngine"]
 

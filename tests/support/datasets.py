@@ -1,7 +1,7 @@
 """Small data sets in the layouts of the published ones, with rendered scenes in them.
 
 Each writer makes the folders below ``root`` and returns it. Truths are written in the encodings of
-the originals; the scenes that they show are those of :mod:`moevit.model.scenes`.
+the originals; the scenes that they show are those of :mod:`moevit.model.scenes.render`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
-from moevit.model.scenes import Sample, scene
+from moevit.model.scenes.render import Sample, scene
 
 #: Our split, its name in most layouts.
 SPLITS = {"train": "train", "validation": "val"}

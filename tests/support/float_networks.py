@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from moevit.quant.float_network import (
+from moevit.quant.float.network import (
     FloatAttention,
     FloatBlock,
     FloatHead,
@@ -16,7 +16,7 @@ from moevit.quant.float_network import (
     FloatNetwork,
     FloatNorm,
 )
-from moevit.quant.float_upsampling import FloatStage, FloatUpsamplingHead
+from moevit.quant.float.upsampling import FloatStage, FloatUpsamplingHead
 from moevit.quant.network import Geometry
 
 __all__ = ["float_network"]

@@ -7,14 +7,8 @@ from typing import Any, Self
 import numpy as np
 
 from moevit.compiler import Program
-from moevit.hw.config import (
-    AcceleratorConfig,
-    ArrayConfig,
-    LimitConfig,
-    MemoryConfig,
-    preset,
-)
-from moevit.hw.regs import COUNTER_BASE, EXPERT_BASE, Control, Counter, Error, Register, Status
+from moevit.hw.config import AcceleratorConfig, ArrayConfig, LimitConfig, MemoryConfig, preset
+from moevit.hw.registers import COUNTER_BASE, EXPERT_BASE, Control, Counter, Error, Register, Status
 from moevit.quant.formats import WEIGHT_BITS
 from moevit.quant.random_network import Sizes
 from moevit.sim.memory_timing import MemoryTiming

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from moevit.hw.config import AcceleratorConfig
 from moevit.hw.isa import Destination, Gemm
 from moevit.quant.formats import Multiplier
-from moevit.quant.linear import GeluOutput, Linear, to_activation
+from moevit.quant.operators.linear import GeluOutput, Linear, to_activation
 
 __all__ = ["Windows", "window_cases"]
 

@@ -1,0 +1,1 @@
+"""Lowering: layers of a network to instructions and stream blocks."""

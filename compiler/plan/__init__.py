@@ -1,0 +1,1 @@
+"""Planning: where everything lies, in what pieces it is cut, which experts are streamed."""

@@ -1,0 +1,1 @@
+"""The compute engine: operand loader, array, epilogue, softmax, gate and norm."""

@@ -1,0 +1,1 @@
+"""Control: the AXI4-Lite slave, the sequencer and the semaphores."""

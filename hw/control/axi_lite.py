@@ -1,0 +1,217 @@
+"""The AXI4-Lite slave of the register map (hw/registers.py): identity, start, status, counters."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.data import ArrayLayout
+from amaranth.lib.wiring import In, Out, Signature
+from amaranth.utils import ceil_log2
+
+from ..config import ISA_VERSION, AcceleratorConfig
+from ..registers import (
+    COUNTER_BASE,
+    DEVICE_ID,
+    EXPERT_BASE,
+    Control,
+    Counter,
+    Error,
+    Register,
+    Status,
+)
+
+__all__ = ["ADDRESS_BITS", "AxiLite", "Unit"]
+
+ADDRESS_BITS = 12
+_OKAY, _SLAVE_ERROR = 0, 2
+
+AxiLite = Signature(
+    {
+        "awaddr": Out(ADDRESS_BITS),
+        "awvalid": Out(1),
+        "awready": In(1),
+        "wdata": Out(32),
+        "wstrb": Out(4),
+        "wvalid": Out(1),
+        "wready": In(1),
+        "bresp": In(2),
+        "bvalid": In(1),
+        "bready": Out(1),
+        "araddr": Out(ADDRESS_BITS),
+        "arvalid": Out(1),
+        "arready": In(1),
+        "rdata": In(32),
+        "rresp": In(2),
+        "rvalid": In(1),
+        "rready": Out(1),
+    }
+)
+"""AXI4-Lite, seen from the master."""
+
+_BASES = {Register.PROGRAM_BASE: 64, Register.IMAGE_BASE: 16, Register.OUTPUT_BASE: 16}
+"""Alignment that a frame needs."""
+
+
+class Unit(wiring.Component):
+    """Registers between a host and the sequencer.
+
+    One access at a time in each direction; a read takes three cycles, a write two. A write needs
+    address and data together, in any order of their arrival. The two low address bits are ignored.
+    Writing a base or IRQ_ENABLE while busy, writing anything else but CONTROL, and any address
+    without a register give SLVERR and change nothing.
+
+    Members
+    -------
+    bus:
+        In(AxiLite).
+    start, abort:
+        Out, pulses. START is ignored while busy.
+    bad_base:
+        Out. A base is not aligned as its register demands; the sequencer then fails the frame.
+    program_base, image_base, output_base:
+        Out(32), as written.
+    irq:
+        Out(1). DONE or FAILED, while enabled.
+    busy, done, failed, error:
+        In. Level, pulse, pulse and the error code that belongs to ``failed``.
+    counters, experts:
+        In(ArrayLayout). What COUNTER_BASE and EXPERT_BASE read.
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self._config = config
+        super().__init__(
+            {
+                "bus": In(AxiLite),
+                "start": Out(1),
+                "abort": Out(1),
+                "bad_base": Out(1),
+                "program_base": Out(32),
+                "image_base": Out(32),
+                "output_base": Out(32),
+                "irq": Out(1),
+                "busy": In(1),
+                "done": In(1),
+                "failed": In(1),
+                "error": In(4),
+                "counters": In(ArrayLayout(32, len(Counter))),
+                "experts": In(ArrayLayout(16, config.limits.experts)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        done, failed, irq_enable = Signal(), Signal(), Signal()
+        error = Signal(Error)
+        busy = Signal()  # from START on, also before the sequencer says so
+        m.d.comb += [
+            busy.eq(self.busy | self.start),
+            self.irq.eq(irq_enable & (done | failed)),
+            self.bad_base.eq(
+                Cat(
+                    getattr(self, register.name.lower())[: ceil_log2(alignment)].any()
+                    for register, alignment in _BASES.items()
+                ).any()
+            ),
+        ]
+        with m.If(self.done):
+            m.d.sync += done.eq(1)
+        with m.If(self.failed):
+            m.d.sync += [failed.eq(1), error.eq(self.error)]
+
+        status = Signal(len(Status))
+        m.d.comb += [
+            status[Status.BUSY].eq(busy),
+            status[Status.DONE].eq(done),
+            status[Status.FAILED].eq(failed),
+        ]
+        writable = {
+            **{register: getattr(self, register.name.lower()) for register in _BASES},
+            Register.IRQ_ENABLE: irq_enable,
+        }
+        self._write(m, writable, busy, (done, failed, error))
+        self._read(
+            m,
+            {
+                Register.ID: DEVICE_ID,
+                Register.VERSION: ISA_VERSION,
+                Register.HASH_LOW: self._config.hash & 0xFFFF_FFFF,
+                Register.HASH_HIGH: self._config.hash >> 32,
+                Register.CONTROL: 0,
+                Register.STATUS: status,
+                Register.ERROR: error,
+                **writable,
+            },
+        )
+        return m
+
+    def _write(self, m: Module, writable: dict, busy: Signal, outcome: tuple) -> None:
+        bus = self.bus
+        done, failed, error = outcome
+        take = Signal()
+        m.d.comb += [
+            take.eq(bus.awvalid & bus.wvalid & ~bus.bvalid),
+            bus.awready.eq(take),
+            bus.wready.eq(take),
+        ]
+        m.d.sync += [self.start.eq(0), self.abort.eq(0)]
+        with m.If(bus.bready):
+            m.d.sync += bus.bvalid.eq(0)
+        with m.If(take):
+            m.d.sync += [bus.bvalid.eq(1), bus.bresp.eq(_SLAVE_ERROR)]
+            with m.Switch(bus.awaddr[2:]):
+                with m.Case(Register.CONTROL >> 2):
+                    m.d.sync += bus.bresp.eq(_OKAY)
+                    with m.If(bus.wstrb[0]):
+                        m.d.sync += self.abort.eq(bus.wdata[Control.ABORT])
+                        starts = bus.wdata[Control.START] & ~busy
+                        m.d.sync += self.start.eq(starts)
+                        with m.If(starts | bus.wdata[Control.CLEAR_IRQ]):
+                            m.d.sync += [done.eq(0), failed.eq(0)]
+                        with m.If(starts):
+                            m.d.sync += error.eq(Error.NONE)
+                for register, signal in writable.items():
+                    with m.Case(register >> 2):
+                        with m.If(~busy):
+                            m.d.sync += bus.bresp.eq(_OKAY)
+                            for low in range(0, len(signal), 8):
+                                with m.If(bus.wstrb[low // 8]):
+                                    m.d.sync += signal[low : low + 8].eq(
+                                        bus.wdata[low : min(low + 8, len(signal))]
+                                    )
+
+    def _read(self, m: Module, readable: dict) -> None:
+        """Address, then one word of each group, then the answer."""
+        bus = self.bus
+        accepted, selected = Signal(), Signal()
+        word = Signal(ADDRESS_BITS - 2)
+        plain, known = Signal(32), Signal()
+        m.d.comb += bus.arready.eq(~accepted & ~selected & ~bus.rvalid)
+        with m.If(bus.arready):
+            m.d.sync += [accepted.eq(bus.arvalid), word.eq(bus.araddr[2:])]
+        with m.Else():
+            m.d.sync += accepted.eq(0)
+
+        m.d.sync += [selected.eq(accepted), plain.eq(0), known.eq(0)]
+        with m.Switch(word):
+            for register, value in readable.items():
+                with m.Case(register >> 2):
+                    m.d.sync += [plain.eq(value), known.eq(1)]
+        answer, found = plain, known
+        for base, values in ((COUNTER_BASE, self.counters), (EXPERT_BASE, self.experts)):
+            bits = ceil_log2(max(len(values), 2))
+            here = Signal(name=f"in_{base:x}")
+            value = Signal(32, name=f"of_{base:x}")
+            m.d.sync += [
+                here.eq((word >= base >> 2) & (word < (base >> 2) + len(values))),
+                value.eq(Array(values)[word[:bits]]),
+            ]
+            answer, found = Mux(here, value, answer), found | here
+        with m.If(selected):
+            m.d.sync += [
+                bus.rvalid.eq(1),
+                bus.rdata.eq(answer),
+                bus.rresp.eq(Mux(found, _OKAY, _SLAVE_ERROR)),
+            ]
+        with m.Elif(bus.rready):
+            m.d.sync += bus.rvalid.eq(0)

@@ -1,0 +1,1 @@
+"""Queues, pipelines, memories and tables: what the units are made of."""

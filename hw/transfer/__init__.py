@@ -1,0 +1,1 @@
+"""What moves between memory and chip: data, code and weights."""

@@ -1,0 +1,353 @@
+"""The LOAD half of the data engine: instructions to reading jobs, beats to the memories."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
+from amaranth.lib import stream, wiring
+from amaranth.lib.data import StructLayout, View
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from .. import isa
+from ..compute.norm import load_beat
+from ..config import BEAT_BYTES, AcceleratorConfig
+from ..interfaces import (
+    ActivationWrite,
+    GiveSignature,
+    TakeSignature,
+    activation_write,
+    residual_word,
+)
+from ..isa import LoadKind
+from ..lib import fifo
+from ..lib.queue import Queue
+from ..registers import Error
+from . import bursts
+from .pixels import Unpacker
+
+__all__ = ["Unit", "residual_write"]
+
+_BEAT = 8 * BEAT_BYTES
+_BEAT_SHIFT = ceil_log2(BEAT_BYTES)
+
+
+def residual_write(config: AcceleratorConfig) -> StructLayout:
+    """A word for the residual memory."""
+    return StructLayout({"addr": unsigned(isa.ADDRESS_BITS), "data": residual_word(config)})
+
+
+class Unit(wiring.Component):
+    """Executes LOADs in order; the next one's data is asked for while this one's is written.
+
+    The fields are checked and the credits taken before anything is read. Pixel rows are read as
+    jobs of their own, as many as the landing buffer has room for at a time. Throughput: a beat of
+    norm parameters a cycle; a word, or a beat if that is less, a cycle; pixels as in
+    :class:`data_pixels.Unpacker`.
+
+    Members
+    -------
+    i:
+        In(stream of ``isa.Load.layout()``).
+    program, image, output:
+        In(32). Bases.
+    take, give:
+        Out. One credit is taken for ``wait_count`` 0.
+    a_write, x_write, norm:
+        Out(ActivationWrite), Out(stream of :func:`residual_write`), Out(stream of
+        ``norm.load_beat``).
+    job, beat, data, freed:
+        One requester of a :class:`bursts.Reader`.
+    busy:
+        Out(1). An instruction is waiting or executed.
+    fault:
+        Out(Error). FIELD or ADDRESS; held, and nothing more is done.
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self._config = config
+        self._word_bytes = 2 * config.array.outputs
+        super().__init__(
+            {
+                "i": In(stream.Signature(isa.Load.layout())),
+                "program": In(32),
+                "image": In(32),
+                "output": In(32),
+                "take": Out(TakeSignature),
+                "give": Out(GiveSignature),
+                "a_write": Out(ActivationWrite(config)),
+                "x_write": Out(stream.Signature(residual_write(config))),
+                "norm": Out(stream.Signature(load_beat(config))),
+                "job": Out(stream.Signature(bursts.Job)),
+                "beat": In(1),
+                "data": In(_BEAT),
+                "freed": Out(1),
+                "busy": Out(1),
+                "fault": Out(Error),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        load, take = self.i.payload, self.take
+        m.submodules.landing = landing = fifo.Queue(
+            unsigned(_BEAT), depth=self._config.memory.landing_beats
+        )
+        m.d.comb += [
+            landing.i.valid.eq(self.beat),  # always ready: there is credit for the beat
+            landing.i.payload.eq(self.data),
+            self.freed.eq(landing.o.valid & landing.o.ready),
+            take.id.eq(load.wait),
+            take.count.eq(Mux(load.wait_count == 0, 1, load.wait_count)),
+        ]
+        starts = {kind: Signal(name=f"start_{kind.name.lower()}") for kind in LoadKind}
+        m.submodules.handed = handed = Queue(isa.Load.layout(), 2)
+        now = handed.o.payload
+        patches, words = self._activations(m, now, landing.o, starts)
+        ended = {
+            LoadKind.PIXELS: patches,
+            LoadKind.ACTIVATION: words,
+            LoadKind.RESIDUAL: self._residual(m, now, landing.o, starts[LoadKind.RESIDUAL]),
+            LoadKind.NORM: self._norm(m, now, landing.o, starts[LoadKind.NORM]),
+        }
+        asking = Signal()
+        asked = self._ask(m, asking)
+        bad_field = self._check(m)
+        m.d.comb += [
+            handed.i.payload.eq(load),
+            self.give.id.eq(now.signal),
+            self.give.count.eq(1),
+            self.busy.eq(self.i.valid | handed.o.valid),
+        ]
+
+        # The asking half is up to two instructions ahead, so that one's latency hides behind
+        # another's data; beats come in the order in which they were asked for.
+        with m.FSM(name="ask"):
+            with m.State("IDLE"):
+                with m.If(self.i.valid):
+                    m.next = "SIZE"
+            with m.State("SIZE"):  # products of the fields are registered
+                m.next = "CHECK"
+            with m.State("CHECK"):
+                with m.If(bad_field):
+                    m.d.sync += self.fault.eq(Error.FIELD)
+                    m.next = "BAD"
+                with m.Elif(load.wait == 0):
+                    m.next = "HAND"
+                with m.Else():
+                    m.next = "TAKE"
+            with m.State("TAKE"):
+                m.d.comb += take.valid.eq(1)
+                with m.If(take.ready):
+                    m.next = "HAND"
+            with m.State("HAND"):
+                m.d.comb += [handed.i.valid.eq(1), asking.eq(handed.i.ready)]
+                with m.If(handed.i.ready):
+                    m.next = "ASK"
+            with m.State("ASK"):
+                with m.If(asked):
+                    m.d.comb += self.i.ready.eq(1)
+                    m.next = "IDLE"
+            with m.State("BAD"):
+                pass
+
+        with m.FSM(name="write"):
+            with m.State("IDLE"):
+                with m.If(handed.o.valid):
+                    for kind, start in starts.items():
+                        m.d.comb += start.eq(now.kind == kind)
+                    m.next = "RUN"
+            with m.State("RUN"):
+                with m.Switch(now.kind):
+                    for kind, done in ended.items():
+                        with m.Case(kind):
+                            with m.If(done):
+                                m.d.comb += [
+                                    self.give.valid.eq(now.signal != 0),
+                                    handed.o.ready.eq(1),
+                                ]
+                                m.next = "IDLE"
+        return m
+
+    def _check(self, m: Module) -> Value:
+        """1 if the instruction has a bad field."""
+        load, config = self.i.payload, self._config
+        bad = Signal()
+        m.d.comb += bad.eq(load.address[:_BEAT_SHIFT].any())
+        with m.Switch(load.kind):
+            with m.Case(LoadKind.PIXELS):
+                counts = (load.strips, load.patches, load.patch_rows, load.patch_bytes)
+                with m.If(
+                    Cat(count == 0 for count in counts).any()
+                    | load.patch_bytes[: ceil_log2(config.piece_bytes)].any()
+                    | load.pitch[:_BEAT_SHIFT].any()
+                ):
+                    m.d.comb += bad.eq(1)
+            for kind, size in (
+                (LoadKind.RESIDUAL, self._word_bytes),
+                (LoadKind.ACTIVATION, config.array.inputs),
+            ):
+                with m.Case(kind):
+                    beats = max(size // BEAT_BYTES, 1)  # of a word
+                    with m.If((load.beats == 0) | load.beats[: ceil_log2(beats)].any()):
+                        m.d.comb += bad.eq(1)
+            with m.Case(LoadKind.NORM):
+                with m.If(load.beats == 0):
+                    m.d.comb += bad.eq(1)
+            with m.Default():
+                m.d.comb += bad.eq(1)
+        return bad
+
+    def _ask(self, m: Module, start: Value) -> Value:
+        """Jobs: one a pixel row, else one in all. 1 when the last has been accepted."""
+        load, job = self.i.payload, self.job
+        pixels = load.kind == LoadKind.PIXELS
+        base = Mux(pixels, self.image, Mux(load.stored, self.output, self.program))
+        row_bytes = Signal(len(load.patches) + len(load.patch_bytes))
+        row_count = Signal(len(load.strips) + len(load.patch_rows))
+        address, left, beats = Signal(32), Signal.like(row_count), Signal(len(load.beats) + 1)
+        m.d.sync += [
+            row_bytes.eq(load.patches * load.patch_bytes),
+            row_count.eq(load.strips * load.patch_rows),
+            beats.eq(Mux(pixels, (row_bytes + BEAT_BYTES - 1) >> _BEAT_SHIFT, load.beats)),
+        ]
+        m.d.comb += [
+            job.valid.eq(left != 0),
+            job.payload.address.eq(address),
+            job.payload.beats.eq(beats),
+        ]
+        with m.If(start):
+            m.d.sync += [
+                address.eq(load.address + base),
+                left.eq(Mux(pixels, row_count, 1)),
+            ]
+        with m.Elif(job.valid & job.ready):
+            m.d.sync += [address.eq(address + load.pitch), left.eq(left - 1)]
+        return left == 0
+
+    def _activations(
+        self, m: Module, load: View, beat: stream.Interface, starts: dict[LoadKind, Signal]
+    ) -> tuple[Value, Value]:
+        """Patches of an image, or whole words; when each has ended."""
+        m.submodules.pixels = pixels = Unpacker(self._config)
+        # The memory's answer comes late in a cycle.
+        m.submodules.written = written = Queue(activation_write(self._config), 2)
+        write = written.i
+        wiring.connect(m, written.o, wiring.flipped(self.a_write))
+        address, data, valid = (
+            Signal(isa.ADDRESS_BITS),
+            Signal(8 * self._config.array.inputs),
+            Signal(),
+        )
+        ended = self._words(
+            m, load, beat, starts[LoadKind.ACTIVATION], LoadKind.ACTIVATION,
+            size=self._config.array.inputs, depth=self._config.memory.activation_words,
+            out=(valid, write.ready, address, data),
+        )  # fmt: skip
+        m.d.comb += [
+            pixels.start.eq(starts[LoadKind.PIXELS]),
+            pixels.fields.eq(load),
+            pixels.i.payload.eq(beat.payload),
+        ]
+        with m.If(load.kind == LoadKind.ACTIVATION):
+            m.d.comb += [
+                write.valid.eq(valid),
+                write.payload.addr.eq(address),
+                write.payload.mask.eq(-1),
+                Value.cast(write.payload.data).eq(data),
+            ]
+        with m.Else():
+            m.d.comb += [
+                write.valid.eq(pixels.o.valid),
+                write.payload.eq(pixels.o.payload),
+                pixels.o.ready.eq(write.ready),
+            ]
+        with m.If(load.kind == LoadKind.PIXELS):
+            m.d.comb += [pixels.i.valid.eq(beat.valid), beat.ready.eq(pixels.i.ready)]
+        with m.If(pixels.bad_address):
+            m.d.sync += self.fault.eq(Error.ADDRESS)
+        return pixels.done & ~written.o.valid, ended & ~written.o.valid
+
+    def _residual(self, m: Module, load: View, beat: stream.Interface, start: Signal) -> Value:
+        out = self.x_write
+        return self._words(
+            m, load, beat, start, LoadKind.RESIDUAL,
+            size=self._word_bytes, depth=self._config.memory.residual_words,
+            out=(out.valid, out.ready, out.payload.addr, Value.cast(out.payload.data)),
+        )  # fmt: skip
+
+    def _words(
+        self,
+        m: Module,
+        load: View,
+        beat: stream.Interface,
+        start: Signal,
+        kind: LoadKind,
+        *,
+        size: int,
+        depth: int,
+        out: tuple[Value, Value, Value, Value],
+    ) -> Value:
+        """Words of ``size`` bytes one behind the other to ``out`` (valid, ready, address, data).
+
+        Several words come from a beat, or a word from several beats. 1 when all are written.
+        """
+        valid, ready, to, data = out
+        left, address = Signal.like(load.beats), Signal.like(load.target)
+        active = Signal()  # left != 0
+        take, write, last = Signal(), Signal(), Signal()
+        per_beat, per_word = BEAT_BYTES // size, size // BEAT_BYTES
+        part = Signal(range(max(per_beat, per_word, 2)))
+        m.d.comb += take.eq((load.kind == kind) & beat.valid & active & (~valid | ready))
+        if per_beat:
+            word = beat.payload.word_select(part, 8 * size)
+            m.d.comb += [write.eq(take), last.eq(part == per_beat - 1)]
+        else:
+            earlier = Signal(8 * size - _BEAT)
+            word = Cat(earlier, beat.payload)
+            m.d.comb += [write.eq(take & (part == per_word - 1)), last.eq(1)]
+            with m.If(take):
+                m.d.sync += earlier.eq(word[_BEAT:])
+        with m.If(ready):
+            m.d.sync += valid.eq(0)
+        with m.If(take):
+            m.d.sync += part.eq(Mux(part == max(per_beat, per_word) - 1, 0, part + 1))
+            with m.If(last):
+                m.d.comb += beat.ready.eq(1)
+                m.d.sync += [left.eq(left - 1), active.eq(left != 1)]
+        with m.If(write):
+            m.d.sync += address.eq(address + 1)
+            with m.If(address < depth):
+                m.d.sync += [valid.eq(1), to.eq(address), data.eq(word)]
+            with m.Else():
+                m.d.sync += self.fault.eq(Error.ADDRESS)
+        with m.If(start):
+            m.d.sync += [left.eq(load.beats), active.eq(1), address.eq(load.target), part.eq(0)]
+        return ~active & ~valid
+
+    def _norm(self, m: Module, load: View, beat: stream.Interface, start: Signal) -> Value:
+        out = self.norm
+        parts = self._config.param_row_bytes // BEAT_BYTES
+        left, row, part = Signal.like(load.beats), Signal.like(load.target), Signal(range(parts))
+        take, active = Signal(), Signal()  # active: left != 0
+        m.d.comb += take.eq(
+            (load.kind == LoadKind.NORM) & beat.valid & active & (~out.valid | out.ready)
+        )
+        with m.If(out.ready):
+            m.d.sync += out.valid.eq(0)
+        with m.If(take):
+            m.d.comb += beat.ready.eq(1)
+            m.d.sync += [left.eq(left - 1), active.eq(left != 1), part.eq(part + 1)]
+            with m.If(part == parts - 1):
+                m.d.sync += [part.eq(0), row.eq(row + 1)]
+            with m.If(row < self._config.memory.norm_rows):
+                m.d.sync += [
+                    out.valid.eq(1),
+                    out.payload.row.eq(row),
+                    out.payload.part.eq(part),
+                    out.payload.data.eq(beat.payload),
+                ]
+            with m.Else():
+                m.d.sync += self.fault.eq(Error.ADDRESS)
+        with m.If(start):
+            m.d.sync += [left.eq(load.beats), active.eq(1), row.eq(load.target), part.eq(0)]
+        return ~active & ~out.valid

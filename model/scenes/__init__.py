@@ -1,0 +1,1 @@
+"""The procedural scenes: rooms, light, ray casting, labels."""

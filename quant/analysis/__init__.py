@@ -1,0 +1,1 @@
+"""What quantisation costs: reports, sensitivity, confidence intervals."""

@@ -1,0 +1,1 @@
+"""The network before quantisation, in float parameters."""

@@ -1,0 +1,1 @@
+"""The integer reference of every operator, with its parameters and tables."""

@@ -1,0 +1,1 @@
+"""Post-training quantisation: from a float network and its calibration to integers."""

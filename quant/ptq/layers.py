@@ -1,0 +1,221 @@
+"""Single layers to integers, whatever network they are of: weights, biases, scales of their inputs.
+
+The methods are those of :mod:`.quantize`, which says where each is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..float.network import FloatLinear
+from ..formats import ACCUMULATOR, ACTIVATION, WEIGHT, Multiplier, weight_max
+from ..operators.linear import Linear
+from .calibrate import Site
+from .options import Options
+from .ranges import CODES, LEVELS, Encoding, channel_range, quantise_rows, rectified_range
+from .rounding import diffused, moment, round_weights, seeks
+
+__all__ = ["Fixed", "Layers"]
+
+Floats = np.ndarray[Any, np.dtype[Any]]
+
+_TRIAL_ROWS = 512
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fixed:
+    """What is decided already, by a training that saw it: ``encodings`` of sites, and the ``steps``
+    ``(O,)`` of the rows of layers, whose weights are those of their codes, to be rounded to the
+    nearest."""
+
+    encodings: Mapping[str, Encoding] = field(default_factory=dict)
+    steps: Mapping[str, Floats] = field(default_factory=dict)
+
+
+class Layers:
+    """Quantises layers and remembers what their integers stand for.
+
+    ``layers``: real layers by name, with the weights and biases that the integers have; ``inputs``:
+    what the codes mean that they read; ``steps`` ``(O,)``: of their weights on such codes;
+    ``encodings``: of sites (:meth:`~..float.network.FloatNetwork.run`), what their codes mean.
+    """
+
+    def __init__(self, options: Options, fixed: Fixed | None = None) -> None:
+        self.options, self.fixed = options, fixed or Fixed()
+        self.layers: dict[str, FloatLinear] = {}
+        self.inputs: dict[str, Encoding] = {}
+        self.steps: dict[str, Floats] = {}
+        self.encodings: dict[str, Encoding] = {}
+
+    def linear(
+        self,
+        layer: FloatLinear,
+        encoding: Encoding,
+        out_scale: float | Floats,
+        out_offset: float | Floats = 0.0,
+        *,
+        name: str = "",
+        bits: int = 8,
+        rows: Floats | None = None,
+        prior: Floats | None = None,
+        pivot: float | Floats = 0.0,
+        taps: int = 1,
+    ) -> Linear:
+        """Integers of ``layer`` on encoded inputs; one output step is ``out_scale``, 0 is
+        ``out_offset``. The accumulator's bound holds by construction.
+
+        ``rows`` ``(n, K)`` are real inputs of the layer, for rounding and bias correction, and
+        ``prior`` more of them where they are few (:func:`~.rounding.moment`). Inputs of the code
+        ``pivot`` meet no error of the weights: their zero point. ``taps`` pixels are read side by
+        side. Under ``name`` the real layer that
+        the integers stand for is kept in :attr:`layers`.
+        """
+        outputs, depth = layer.weight.shape
+        weight = layer.weight.astype(np.float64) * encoding.scale
+        bias = layer.bias + layer.weight.astype(np.float64) @ encoding.offset - out_offset
+        top = weight_max(bits)
+        known = self.fixed.steps.get(name)
+        if known is None:
+            codes, step = quantise_rows(weight, clip=self.options.clip, bits=bits)
+        else:
+            step, rows = known, None
+            codes = np.clip(np.round(weight / step[:, None]), -top, top)
+        if rows is not None and seeks(self.options.rounding, top):
+            codes = self.rounded(weight / step[:, None], encoding, top, rows, prior, pivot)
+        elif rows is not None and taps > 1 and self.options.rounding == "auto":
+            inputs = encoding.encode(rows.astype(np.float64)) - pivot
+            codes = diffused(weight / step[:, None], taps, inputs, top)
+        room = ACCUMULATOR.max - top * -ACTIVATION.min * depth - 1
+        if room <= 0:  # not for any weights, but for these perhaps
+            room = ACCUMULATOR.max + ACTIVATION.min * int(np.abs(codes).sum(axis=1).max()) - 1
+        if room <= 0:
+            raise ValueError(f"A layer with {depth} inputs does not fit the accumulator")
+        bias = self.corrected(weight, codes * step[:, None], bias, encoding, rows, pivot)
+        tight = np.abs(bias) > room * step  # next to no weights beside a bias
+        step = np.where(tight, np.abs(bias) / room, step)
+        codes = np.where(tight[:, None], np.round(weight / step[:, None]), codes)
+        real = codes * step[:, None] / encoding.scale
+        self.inputs[name], self.steps[name] = encoding, step
+        self.layers[name] = FloatLinear(
+            weight=real.astype(np.float32),
+            bias=(bias + out_offset - real @ encoding.offset).astype(np.float32),
+        )
+        scales = np.broadcast_to(step / out_scale, (outputs,))
+        multipliers = [Multiplier.from_scale(float(s)) for s in scales]
+        return Linear(
+            weight=codes.astype(np.int8),
+            bias=np.round(bias / step).astype(np.int32),
+            mult=np.array([m.mult for m in multipliers], np.uint16),
+            shift=np.array([m.shift for m in multipliers], np.uint8),
+            scale=float(out_scale) if np.ndim(out_scale) == 0 else 1.0,
+            weight_bits=bits,
+        )
+
+    def rounded(
+        self,
+        weight: Floats,
+        encoding: Encoding,
+        top: int,
+        rows: Floats,
+        prior: Floats | None,
+        pivot: float | Floats,
+    ) -> Floats:
+        """Codes of ``weight`` (in steps) with little error on ``rows``."""
+        codes = encoding.encode(rows.astype(np.float64))
+        # What bias correction takes away need not be small.
+        centre = codes.mean(axis=0) if self.options.bias_correction else pivot
+        other = None if prior is None else encoding.encode(prior.astype(np.float64))
+        second = moment(codes, centre=centre, prior=other)
+        return round_weights(weight, second, top, self.options.rounding)
+
+    def corrected(
+        self,
+        weight: Floats,
+        got: Floats,
+        bias: Floats,
+        encoding: Encoding,
+        rows: Floats | None,
+        pivot: float | Floats,
+    ) -> Floats:
+        """``bias`` for weights ``got`` in place of ``weight``, both on codes."""
+        fixed: Floats
+        if rows is not None and self.options.bias_correction:
+            real = rows.astype(np.float64)
+            exact = ((real - encoding.offset) / encoding.scale).mean(axis=0)
+            fixed = bias + weight @ exact - got @ encoding.encode(real).mean(axis=0)
+        else:
+            fixed = bias + (weight - got) @ np.broadcast_to(pivot, weight.shape[1])
+        return fixed
+
+    def channels(
+        self, name: str, site: Site, consumers: Sequence[FloatLinear], widths: Sequence[int] = ()
+    ) -> Encoding:
+        """Per-channel scale and centre for the site ``name`` with the least error at the consumers.
+
+        ``widths``: bits of each consumer's weights (default: 8).
+        """
+        if name in self.fixed.encodings:
+            return self.fixed.encodings[name]
+        options = self.options
+        widths = widths or [8] * len(consumers)
+        centre, half = channel_range(site, options.clip, options.percentile)
+        rows = site.sample(_TRIAL_ROWS).astype(np.float64)
+        trials = []
+        for exponent in options.migrate:
+            scale = half**exponent * half.max() ** (1 - exponent) / CODES
+            encoding = Encoding(scale=scale, offset=centre)
+            error = 0.0
+            if len(options.migrate) > 1:
+                error = self.trial(rows, encoding, consumers, widths)
+            trials.append((error, encoding))
+        return min(trials, key=lambda trial: trial[0])[1]
+
+    def rectified(
+        self, name: str, site: Site, consumer: FloatLinear, rows: Floats, taps: int
+    ) -> Encoding:
+        """Scale a channel for the site ``name``, outputs of a ReLU: the lowest code is 0.
+
+        It is the one with the least error at ``consumer``, which reads ``taps`` pixels side by side
+        like ``rows`` ``(n, taps * C)``; biases make up for the mean of that error.
+        """
+        if name in self.fixed.encodings:
+            return self.fixed.encodings[name]
+        options = self.options
+        high = rectified_range(site, options.clip, options.percentile)
+        rows = rows[:_TRIAL_ROWS].astype(np.float64)
+        exact, trials = rows @ consumer.weight.T, []
+        for exponent in options.migrate:
+            scale = high**exponent * high.max() ** (1 - exponent) / LEVELS
+            encoding = Encoding(scale=scale, offset=-ACTIVATION.min * scale)
+            seen = encoding.tiled(taps)
+            codes, weight = seen.encode(rows), consumer.weight * seen.scale
+            got, step = quantise_rows(weight)
+            if options.rounding != "nearest":
+                got = diffused(weight / step[:, None], taps, codes - codes.mean(axis=0), WEIGHT.max)
+            errors = codes @ (got * step[:, None]).T - exact
+            trials.append((float(np.sum(errors.var(axis=0))), encoding))
+        best = self.encodings[name] = min(trials, key=lambda trial: trial[0])[1]
+        return best
+
+    def trial(
+        self,
+        rows: Floats,
+        encoding: Encoding,
+        consumers: Sequence[FloatLinear],
+        widths: Sequence[int],
+    ) -> float:
+        """Mean over consumers of the squared error over the variance of their outputs."""
+        codes = encoding.encode(rows)
+        total = 0.0
+        for consumer, bits in zip(consumers, widths, strict=True):
+            # At 8 bits a row's clipping hardly matters to the choice; at 4 it is half of it.
+            clip = self.options.clip if bits < 8 else "minmax"
+            exact = rows @ consumer.weight.T
+            weight, step = quantise_rows(consumer.weight * encoding.scale, clip=clip, bits=bits)
+            got = codes @ (weight * step[:, None]).T + consumer.weight @ encoding.offset
+            total += float(np.mean((got - exact) ** 2) / max(float(np.var(exact)), 1e-12))
+        return total

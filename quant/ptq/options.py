@@ -1,0 +1,48 @@
+"""How to quantise: every choice that :mod:`.quantize` leaves to the user."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..formats import WEIGHT_BITS
+from .ranges import Clip, check_clip
+from .rounding import Rounding, check_rounding
+
+__all__ = ["Options"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to quantise.
+
+    ``clip``: range of activations and weight rows. ``percentile``: for the method of that name.
+    ``migrate``: exponents to try for per-channel activation scales, 0 one scale for all channels, 1
+    each channel its own range. ``headroom``: of the residual stream and the heads' outputs, over
+    the calibrated maximum. ``expert_bits``: of the experts' weights, 8 or 4; all others have 8.
+    ``rounding``: of weights. ``bias_correction``: keep the mean of each layer's outputs.
+    ``finetune``: steps of fine-tuning with fake quantisation from there
+    (``moevit.model.training.qat``).
+    """
+
+    clip: Clip = "mse"
+    percentile: float = 99.99
+    migrate: tuple[float, ...] = (0.0, 0.5, 0.75, 1.0)
+    headroom: float = 1.5
+    expert_bits: int = 8
+    rounding: Rounding = "auto"
+    bias_correction: bool = False
+    finetune: int = 0
+
+    def __post_init__(self) -> None:
+        check_clip(self.clip)
+        check_rounding(self.rounding)
+        if not 50 < self.percentile <= 100:
+            raise ValueError(f"Percentile must be above 50, at most 100, not {self.percentile!r}")
+        if not self.migrate or not all(0 <= a <= 1 for a in self.migrate):
+            raise ValueError(f"Migrate must be exponents from 0 to 1, not {self.migrate!r}")
+        if not self.headroom >= 1:
+            raise ValueError(f"Headroom must be at least 1, not {self.headroom!r}")
+        if self.finetune < 0:
+            raise ValueError(f"Finetune must be at least 0 steps, not {self.finetune!r}")
+        if self.expert_bits not in WEIGHT_BITS:
+            raise ValueError(f"Expert bits must be 8 or 4, not {self.expert_bits!r}")
