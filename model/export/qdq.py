@@ -1,11 +1,14 @@
 """A quantised network as an ONNX graph in QDQ form: standard operators around its own integers.
 
 Every tensor that the accelerator keeps as integers goes through ``QuantizeLinear`` and
-``DequantizeLinear`` with the network's scale and zero point; weights are int8 initialisers (int4
-for experts of 4 bits), biases int32 in units of the accumulator. Between them the graph computes in
-floats, so it is close to the golden model, not equal: it has no tables for GELU, exponentials and
-reciprocals, no 15-bit scores, and halves are rounded to even. Where a rounding moves a token to
-another expert, that token differs by more.
+``DequantizeLinear`` with the network's scale and zero point; weights are initialisers of 8 bits
+(int4 for experts of 4 bits), biases int32 in units of the accumulator, with the inputs' zero point
+times the weights added. Eight bits are unsigned throughout, for the sake of processors without VNNI
+(:mod:`.qdq_graph`), and both operands of a product come straight from ``DequantizeLinear``, lest a
+runtime quantises a float one by itself. Between integers the graph computes in floats, so it is
+close to the golden model, not equal: it has no tables for GELU, exponentials and reciprocals, no
+15-bit scores, and halves are rounded to even. Where a rounding moves a token to another expert,
+that token differs by more.
 
 Scales are real ones except behind a LayerNorm and in keys, queries and values: there the network
 has folded a scale for each channel into the neighbouring weights, and a step of the tensor is 1
@@ -34,7 +37,7 @@ from moevit.quant.operators.linear import Linear
 from moevit.quant.operators.upsampling import UpsamplingHead
 
 from ..checkpoint import write_atomically
-from .qdq_graph import Graph
+from .qdq_graph import MIDDLE, Graph
 from .qdq_upsampling import upsampled
 
 __all__ = ["QDQ_OPSET", "export_qdq", "qdq_difference"]
@@ -58,11 +61,17 @@ class _Builder(Graph):
 
     # Layers ------------------------------------------------------------------------------------
     def weights(
-        self, path: str, layers: Sequence[Linear], out_scale: float, in_scale: Any
+        self,
+        path: str,
+        layers: Sequence[Linear],
+        out_scale: float,
+        in_scale: Any,
+        zero_points: Any = 0,
     ) -> tuple[str, str]:
         """Real weights ``(K, E * O)`` and biases ``(E * O,)`` of layers side by side.
 
-        A step of the input of layer ``n`` is ``in_scale[n]``, one of each output ``out_scale``.
+        A step of the input of layer ``n`` is ``in_scale[n]``, one of each output ``out_scale``. The
+        network's biases count on codes whose 0 is ``zero_points[n]``; these count on real inputs.
         """
         if path in self.kept:
             return self.kept[path], self.kept[path + ".bias"]
@@ -74,15 +83,21 @@ class _Builder(Graph):
         inputs = np.broadcast_to(np.asarray(in_scale, np.float64), (len(layers),))
         real = np.concatenate([s / i for s, i in zip(step, inputs, strict=True)])
         codes = np.concatenate([layer.weight.T for layer in layers], axis=1)
-        weight = self.add(
-            "DequantizeLinear",
+        parts = [
             self.initialiser(f"{path}.weight", codes, bits),
             self.initialiser(f"{path}.weight_scale", real.astype(np.float32)),
-            axis=1,
-        )
+        ]
+        if bits == 8:
+            parts.append(self.constant(np.full(codes.shape[1], MIDDLE), np.uint8))
+        weight = self.add("DequantizeLinear", *parts, axis=1)
+        points = np.broadcast_to(np.asarray(zero_points, np.int64), (len(layers),))
+        biases = [  # the accumulator's bound holds for these too: a code may be the zero point
+            (layer.bias + zero * layer.weight.sum(axis=1, dtype=np.int64)).astype(np.int32)
+            for layer, zero in zip(layers, points, strict=True)
+        ]
         bias = self.add(
             "DequantizeLinear",
-            self.initialiser(f"{path}.bias", np.concatenate([layer.bias for layer in layers])),
+            self.initialiser(f"{path}.bias", np.concatenate(biases)),
             self.initialiser(f"{path}.bias_scale", np.concatenate(step).astype(np.float32)),
             axis=0,
         )
@@ -98,21 +113,21 @@ class _Builder(Graph):
         in_scale: float = 1.0,
         zero_point: int = 0,
     ) -> str:
-        """``x`` ``(..., K)`` real, whose integers have ``zero_point``, to real outputs.
-
-        The layer's bias counts on integer inputs, zero point included.
-        """
-        if zero_point:
-            x = self.add("Add", x, self.constant(zero_point * in_scale))
-        weight, bias = self.weights(path, [layer], out_scale, in_scale)
+        """``x`` ``(..., K)`` real, whose integers have ``zero_point``, to real outputs."""
+        weight, bias = self.weights(path, [layer], out_scale, in_scale, zero_point)
         out: str = self.add("Add", self.add("MatMul", x, weight), bias)
         return out
 
     def norm(self, path: str, x: str, norm: LayerNorm, shape: tuple[int, ...] = ()) -> str:
-        """LayerNorm of the real residual stream to int8 codes, a step of which is 1.
+        """LayerNorm of the real residual stream to codes, a step of which is 1.
 
         ``shape`` is given to the result in front of its Q, which onnxruntime would move wrongly.
         """
+        y = self.affine(path, x, norm)
+        return self.byte(self.reshape(y, *shape) if shape else y, 1.0)
+
+    def affine(self, path: str, x: str, norm: LayerNorm) -> str:
+        """LayerNorm of the real residual stream in front of its codes."""
         unit = 2.0 ** -norm.shift.astype(np.float64)
         dim = self.net.geometry.dim
         gain = (norm.gain * unit * (1 << X_HAT_FRAC)).astype(np.float32)
@@ -125,17 +140,17 @@ class _Builder(Graph):
         )
         x_hat = self.qdq(x_hat, 1 / (1 << X_HAT_FRAC), 0, np.int16)
         y = self.add("Mul", x_hat, self.once(f"{path}.gain", gain))
-        y = self.add("Add", y, self.once(f"{path}.bias", (norm.bias * unit).astype(np.float32)))
-        return self.qdq(self.reshape(y, *shape) if shape else y, 1.0, 0, np.int8)
+        bias = self.once(f"{path}.bias", (norm.bias * unit).astype(np.float32))
+        return str(self.add("Add", y, bias))
 
     def residual(self, x: str) -> str:
         return self.qdq(x, self.net.residual_scale, 0, np.int16)
 
     def hidden(self, value: str, scale: Any, zero: Any, axis: int | None = None) -> str:
-        """Pre-activation through 16 bits, GELU, int8."""
+        """Pre-activation through 16 bits, GELU, 8 bits."""
         pre = self.qdq(value, 1 / (1 << GELU.frac), 0, np.int16)
         out = self.qdq(self.add("Gelu", pre), 1 / (1 << GELU.frac), 0, np.int16)
-        return self.qdq(out, scale, zero, np.int8, axis)
+        return self.byte(out, scale, zero, axis)
 
     # Network -----------------------------------------------------------------------------------
     def embed(self) -> str:
@@ -170,7 +185,7 @@ class _Builder(Graph):
             t = self.linear(f"{path}.{name}", y, layer, step)
             t = self.reshape(t, -1, tokens, g.heads, g.head_dim)
             t = self.transpose(t, *((0, 2, 3, 1) if name == "k" else (0, 2, 1, 3)))
-            split.append(self.qdq(t, step, 0, np.int8))
+            split.append(self.byte(t, step))
         q, k, v = split
         scores = self.qdq(self.add("MatMul", q, k), _LN2_STEP, 0, np.int16)
         last = self.constant([-1], np.int64)
@@ -180,7 +195,7 @@ class _Builder(Graph):
         out = self.add("Div", self.add("MatMul", p, v), total)
         out = self.reshape(self.transpose(out, 0, 2, 1, 3), -1, tokens, g.dim)
         step = 1 / a.softmax.out.scale
-        out = self.qdq(out, step, 0, np.int8)
+        out = self.byte(out, step)
         return self.linear(f"{path}.proj", out, a.proj, self.net.residual_scale, step)
 
     def mlp(self, path: str, y: str, mlp: Mlp) -> str:
@@ -199,7 +214,7 @@ class _Builder(Graph):
             gain = (moe.ahead.gain * unit / self.net.residual_scale).astype(np.float32)
             y = self.add("Mul", before, self.once(f"{path}.ahead.gain", gain))
             bias = self.once(f"{path}.ahead.bias", (moe.ahead.bias * unit).astype(np.float32))
-            y = self.qdq(self.add("Add", y, bias), 1.0, 0, np.int8)
+            y = self.byte(self.add("Add", y, bias), 1.0)
         logits = self.linear(f"{path}.routers.{task}", y, moe.routers[task], _LN2_STEP)
         logits = self.qdq(logits, _LN2_STEP, 0, np.int16)
         k = self.constant([moe.gate.k], np.int64)
@@ -233,13 +248,11 @@ class _Builder(Graph):
         width = moe.experts[0].fc1.weight.shape[0]
         steps, zeros = zip(*(_hidden(x) for x in moe.experts), strict=True)
         hidden = self.hidden(pre, np.repeat(steps, width), np.repeat(zeros, width), axis=2)
-        offset = np.repeat(np.multiply(steps, zeros), width)  # biases count on integer inputs
-        hidden = self.add("Add", hidden, self.constant(offset))
         hidden = self.reshape(hidden, -1, g.tokens, experts, width)
         hidden = self.transpose(hidden, 2, 0, 1, 3)  # (E, B, N, hidden)
         hidden = self.add("Mul", hidden, self.columns(scores))
         weight, bias = self.weights(
-            f"{path}.fc2", [x.fc2 for x in moe.experts], self.net.residual_scale, steps
+            f"{path}.fc2", [x.fc2 for x in moe.experts], self.net.residual_scale, steps, zeros
         )
         stacked = f"{path}.fc2.stacked"
         if stacked not in self.kept:
@@ -274,22 +287,25 @@ class _Builder(Graph):
         """A task's result and its shape behind the batch."""
         g, net = self.net.geometry, self.net
         head, norm = net.heads.get(task), net.final_norm(task)
-        if head is not None:  # in front of the norm: onnxruntime cannot move Q past int8 slices
+        if head is not None:  # in front of the norm, which then has fewer tokens
             ends = ([0], [head.tokens]) if head.class_token else ([g.front], [g.tokens])
             x = self.add("Slice", x, *(self.constant(v, np.int64) for v in (*ends, [1])))
+        path = "norm" if norm is net.norm else f"heads.{task}.norm"
+        if isinstance(head, UpsamplingHead):
+            if norm is not None:
+                x = self.affine(path, x, norm)
+            size = [head.upscale * side for side in g.grid]
+            return upsampled(self, f"heads.{task}", x, head), [head.channels, *size]
         if norm is not None:
             several = head is not None and head.tokens > 1
             flat = (-1, 1, head.tokens * g.dim) if head is not None and several else ()
-            x = self.norm("norm" if norm is net.norm else f"heads.{task}.norm", x, norm, flat)
-        if isinstance(head, UpsamplingHead):
-            size = [head.upscale * side for side in g.grid]
-            return upsampled(self, f"heads.{task}", x, head), [head.channels, *size]
+            x = self.norm(path, x, norm, flat)
         if head is None:
             return x, [g.tokens, g.dim]
         scale = head.linear.scale
         if head.mean is not None:
             x = self.add("ReduceMean", x, self.constant([1], np.int64), keepdims=1)
-            x = self.qdq(self.scaled(x, head.mean.scale), 1.0, 0, np.int8)
+            x = self.byte(self.scaled(x, head.mean.scale), 1.0)
         x = self.qdq(self.linear(f"heads.{task}", x, head.linear, scale), scale, 0, np.int16)
         if head.single:
             return self.reshape(x, -1, head.channels), [head.channels]

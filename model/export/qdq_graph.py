@@ -1,4 +1,11 @@
-"""The pieces of a QDQ graph, whatever network it is of."""
+"""The pieces of a QDQ graph, whatever network it is of.
+
+Eight-bit integers are written unsigned, a code ``c`` as ``c + 128`` with the zero point moved as
+much, weights like activations. The value is the same; what differs is the kernel that a runtime
+takes for a product. With a signed operand x86 processors without VNNI add pairs of products in 16
+bits that saturate (``vpmaddubsw``: up to 2 x 255 x 128 against 32767); for two unsigned operands
+there is no such instruction, and runtimes widen to 16 bits before they multiply.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +14,10 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Graph"]
+__all__ = ["MIDDLE", "Graph"]
+
+MIDDLE = 128
+"""What is added to a code of eight bits in the file."""
 
 
 class Graph:
@@ -40,12 +50,14 @@ class Graph:
         return name
 
     def initialiser(self, name: str, array: Any, bits: int = 0) -> str:
-        """A tensor of the network; ``bits`` 4 packs it as int4."""
+        """A tensor of the network; ``bits`` 8 writes codes unsigned, 4 packs them as int4."""
         if bits == 4:
             tensor = self.onnx.helper.make_tensor(
                 name, self.onnx.TensorProto.INT4, array.shape, array.ravel().astype(np.int8)
             )
         else:
+            if bits == 8:
+                array = (array.astype(np.int16) + MIDDLE).astype(np.uint8)
             tensor = self.onnx.numpy_helper.from_array(np.ascontiguousarray(array), name)
         self.tensors[name] = tensor
         return name
@@ -71,6 +83,22 @@ class Graph:
         about = {} if axis is None else {"axis": axis}
         codes = self.add("QuantizeLinear", x, step, point, **about)
         out: str = self.add("DequantizeLinear", codes, step, point, **about)
+        return out
+
+    def byte(self, x: str, scale: Any, zero: Any = 0, axis: int | None = None) -> str:
+        """Through codes of eight bits and back; ``zero``: the code of 0, -128..127."""
+        return self.qdq(x, scale, np.add(zero, MIDDLE), np.uint8, axis)
+
+    def codes(self, x: str, scale: float, zero: int = 0) -> str:
+        """To codes of eight bits, as :meth:`byte` has them in between."""
+        step, point = self.constant(scale), self.constant(zero + MIDDLE, np.uint8)
+        out: str = self.add("QuantizeLinear", x, step, point)
+        return out
+
+    def real(self, codes: str, scale: float, zero: int = 0) -> str:
+        """What :meth:`codes` stand for."""
+        step, point = self.constant(scale), self.constant(zero + MIDDLE, np.uint8)
+        out: str = self.add("DequantizeLinear", codes, step, point)
         return out
 
     def once(self, name: str, array: Any) -> str:

@@ -1,7 +1,8 @@
 """Upsampling heads in QDQ form: every window of a stage a product of what it reads side by side.
 
 The weights are those of the integer network, window by window, so that nothing is rounded that the
-accelerator does not round. Between stages a step is 1: each channel's scale is in its weights.
+accelerator does not round. Between stages a step is 1: each channel's scale is in its weights. What
+a window reads is put together from codes, in front of their ``DequantizeLinear``.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ class _Graph(Protocol):
     def constant(self, value: Any, kind: Any = np.float32) -> str: ...
     def reshape(self, x: str, *shape: int) -> str: ...
     def qdq(self, x: str, scale: Any, zero: Any, kind: Any, axis: int | None = None) -> str: ...
+    def codes(self, x: str, scale: float, zero: int = 0) -> str: ...
+    def real(self, codes: str, scale: float, zero: int = 0) -> str: ...
     def linear(
         self,
         path: str,
@@ -37,39 +40,34 @@ class _Graph(Protocol):
 
 def upsampled(graph: _Graph, path: str, x: str, head: UpsamplingHead) -> str:
     """Normalised patch tokens ``(B, patches, D)``, in steps, to planes ``(B, C, H, W)``."""
-    first = head.stages[0]
-    # Nothing is added; but without a node between, onnxruntime moves Q past int8 slices wrongly.
-    x = graph.add("Add", x, graph.constant(np.zeros(first.channels)))
+    first, zero = head.stages[0], 0
     x = graph.reshape(x, -1, first.height, first.width, first.channels)
     for n, stage in enumerate(head.stages):
-        x = _stage(graph, f"{path}.stages.{n}", x, stage)
-    out: str = graph.add("Transpose", x, perm=[0, 3, 1, 2])
-    return out
+        x = _stage(graph, f"{path}.stages.{n}", graph.codes(x, 1.0, zero), zero, stage)
+        zero = stage.zero_point
+    last = head.stages[-1]
+    out: str = graph.qdq(x, last.linears[0].scale, 0, np.int16)
+    return str(graph.add("Transpose", out, perm=[0, 3, 1, 2]))
 
 
-def _stage(graph: _Graph, path: str, x: str, stage: Stage) -> str:
-    """Maps ``(B, h, w, C)`` of codes to ``(B, f h, f w, O)``, of codes or real outputs."""
+def _stage(graph: _Graph, path: str, x: str, zero: int, stage: Stage) -> str:
+    """Maps ``(B, h, w, C)`` of codes, 0 as ``zero``, to real outputs ``(B, f h, f w, O)``."""
     step = 1.0 if stage.relu else stage.linears[0].scale
     phases: dict[tuple[int, int], dict[int, list[str]]] = {}
     for w, (window, linear) in enumerate(stage.pieces):
-        out = graph.linear(f"{path}.windows.{w}", _read(graph, x, window), linear, step)
+        read = graph.real(_read(graph, x, window), 1.0, zero)
+        out = graph.linear(f"{path}.windows.{w}", read, linear, step, 1.0, zero)
         lines = phases.setdefault((window.rows.phase, window.columns.phase), {})
         lines.setdefault(window.rows.start, []).append(out)
     maps = {
         phase: _joined(graph, [_joined(graph, line, 2) for line in lines.values()], 1)
         for phase, lines in phases.items()
     }
-    out = _woven(graph, maps, stage) if stage.doubling else maps[0, 0]
-    if not stage.relu:
-        return graph.qdq(out, step, 0, np.int16)
-    out = graph.qdq(out, 1.0, stage.zero_point, np.int8)
-    # The next stage's biases count on codes, zero point included.
-    code: str = graph.add("Add", out, graph.constant(float(stage.zero_point)))
-    return code
+    return _woven(graph, maps, stage) if stage.doubling else maps[0, 0]
 
 
 def _read(graph: _Graph, x: str, window: Window) -> str:
-    """What a window reads, ``(B, rows, columns, taps * C)``."""
+    """Codes that a window reads, ``(B, rows, columns, taps * C)``."""
     r, c = window.rows, window.columns
     taps = []
     for y in range(r.start + r.first, r.start + r.first + r.taps):
