@@ -14,11 +14,11 @@ from .compute.array import ComputeArray
 from .compute.epilogue import Epilogue
 from .compute.loader import Loader
 from .config import AcceleratorConfig
-from .control.semaphore import Unit as Semaphores
+from .control.semaphore import Semaphores
 from .control.sequencer import QUEUES, code_word
 from .interfaces import AxiRead, AxiWrite
 from .isa import INSTRUCTION_BYTES, Fetch, Load, Norm, Store
-from .lib.queue import Queue
+from .lib.queue import SmallFifo
 from .memories import Activations, KeyValues, Residual
 from .registers import Counter
 from .transfer import data, weights
@@ -82,11 +82,11 @@ class Core(Component):
         m.submodules.loader = loader = Loader(config)
         m.submodules.array = array = ComputeArray(config)
         m.submodules.epilogue = epilogue = Epilogue(config)
-        m.submodules.softmax = attention = softmax.Unit(config)
-        m.submodules.gate = router = gate.Unit(config)
-        m.submodules.norm = layernorm = norm.Engine(config)
-        m.submodules.weights = weight = weights.Engine(config)
-        m.submodules.data = mover = data.Engine(config)
+        m.submodules.softmax = attention = softmax.Softmax(config)
+        m.submodules.gate = router = gate.Gate(config)
+        m.submodules.norm = layernorm = norm.NormEngine(config)
+        m.submodules.weights = weight = weights.WeightEngine(config)
+        m.submodules.data = mover = data.DataEngine(config)
         m.submodules.activations = activations = Activations(config)
         m.submodules.residual = residual = Residual(config)
         m.submodules.kv = kv = KeyValues(config)
@@ -101,7 +101,7 @@ class Core(Component):
             ("compute", loader.i, None),
             ("fetch", weight.i, Fetch.layout()),
         ):
-            queue = Queue(8 * INSTRUCTION_BYTES, QUEUE_DEPTH)
+            queue = SmallFifo(8 * INSTRUCTION_BYTES, QUEUE_DEPTH)
             m.submodules[f"{name}_queue"] = queue
             connect(m, flipped(getattr(self, name)), queue.i)
             payload: Any = queue.o.payload if layout is None else View(layout, queue.o.payload)
@@ -186,12 +186,12 @@ class Core(Component):
         # Softmax.
         connect(m, array.score, attention.i)
         m.d.comb += [
-            attention.p.en.eq(array.p.en),
-            attention.p.addr.eq(array.p.addr),
-            array.p.data.eq(attention.p.data),
-            array.p_ready.eq(attention.ready),
-            array.p_half.eq(attention.half),
-            attention.release.eq(array.p_release),
+            attention.weights.en.eq(array.attention.en),
+            attention.weights.addr.eq(array.attention.addr),
+            array.attention.data.eq(attention.weights.data),
+            array.attention_ready.eq(attention.ready),
+            array.attention_half.eq(attention.half),
+            attention.release.eq(array.attention_release),
         ]
         # Router.
         m.d.comb += [
@@ -218,7 +218,7 @@ class Core(Component):
         connect(m, mover.x_read, residual.reads[2])
         connect(m, flipped(self.axi_write), mover.axi_w)
         # The sequencer's answer depends on the instruction and on every engine's queue.
-        m.submodules.code_queue = code = Queue(code_word, 2)
+        m.submodules.code_queue = code = SmallFifo(code_word, 2)
         connect(m, mover.code_o, code.i)
         connect(m, code.o, flipped(self.code))
         m.d.comb += [

@@ -37,7 +37,7 @@ class Top(Elaboratable):
         self.config = config
         self.core = Core(config)
         self.sequencer = Sequencer(config)
-        self.control = control.Unit(config)
+        self.control = control.ControlRegisters(config)
         self.clk, self.rst = Signal(name="clk"), Signal(name="rst")
         self._constants: list[tuple[Signal, int]] = []
         self.ports: dict[str, tuple[Any, bool]] = {

@@ -33,7 +33,7 @@ from moevit.quant.operators.rescale import Rescale
 from moevit.quant.operators.softmax import Softmax
 
 from .errors import DeviceError
-from .memories import External, OnChip, Queue, Ring, read_block_rows
+from .memories import External, OnChip, Ring, TokenQueue, read_block_rows
 
 __all__ = ["Bases", "Engines", "require"]
 
@@ -252,10 +252,10 @@ class Engines:
         gate = Gate(experts=i.experts, k=i.top_k, renormalise=bool(i.renormalise), least=i.mult)
         index, score = gate.compute(np.concatenate(self.logits))
         none = np.zeros(0, np.int64)
-        self.chip.queues = [Queue(none, none) for _ in self.chip.queues]
+        self.chip.queues = [TokenQueue(none, none) for _ in self.chip.queues]
         for e in range(i.experts):
             tokens, rank = np.nonzero(index == e)
-            self.chip.queues[i.shift + e] = Queue(tokens, score[tokens, rank])
+            self.chip.queues[i.shift + e] = TokenQueue(tokens, score[tokens, rank])
 
     def check_attention(self, i: Attention) -> None:
         """Fields that the hardware checks before it starts."""

@@ -116,7 +116,7 @@ def read_block_rows(
 
 
 @dataclass(frozen=True, slots=True)
-class Queue:
+class TokenQueue:
     """An expert's tokens and their scores."""
 
     tokens: Ints
@@ -144,7 +144,7 @@ class OnChip:
         self.ring = Ring("weight", config, m.ring_rows, m.param_rows)
         self.demand = Ring("demand", config, m.demand_rows, m.demand_param_rows)
         none = np.zeros(0, np.int64)
-        self.queues = [Queue(none, none) for _ in range(config.limits.experts)]
+        self.queues = [TokenQueue(none, none) for _ in range(config.limits.experts)]
 
     @staticmethod
     def span(memory: Ints, starts: Any, count: int) -> Ints:

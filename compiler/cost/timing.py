@@ -73,12 +73,12 @@ class Latencies:
 
         units = cls(
             array=4 + dot.Pipeline(inputs=config.array.inputs).latency,
-            epilogue=epilogue.Epilogue.latency + semaphore.Unit.latency,
+            epilogue=epilogue.Epilogue.latency + semaphore.Semaphores.latency,
             norm=0,
-            softmax=softmax.Unit(config).latency,
-            gate=gate.Unit(config).latency,
+            softmax=softmax.Softmax(config).latency,
+            gate=gate.Gate(config).latency,
         )
-        return replace(units, norm=norm.Engine(config).latency(0) - units.norm_start)
+        return replace(units, norm=norm.NormEngine(config).latency(0) - units.norm_start)
 
 
 class Timing(Protocol):

@@ -21,7 +21,7 @@ from moevit.quant.formats import ACCUMULATOR
 from ..config import FINISHED_TILES, AcceleratorConfig
 from ..interfaces import POINTER_BITS, ReadPort
 from ..isa import ADDRESS_BITS
-from ..lib.queue import Queue
+from ..lib.queue import SmallFifo
 from ..memories import banks
 from ..registers import Error
 from .descriptors import Kind, array_tile, drain_tile
@@ -55,7 +55,7 @@ class ComputeArray(Component):
         The loader's writes; ``half_released`` answers.
     rows : Out(ReadPort)
         Weight rows, address {demand, row number}.
-    kv, p : Out(ReadPort)
+    kv, attention : Out(ReadPort)
         Key/value rows; attention weights, address {half, word}.
     """
 
@@ -93,15 +93,15 @@ class ComputeArray(Component):
                 "demand_filled": In(POINTER_BITS),
                 "demand_released": Out(POINTER_BITS),
                 "kv": Out(ReadPort(ADDRESS_BITS, unsigned(8 * a.inputs * a.outputs))),
-                "p": Out(
+                "attention": Out(
                     ReadPort(
                         StructLayout({"word": ceil_log2(max(self.p_words, 2)), "half": 1}).size,
                         unsigned(8 * a.inputs * a.tokens),
                     )
                 ),
-                "p_ready": In(1),
-                "p_half": In(1),
-                "p_release": Out(1),
+                "attention_ready": In(1),
+                "attention_half": In(1),
+                "attention_release": Out(1),
                 "busy": Out(1),
                 "fault": Out(4),
                 # one of these is 1 in each cycle
@@ -179,7 +179,7 @@ class ComputeArray(Component):
             ]
 
         # Announcements to the epilogue, one for each tile of tokens (and head).
-        m.submodules.drains = drains = Queue(drain_tile(config), 4)
+        m.submodules.drains = drains = SmallFifo(drain_tile(config), 4)
         announce = drains.i
         m.d.comb += [
             self.drain.payload.eq(drains.o.payload),
@@ -302,7 +302,7 @@ class ComputeArray(Component):
                     begin.eq(k_is_0 & ot_is_0),
                     announce.payload.eq(old.drain),
                 ]
-                with m.If(begin & ~self.p_ready):
+                with m.If(begin & ~self.attention_ready):
                     m.d.comb += self.stall_softmax.eq(1)
                 with m.Elif((k_is_0 & ~has_room[0]) | (begin & ~announce.ready)):
                     m.d.comb += self.stall_drain.eq(1)
@@ -311,7 +311,7 @@ class ComputeArray(Component):
                     m.d.sync += kv_row.eq(kv_row + 1)
                     with m.If(end_of_k):
                         with m.If(last_ot):
-                            m.d.comb += self.p_release.eq(1)
+                            m.d.comb += self.attention_release.eq(1)
                             m.d.sync += pending.eq(pending - 1)
                             m.d.sync += [kept.eq(after) for kept, after in pairwise(ahead)]
                             m.next = "RUN"
@@ -334,8 +334,10 @@ class ComputeArray(Component):
             self.kv.addr.eq(kv_row),
             ob_en.eq(~from_p),
             ob_addr.eq(k + Mux(half, words, 0)),
-            self.p.en.eq(from_p),
-            self.p.addr.eq(k | Mux(self.p_half, 1 << ceil_log2(max(self.p_words, 2)), 0)),
+            self.attention.en.eq(from_p),
+            self.attention.addr.eq(
+                k | Mux(self.attention_half, 1 << ceil_log2(max(self.p_words, 2)), 0)
+            ),
         ]
         bad = from_kv & (kv_row >= config.memory.kv_rows)
         with m.If(step & (bad | (from_p & (k >= self.p_words)))):
@@ -365,7 +367,7 @@ class ComputeArray(Component):
                 m.d.sync += w.eq(transposed)
             with m.Else():
                 m.d.sync += w.eq(Mux(kv_1, self.kv.data, self.rows.data))
-            m.d.sync += a.eq(Mux(p_1, self.p.data, Cat(*ob_data)))
+            m.d.sync += a.eq(Mux(p_1, self.attention.data, Cat(*ob_data)))
         m.d.comb += [dot.w.as_value().eq(w), dot.a.as_value().eq(a)]
 
         # Accumulators --------------------------------------------------------------------------
@@ -401,7 +403,7 @@ class ComputeArray(Component):
             ]
             with m.If(pop[n]):
                 m.d.sync += tiles[n].get.eq(tiles[n].get + 1)
-        m.submodules.marks = marks = Queue(score_tile(config), FINISHED_TILES)
+        m.submodules.marks = marks = SmallFifo(score_tile(config), FINISHED_TILES)
         mark = marks.i.payload
         m.d.comb += [
             marks.i.valid.eq(step & to_score & end_of_k),

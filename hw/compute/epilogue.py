@@ -26,7 +26,7 @@ from ..interfaces import (
 )
 from ..isa import ADDRESS_BITS, Destination
 from ..lib.pipeline import double_shift, round_saturate
-from ..lib.queue import Queue
+from ..lib.queue import SmallFifo
 from ..lib.storage import Memory, Style
 from ..registers import Error
 from .descriptors import Kind, drain_tile
@@ -493,7 +493,7 @@ class Epilogue(Component):
             m.d.sync += self.fault.eq(int(Error.ADDRESS))
 
         # Router logits leave after stage 4, through a queue whose places are reserved in stage 0.
-        m.submodules.gate_queue = queue = Queue(gate_row(config), _GATE_DEPTH)
+        m.submodules.gate_queue = queue = SmallFifo(gate_row(config), _GATE_DEPTH)
         g = queue.i.payload
         m.d.comb += [
             queue.i.valid.eq(valid[5] & (mode[5] == int(Destination.GATE))),

@@ -32,7 +32,7 @@ from ..lib.storage import Memory
 from ..memories import banks
 from .epilogue import gate_row
 
-__all__ = ["Unit", "queue_address", "queue_entry"]
+__all__ = ["Gate", "queue_address", "queue_entry"]
 
 _LENGTH_BITS = TOKEN_BITS + 1
 _SENT_BITS = 16
@@ -50,7 +50,7 @@ def slots(config: AcceleratorConfig) -> int:
     return max(min(config.limits.tokens, config.limits.routed), 2)
 
 
-class Unit(wiring.Component):
+class Gate(wiring.Component):
     """Ranks, scores and queues.
 
     Latency: :attr:`latency` cycles from a token's last row to its first entry, and ``top_k`` more

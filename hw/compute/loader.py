@@ -26,7 +26,7 @@ from ..isa import (
     Opcode,
     Sync,
 )
-from ..lib.queue import Queue
+from ..lib.queue import SmallFifo
 from ..registers import Error
 from .descriptors import Kind, array_tile
 
@@ -89,7 +89,7 @@ class Loader(Component):
         m = Module()
         config = self._config
         # The queue also keeps a descriptor back until the tile's last word has been written.
-        m.submodules.tiles = tiles = Queue(array_tile(config), 2)
+        m.submodules.tiles = tiles = SmallFifo(array_tile(config), 2)
         o = tiles.i
         connect(m, tiles.o, flipped(self.o))
         t = config.array.tokens

@@ -28,14 +28,14 @@ from ..interfaces import (
     residual_word,
 )
 from ..isa import ADDRESS_BITS, TOKEN_BITS, Norm
-from ..lib.fifo import Queue
+from ..lib.fifo import MemoryFifo
 from ..lib.pipeline import Pipeline, double_shift, round_saturate
 from ..lib.pwl import Inverse, inverse_latency
 from ..lib.storage import Memory
 from ..memories import banks
 from ..registers import Error
 
-__all__ = ["DIM_BITS", "Engine", "load_beat"]
+__all__ = ["DIM_BITS", "NormEngine", "load_beat"]
 
 DIM_BITS = 10
 """``dim`` is at most 1023: then ``D x - S`` has 27 bits and multiplies ``r`` in one DSP block."""
@@ -70,7 +70,7 @@ def longest_row(config: AcceleratorConfig) -> int:
     return min(config.limits.depth, 1 << DIM_BITS) // config.array.outputs
 
 
-class Engine(wiring.Component):
+class NormEngine(wiring.Component):
     """Executes NORM instructions, one after the other.
 
     A ``plain`` one goes the same way with a mean of 0 and a root of 1.
@@ -331,7 +331,7 @@ class Engine(wiring.Component):
                 "e": root.exponent.shape(),
             }
         )
-        m.submodules.roots = roots = Queue(token, depth=_UNDER_WAY)
+        m.submodules.roots = roots = MemoryFifo(token, depth=_UNDER_WAY)
         m.d.comb += [
             roots.i.valid.eq(root.done),
             roots.i.payload.s.eq(p.tag["s"]),
@@ -347,7 +347,9 @@ class Engine(wiring.Component):
         norm_rows = config.memory.norm_rows
 
         # A word is started when there is a place for its result.
-        m.submodules.results = results = Queue(unsigned(ACTIVATION.width * outputs), depth=_RESULTS)
+        m.submodules.results = results = MemoryFifo(
+            unsigned(ACTIVATION.width * outputs), depth=_RESULTS
+        )
         places, popped = Signal(range(_RESULTS + 1), init=_RESULTS), Signal()
         word, at, row = Signal(10), Signal(range(ring_depth)), Signal(range(norm_rows))
         go, first, last = Signal(), Signal(), Signal()

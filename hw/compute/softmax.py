@@ -21,7 +21,7 @@ from moevit.quant.operators.pwl import RECIPROCAL
 from ..config import AcceleratorConfig
 from ..interfaces import ReadPort
 from ..lib import exp2
-from ..lib.fifo import Queue
+from ..lib.fifo import MemoryFifo
 from ..lib.pipeline import Pipeline, double_shift, round_saturate
 from ..lib.pwl import Inverse
 from ..lib.storage import BANK_BITS, Memory
@@ -29,7 +29,7 @@ from ..memories import banks
 from .epilogue import row_scales
 from .tiles import accumulators, score_tile
 
-__all__ = ["Unit", "weights_address"]
+__all__ = ["Softmax", "weights_address"]
 
 _SCORE = signed(LOGIT.width)
 _SCALES = 4
@@ -47,7 +47,7 @@ def weights_address(config: AcceleratorConfig) -> StructLayout:
     return StructLayout({"word": ceil_log2(max(words, 2)), "half": 1})
 
 
-class Unit(wiring.Component):
+class Softmax(wiring.Component):
     """Two rows x O lanes of scaling, maximum, exponential and sum.
 
     Latency: :attr:`latency` cycles and T/2 cycles for each key tile, from the last key tile of a
@@ -68,8 +68,8 @@ class Unit(wiring.Component):
     -------
     i:
         Key tiles of T x O sums. Keys from ``valid`` on of a ``last`` tile have weight 0.
-    p:
-        Reads of the weights: T x I bytes, ``[token][key]``.
+    weights:
+        Reads: T x I bytes, ``[token][key]``.
     ready, half, release:
         The oldest half is complete; which; its last read is over.
     rows:
@@ -85,7 +85,7 @@ class Unit(wiring.Component):
         super().__init__(
             {
                 "i": In(stream.Signature(tile)),
-                "p": In(
+                "weights": In(
                     ReadPort(
                         weights_address(config).size,
                         unsigned(ACTIVATION.width * a.inputs * a.tokens),
@@ -266,7 +266,7 @@ class Unit(wiring.Component):
             with m.If(at == turn):
                 m.d.sync += finish.eq(1)
 
-        group, word = Signal(range(groups)), Signal(len(self.p.addr) - 1)
+        group, word = Signal(range(groups)), Signal(len(self.weights.addr) - 1)
         target = Signal(init=1)
         with m.If(start):
             m.d.sync += [pair.eq(0), group.eq(0), word.eq(0), first.eq(1), target.eq(~target)]
@@ -280,7 +280,7 @@ class Unit(wiring.Component):
         # The tile's own values, from the cycle on in which its first scores come out of the buffer.
         maximum = [Signal(_SCORE, name=f"maximum_{t}", reset_less=True) for t in range(tokens)]
         beyond = Signal(outputs, reset_less=True)
-        m.submodules.outs = outs = Queue(
+        m.submodules.outs = outs = MemoryFifo(
             StructLayout({"mult": MULTIPLIER_BITS, "shift": SHIFT_BITS}), depth=_SCALES
         )
         with m.If(fresh):
@@ -347,7 +347,9 @@ class Unit(wiring.Component):
             for i in range(0, config.array.inputs, lanes):
                 group, lane = divmod(i, outputs)
                 m.submodules[f"weights_{t}_{i}"] = memory = Memory(
-                    shape=unsigned(lanes * ACTIVATION.width), depth=1 << len(self.p.addr), init=[]
+                    shape=unsigned(lanes * ACTIVATION.width),
+                    depth=1 << len(self.weights.addr),
+                    init=[],
                 )
                 write, read = memory.write_port(), memory.read_port()
                 bytes_ = Cat(
@@ -357,11 +359,11 @@ class Unit(wiring.Component):
                     write.en.eq(p.valid & (p.tag["pair"] == t // 2) & up_to[group]),
                     write.addr.eq(Cat(p.tag["word"], p.tag["half"])),
                     write.data.eq(Mux(p.tag["group"] == group, bytes_, 0)),
-                    read.en.eq(self.p.en),
-                    read.addr.eq(self.p.addr),
+                    read.en.eq(self.weights.en),
+                    read.addr.eq(self.weights.addr),
                 ]
                 data.append(read.data)
-        m.d.comb += self.p.data.eq(Cat(*data))
+        m.d.comb += self.weights.data.eq(Cat(*data))
 
     def _scale_rows(self, m, p, part, outs):
         """Row sums from those of a key tile, then ``Softmax.row`` of each, one row a cycle."""
@@ -395,7 +397,7 @@ class Unit(wiring.Component):
             product = reg(inverse.value * outs.payload.mult, name="mult")
             shift = reg(inverse.exponent + outs.payload.shift, name="shift")
         # Beyond the largest shift nothing is left of a sum, so a larger one is the same.
-        m.submodules.scales = scales = Queue(row_scales(config), depth=_SCALES)
+        m.submodules.scales = scales = MemoryFifo(row_scales(config), depth=_SCALES)
         entry = Signal(row_scales(config), reset_less=True)
         largest = (1 << SHIFT_BITS) - 1
         with m.If(p.valid):

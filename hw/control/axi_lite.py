@@ -20,7 +20,7 @@ from ..registers import (
     Status,
 )
 
-__all__ = ["ADDRESS_BITS", "AxiLite", "Unit"]
+__all__ = ["ADDRESS_BITS", "AxiLite", "ControlRegisters"]
 
 ADDRESS_BITS = 12
 _OKAY, _SLAVE_ERROR = 0, 2
@@ -52,7 +52,7 @@ _BASES = {Register.PROGRAM_BASE: 64, Register.IMAGE_BASE: 16, Register.OUTPUT_BA
 """Alignment that a frame needs."""
 
 
-class Unit(wiring.Component):
+class ControlRegisters(wiring.Component):
     """Registers between a host and the sequencer.
 
     One access at a time in each direction; a read takes three cycles, a write two. A write needs

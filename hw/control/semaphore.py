@@ -14,13 +14,13 @@ from ..interfaces import GiveSignature, TakeSignature
 from ..isa import SEMAPHORE_BITS, SEMAPHORES
 from ..lib.pipeline import pairwise
 
-__all__ = ["Unit"]
+__all__ = ["Semaphores"]
 
 _Amount = StructLayout({"valid": 1, "id": ceil_log2(SEMAPHORES), "count": SEMAPHORE_BITS})
 """A request or a gift, kept for a cycle."""
 
 
-class Unit(Component):
+class Semaphores(Component):
     """``SEMAPHORES`` counters with several givers and takers.
 
     Latency: :attr:`latency` cycles from a give to the earliest take of its credits. A take is

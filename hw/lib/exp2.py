@@ -19,7 +19,7 @@ from moevit.quant.operators.exp2 import Exp2
 from .pipeline import Pipeline
 from .storage import Bank, Memory
 
-__all__ = ["LATENCY", "Unit", "lanes", "tables"]
+__all__ = ["LATENCY", "Exp2Lanes", "lanes", "tables"]
 
 _SHARE = 2
 """Lanes that read one table: a block RAM has two ports."""
@@ -64,7 +64,7 @@ def lanes(
         return [reg(((d + 1) >> 1)[: bits_for(exp.peak)], name="exponential") for d in doubled]
 
 
-class Unit(wiring.Component):
+class Exp2Lanes(wiring.Component):
     """``exp.compute`` of ``count`` distances a cycle; see :func:`lanes`.
 
     Latency: ``LATENCY`` cycles. Throughput: one item a cycle. It cannot be stalled.

@@ -10,10 +10,10 @@ from amaranth.lib.wiring import In, Out
 
 from .storage import BANK_BITS, Memory
 
-__all__ = ["Queue"]
+__all__ = ["MemoryFifo"]
 
 
-class Queue(wiring.Component):
+class MemoryFifo(wiring.Component):
     """A first-in first-out queue of any payload.
 
     ``depth`` entries lie in a memory with a synchronous read port, one more in its output register.

@@ -16,7 +16,7 @@ from moevit.quant.operators.pwl import Pwl
 from .pipeline import Pipeline
 from .storage import Memory, Style
 
-__all__ = ["RESULT_BITS", "Inverse", "Unit", "inverse_latency", "mantissa_bits"]
+__all__ = ["RESULT_BITS", "Inverse", "PiecewiseLinear", "inverse_latency", "mantissa_bits"]
 
 RESULT_BITS = 16
 """A table's value (``Pwl``: at most 16 bits)."""
@@ -27,7 +27,7 @@ def mantissa_bits(pwl: Pwl) -> int:
     return pwl.frac_bits + bits_for(pwl.first + pwl.segments - 1)
 
 
-class Unit(wiring.Component):
+class PiecewiseLinear(wiring.Component):
     """``Pwl.compute``: one table read, one small multiplication.
 
     Latency: :attr:`latency` cycles. Throughput: one value a cycle. It cannot be stalled.
@@ -99,7 +99,7 @@ def _levels(pwl: Pwl, width: int) -> tuple[int, int]:
 
 def inverse_latency(pwl: Pwl, width: int) -> int:
     """Cycles that an :class:`Inverse` takes."""
-    return -(-_levels(pwl, width)[1] // 2) + Unit.latency
+    return -(-_levels(pwl, width)[1] // 2) + PiecewiseLinear.latency
 
 
 class Inverse(wiring.Component):
@@ -146,7 +146,7 @@ class Inverse(wiring.Component):
 
     def elaborate(self, platform):
         m, step = Module(), self._step
-        m.submodules.chords = unit = Unit(self._pwl)
+        m.submodules.chords = unit = PiecewiseLinear(self._pwl)
         width = step << self._levels
         p = Pipeline(m, valid=self.valid)
         value, exponent = Signal(width, name="value_0"), []

@@ -10,10 +10,10 @@ from amaranth.lib.wiring import Component, In, Out
 
 from .storage import Memory
 
-__all__ = ["Queue"]
+__all__ = ["SmallFifo"]
 
 
-class Queue(Component):
+class SmallFifo(Component):
     """First-in first-out queue of ``depth`` payloads of ``shape``.
 
     Latency: one cycle from ``i`` to ``o``. Throughput: one payload a cycle. The oldest

@@ -76,7 +76,7 @@ class Prefetcher(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.queue = queue = fifo.Queue(unsigned(8 * BEAT_BYTES), depth=CAPACITY)
+        m.submodules.queue = queue = fifo.MemoryFifo(unsigned(8 * BEAT_BYTES), depth=CAPACITY)
         beat = queue.o
         state, header = Signal(_State), Signal()
         left, last = Signal(32), Signal()  # beats of a header, or instructions

@@ -26,13 +26,13 @@ from . import code as data_code
 from . import load as data_load
 from . import store as data_store
 
-__all__ = ["CODE", "LOAD", "Engine"]
+__all__ = ["CODE", "LOAD", "DataEngine"]
 
 CODE, LOAD = 0, 1
 """AXI IDs of the two requesters on the reading master; CODE goes first."""
 
 
-class Engine(wiring.Component):
+class DataEngine(wiring.Component):
     """Header, instruction prefetch, LOAD and STORE, independent of one another.
 
     Latency of memory is hidden by ``landing_beats`` of loads and 16 instructions on their way.
@@ -76,7 +76,7 @@ class Engine(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self._config = config
-        self._load, self._store = data_load.Unit(config), data_store.Unit(config)
+        self._load, self._store = data_load.LoadEngine(config), data_store.StoreEngine(config)
         super().__init__(
             {
                 "load": In(stream.Signature(isa.Load.layout())),

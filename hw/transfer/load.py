@@ -20,12 +20,12 @@ from ..interfaces import (
 )
 from ..isa import LoadKind
 from ..lib import fifo
-from ..lib.queue import Queue
+from ..lib.queue import SmallFifo
 from ..registers import Error
 from . import bursts
 from .pixels import Unpacker
 
-__all__ = ["Unit", "residual_write"]
+__all__ = ["LoadEngine", "residual_write"]
 
 _BEAT = 8 * BEAT_BYTES
 _BEAT_SHIFT = ceil_log2(BEAT_BYTES)
@@ -36,7 +36,7 @@ def residual_write(config: AcceleratorConfig) -> StructLayout:
     return StructLayout({"addr": unsigned(isa.ADDRESS_BITS), "data": residual_word(config)})
 
 
-class Unit(wiring.Component):
+class LoadEngine(wiring.Component):
     """Executes LOADs in order; the next one's data is asked for while this one's is written.
 
     The fields are checked and the credits taken before anything is read. Pixel rows are read as
@@ -89,7 +89,7 @@ class Unit(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         load, take = self.i.payload, self.take
-        m.submodules.landing = landing = fifo.Queue(
+        m.submodules.landing = landing = fifo.MemoryFifo(
             unsigned(_BEAT), depth=self._config.memory.landing_beats
         )
         m.d.comb += [
@@ -100,7 +100,7 @@ class Unit(wiring.Component):
             take.count.eq(Mux(load.wait_count == 0, 1, load.wait_count)),
         ]
         starts = {kind: Signal(name=f"start_{kind.name.lower()}") for kind in LoadKind}
-        m.submodules.handed = handed = Queue(isa.Load.layout(), 2)
+        m.submodules.handed = handed = SmallFifo(isa.Load.layout(), 2)
         now = handed.o.payload
         patches, words = self._activations(m, now, landing.o, starts)
         ended = {
@@ -230,7 +230,7 @@ class Unit(wiring.Component):
         """Patches of an image, or whole words; when each has ended."""
         m.submodules.pixels = pixels = Unpacker(self._config)
         # The memory's answer comes late in a cycle.
-        m.submodules.written = written = Queue(activation_write(self._config), 2)
+        m.submodules.written = written = SmallFifo(activation_write(self._config), 2)
         write = written.i
         wiring.connect(m, written.o, wiring.flipped(self.a_write))
         address, data, valid = (

@@ -14,7 +14,7 @@ from ..lib import fifo
 from ..registers import Error
 from . import bursts
 
-__all__ = ["Unit", "Writer"]
+__all__ = ["StoreEngine", "Writer"]
 
 _BEAT = 8 * BEAT_BYTES
 _BEAT_SHIFT = ceil_log2(BEAT_BYTES)
@@ -60,7 +60,7 @@ class Writer(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         axi, burst, job = self.axi, self._burst, self.job
-        m.submodules.lengths = lengths = fifo.Queue(unsigned(ceil_log2(burst)), depth=_AHEAD)
+        m.submodules.lengths = lengths = fifo.MemoryFifo(unsigned(ceil_log2(burst)), depth=_AHEAD)
 
         # Addresses: measure a burst, then issue it together with its length for the data.
         address, left = Signal(32 - _BEAT_SHIFT), Signal(32)
@@ -131,7 +131,7 @@ class Writer(wiring.Component):
         return m
 
 
-class Unit(wiring.Component):
+class StoreEngine(wiring.Component):
     """Executes STOREs one after the other; the next begins when all answers have come.
 
     Words are read ahead while the bus is busy, only when ``grant`` is given. A row's bursts are
@@ -181,8 +181,10 @@ class Unit(wiring.Component):
         m = Module()
         config, store, take = self._config, self.i.payload, self.take
         m.submodules.writer = writer = Writer(burst=bursts.longest(config))
-        m.submodules.rows = rows = fifo.Queue(bursts.Job, depth=_AHEAD)
-        m.submodules.words = words = fifo.Queue(unsigned(8 * max(self._word_bytes)), depth=_AHEAD)
+        m.submodules.rows = rows = fifo.MemoryFifo(bursts.Job, depth=_AHEAD)
+        m.submodules.words = words = fifo.MemoryFifo(
+            unsigned(8 * max(self._word_bytes)), depth=_AHEAD
+        )
         wiring.connect(m, rows.o, writer.job)
         wiring.connect(m, wiring.flipped(self.axi), writer.axi)
         m.d.comb += [

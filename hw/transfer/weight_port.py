@@ -239,8 +239,8 @@ class Port(wiring.Component):
             capacity=(config.memory.landing_beats, None),
             first=DEMAND,
         )
-        m.submodules.landing = landing = fifo.Queue(LANDED, depth=config.memory.landing_beats)
-        m.submodules.expected = expected = fifo.Queue(RowCounts, depth=4)
+        m.submodules.landing = landing = fifo.MemoryFifo(LANDED, depth=config.memory.landing_beats)
+        m.submodules.expected = expected = fifo.MemoryFifo(RowCounts, depth=4)
         m.submodules.sink = sink = RowSink(config, params="param", weights="ring")
         m.submodules.demand_sink = demand = RowSink(config, params="demand_param", weights="demand")
         wiring.connect(m, wiring.flipped(self.axi), reader.axi)

@@ -15,7 +15,7 @@ from ..registers import Error
 from .weight_port import Port, ring_beats, ring_lanes, ring_rows
 from .weight_rings import Ring
 
-__all__ = ["Engine", "param_address", "row_address"]
+__all__ = ["WeightEngine", "param_address", "row_address"]
 
 _BEAT_SHIFT = ceil_log2(BEAT_BYTES)
 _NEARLY_EMPTY = 8  # a ring that has less than this part of its rows
@@ -34,7 +34,7 @@ def param_address(config: AcceleratorConfig) -> StructLayout:
     return StructLayout({"row": unsigned(ceil_log2(depth)), "demand": unsigned(1)})
 
 
-class Engine(wiring.Component):
+class WeightEngine(wiring.Component):
     """Weight ports, landing buffers and rings.
 
     The stream runs by itself from ``start`` to its last beat, as far ahead as the rings allow. A

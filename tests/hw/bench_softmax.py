@@ -43,7 +43,7 @@ class Array:
 
     def __init__(self, dut: Any, counts: list[int]) -> None:
         self.dut, self.left = dut, counts
-        self.bits = len(dut.p__addr) - 1
+        self.bits = len(dut.weights__addr) - 1
         self.got: list[list[int]] = [[]]
         self.word = 0
         self.asked = self.ready = False
@@ -51,16 +51,16 @@ class Array:
 
     def drive(self) -> None:
         dut, reads = self.dut, self.ready and random.random() < 0.4
-        dut.p__en.value = reads
-        dut.p__addr.value = self.word | self.half << self.bits
+        dut.weights__en.value = reads
+        dut.weights__addr.value = self.word | self.half << self.bits
         dut.release.value = reads and self.word == self.left[0] - 1
 
     def observe(self) -> None:
         if self.asked:
-            self.got[-1].append(int(self.dut.p__data.value))
+            self.got[-1].append(int(self.dut.weights__data.value))
             if self.word == 0:
                 self.got.append([])
-        self.asked = bool(self.dut.p__en.value)
+        self.asked = bool(self.dut.weights__en.value)
         self.ready, self.half = bool(self.dut.ready.value), int(self.dut.half.value)
         if self.asked:
             self.word += 1

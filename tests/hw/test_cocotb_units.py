@@ -18,11 +18,11 @@ from moevit.sim.runner import run_bench, to_verilog
 pytestmark = pytest.mark.slow
 
 UNITS = {
-    "norm": norm.Engine,
-    "gate": gate.Unit,
-    "softmax": softmax.Unit,
-    "weights": weights.Engine,
-    "data": data.Engine,
+    "norm": norm.NormEngine,
+    "gate": gate.Gate,
+    "softmax": softmax.Softmax,
+    "weights": weights.WeightEngine,
+    "data": data.DataEngine,
     "compute": ComputeEngine,
 }
 

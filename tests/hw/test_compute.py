@@ -13,7 +13,7 @@ from moevit.hw.compute.array import ComputeArray
 from moevit.hw.compute.epilogue import Epilogue
 from moevit.hw.compute.loader import Loader
 from moevit.hw.config import preset
-from moevit.hw.control.semaphore import Unit as Semaphores
+from moevit.hw.control.semaphore import Semaphores
 from moevit.hw.isa import Destination, Gemm, Sync
 from moevit.hw.memories import Activations, KeyValues, Residual
 from moevit.quant.formats import Multiplier

@@ -67,7 +67,7 @@ class Master:
 
 
 def simulate(test, *, seed=0):
-    dut = control.Unit(CONFIG)
+    dut = control.ControlRegisters(CONFIG)
     pulses = {"start": 0, "abort": 0}
 
     async def count(ctx):

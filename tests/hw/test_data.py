@@ -48,7 +48,7 @@ class Bench:
     def __post_init__(self):
         config, memory = self.config, self.config.memory
         rng = np.random.default_rng(self.seed)
-        self.dut = data.Engine(config)
+        self.dut = data.DataEngine(config)
         self.reset = Signal()
         self.contents = bytearray(rng.integers(0, 256, SIZE, np.uint8).tobytes())
         self.memory = AxiMemory(

@@ -17,7 +17,7 @@ LANES = 16
     ids=["softmax", "gate", "no guard bits"],
 )
 def test_every_distance(exp):
-    dut = exp2.Unit(exp, count=LANES)
+    dut = exp2.Exp2Lanes(exp, count=LANES)
     distances = np.random.default_rng(1).permutation(1 << 16).reshape(-1, LANES)
     got, start = [], None
 
@@ -44,6 +44,6 @@ def test_every_distance(exp):
 
 def test_bad_parameters():
     with pytest.raises(TypeError, match="must be an Exp2"):
-        exp2.Unit(None)
+        exp2.Exp2Lanes(None)
     with pytest.raises(ValueError, match="positive integer, not 0"):
-        exp2.Unit(GATE_EXP, count=0)
+        exp2.Exp2Lanes(GATE_EXP, count=0)

@@ -30,7 +30,7 @@ def simulate(dut, test):
     pop=st.sampled_from([0.2, 0.7, 1.0]),
 )
 def test_order_and_room(depth, seed, push, pop):
-    dut, rng = fifo.Queue(PAYLOAD, depth=depth), random.Random(seed)
+    dut, rng = fifo.MemoryFifo(PAYLOAD, depth=depth), random.Random(seed)
     model: deque = deque()
 
     async def test(ctx):
@@ -59,7 +59,7 @@ def test_order_and_room(depth, seed, push, pop):
 
 
 def test_latency_and_throughput():
-    dut, out = fifo.Queue(unsigned(8), depth=4), []
+    dut, out = fifo.MemoryFifo(unsigned(8), depth=4), []
 
     async def test(ctx):
         ctx.set(dut.i.valid, 1)
@@ -72,15 +72,15 @@ def test_latency_and_throughput():
             await ctx.tick()
 
     simulate(dut, test)
-    assert out == list(range(20 - fifo.Queue.latency))
+    assert out == list(range(20 - fifo.MemoryFifo.latency))
 
 
 @pytest.mark.parametrize("depth", [0, -1, 2.0, True])
 def test_bad_depth(depth):
     with pytest.raises(ValueError, match="positive integer"):
-        fifo.Queue(unsigned(8), depth=depth)
+        fifo.MemoryFifo(unsigned(8), depth=depth)
 
 
 def test_bad_payload():
     with pytest.raises(ValueError, match="at least one bit"):
-        fifo.Queue(unsigned(0), depth=2)
+        fifo.MemoryFifo(unsigned(0), depth=2)

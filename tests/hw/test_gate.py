@@ -81,7 +81,7 @@ def simulate(config, gemms, *, seed=0, gap=0.0, prelude=0, limit=20000):
     """
     rng = np.random.default_rng(seed)
     m = Module()
-    dut, reset = gate.Unit(config), Signal()
+    dut, reset = gate.Gate(config), Signal()
     m.submodules.dut = ResetInserter(reset)(dut)
     run = Run(latency=dut.latency)
     experts = config.limits.experts

@@ -48,7 +48,7 @@ def simulate(config, orders, x, params, *, seed=0, stall=0.0, prelude=0, limit=2
     """
     rng = np.random.default_rng(seed)
     m = Module()
-    dut, reset = norm.Engine(config), Signal()
+    dut, reset = norm.NormEngine(config), Signal()
     m.submodules.dut = ResetInserter(reset)(dut)
     m.submodules.x = memory = Memory(
         shape=residual_word(config),

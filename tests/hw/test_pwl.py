@@ -45,7 +45,7 @@ def test_every_mantissa(table, stride):
     first, end = table.first << table.frac_bits, (table.first + table.segments) << table.frac_bits
     edges = [first, end - 1, *range(first, end, 1 << table.frac_bits)]
     values = np.concatenate([edges, np.arange(first, end, stride)])
-    dut = pwl.Unit(table)
+    dut = pwl.PiecewiseLinear(table)
     got, latency = stream_through(dut, dut.mantissa, values, [dut.value])
     assert latency == dut.latency
     np.testing.assert_array_equal(got[:, 0], table.compute(values))
@@ -66,6 +66,6 @@ def test_inverse(table, reference, width):
 
 def test_bad_parameters():
     with pytest.raises(TypeError, match="must be a Pwl"):
-        pwl.Unit(3)
+        pwl.PiecewiseLinear(3)
     with pytest.raises(ValueError, match="positive integer, not 0"):
         pwl.Inverse(RSQRT, 0)

@@ -10,7 +10,7 @@ from amaranth.sim import Simulator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moevit.hw.lib.queue import Queue
+from moevit.hw.lib.queue import SmallFifo
 
 PAYLOAD = StructLayout({"low": signed(9), "high": unsigned(70)})
 
@@ -24,7 +24,7 @@ PAYLOAD = StructLayout({"low": signed(9), "high": unsigned(70)})
 )
 def test_every_cycle(depth, seed, push, pop):
     """A payload is offered in the cycle after it came, in order, and all ``depth`` places serve."""
-    dut, rng = Queue(PAYLOAD, depth), random.Random(seed)
+    dut, rng = SmallFifo(PAYLOAD, depth), random.Random(seed)
     model: deque = deque()
 
     async def test(ctx):
@@ -55,4 +55,4 @@ def test_every_cycle(depth, seed, push, pop):
 @pytest.mark.parametrize("depth", [0, -1, 2.0])
 def test_bad_depth(depth):
     with pytest.raises(ValueError, match="positive integer"):
-        Queue(unsigned(8), depth)
+        SmallFifo(unsigned(8), depth)

@@ -7,20 +7,20 @@ import random
 import pytest
 from amaranth.sim import Simulator
 
-from moevit.hw.control.semaphore import Unit
+from moevit.hw.control.semaphore import Semaphores
 from moevit.hw.isa import SEMAPHORES
 
 
 def run(seed: int, cycles: int = 400, givers: int = 4, takers: int = 3) -> None:
     """Each taker has semaphores of its own; givers give to all, sometimes to one together."""
-    dut, rng = Unit(givers=givers, takers=takers), random.Random(seed)
+    dut, rng = Semaphores(givers=givers, takers=takers), random.Random(seed)
     mine = [[i for i in range(SEMAPHORES) if i % takers == n] for n in range(takers)]
     asked: list[tuple[int, int, int] | None] = [None] * takers  # id, count, cycles asked
 
     async def process(ctx) -> None:
         taken = [0] * SEMAPHORES
         # Gives by cycle; those of the last `latency - 1` cycles cannot be taken yet.
-        given_at = [[0] * SEMAPHORES for _ in range(Unit.latency)]
+        given_at = [[0] * SEMAPHORES for _ in range(Semaphores.latency)]
         takes = 0
         for cycle in range(cycles):
             one = rng.randrange(SEMAPHORES)
@@ -45,7 +45,10 @@ def run(seed: int, cycles: int = 400, givers: int = 4, takers: int = 3) -> None:
                 if asked[n] is None:
                     continue
                 number, count, since = asked[n]
-                there = sum(row[number] for row in given_at[: -(Unit.latency - 1)]) - taken[number]
+                there = (
+                    sum(row[number] for row in given_at[: -(Semaphores.latency - 1)])
+                    - taken[number]
+                )
                 if since < 2:
                     assert ctx.get(take.ready) == 0, (seed, cycle, n)
                 else:

@@ -53,11 +53,11 @@ def simulate(config, queries, *, seed=0, gap=0.0, lazy=0.0, stall=0.0, prelude=0
     rng = np.random.default_rng(seed)
     a = config.array
     m = Module()
-    dut, reset = softmax.Unit(config), Signal()
+    dut, reset = softmax.Softmax(config), Signal()
     m.submodules.dut = ResetInserter(reset)(dut)
     begun = []
     run = Run(latency=dut.latency)
-    words = 1 << (len(dut.p.addr) - 1)
+    words = 1 << (len(dut.weights.addr) - 1)
 
     def key_tiles():
         for query in queries:
@@ -115,13 +115,13 @@ def simulate(config, queries, *, seed=0, gap=0.0, lazy=0.0, stall=0.0, prelude=0
             data = []
             count = -(-query.acc.shape[1] // a.inputs)
             for word in range(count):
-                ctx.set(dut.p.en, 1)
-                ctx.set(dut.p.addr, half * words + word)
+                ctx.set(dut.weights.en, 1)
+                ctx.set(dut.weights.addr, half * words + word)
                 ctx.set(dut.release, int(word == count - 1))
                 await ctx.tick()
-                raw = ctx.get(dut.p.data).to_bytes(a.tokens * a.inputs, "little")
+                raw = ctx.get(dut.weights.data).to_bytes(a.tokens * a.inputs, "little")
                 data.append(np.frombuffer(raw, np.uint8).reshape(a.tokens, a.inputs))
-            ctx.set(dut.p.en, 0)
+            ctx.set(dut.weights.en, 0)
             ctx.set(dut.release, 0)
             run.weights.append(np.concatenate(data, axis=1))
             half ^= 1

@@ -88,7 +88,7 @@ class Bench:
     faults: list = field(default_factory=list)
 
     def __post_init__(self):
-        self.dut = weights.Engine(self.config)
+        self.dut = weights.WeightEngine(self.config)
         self.reset = Signal()
         self.rows = {name: [] for name in ("ring", "param", "demand", "demand_param")}
         self.counts = {"beats_read": 0, "demand_read": 0, "misses": 0}

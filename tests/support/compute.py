@@ -10,7 +10,7 @@ from moevit.hw.compute.array import ComputeArray
 from moevit.hw.compute.epilogue import Epilogue
 from moevit.hw.compute.loader import Loader
 from moevit.hw.config import AcceleratorConfig
-from moevit.hw.control.semaphore import Unit as Semaphores
+from moevit.hw.control.semaphore import Semaphores
 from moevit.hw.interfaces import POINTER_BITS, ActivationWrite, ReadPort, param_row, residual_word
 from moevit.hw.isa import ADDRESS_BITS, INSTRUCTION_BYTES
 from moevit.hw.memories import Activations, KeyValues, Residual
@@ -28,8 +28,8 @@ class ComputeEngine(Component):
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.loader, self.array = Loader(config), ComputeArray(config)
-        self.epilogue, self.softmax = Epilogue(config), softmax.Unit(config)
-        self.gate = gate.Unit(config)
+        self.epilogue, self.softmax = Epilogue(config), softmax.Softmax(config)
+        self.gate = gate.Gate(config)
         self.activations, self.residual = Activations(config), Residual(config)
         self.kv = KeyValues(config)
         self.semaphores = Semaphores(givers=2, takers=1)
@@ -92,12 +92,12 @@ class ComputeEngine(Component):
             self.kv.addr.eq(ep.kv_addr),
             self.kv.group.eq(ep.kv_group),
             self.kv.data.eq(ep.kv_data),
-            sm.p.en.eq(ar.p.en),
-            sm.p.addr.eq(ar.p.addr),
-            ar.p.data.eq(sm.p.data),
-            ar.p_ready.eq(sm.ready),
-            ar.p_half.eq(sm.half),
-            sm.release.eq(ar.p_release),
+            sm.weights.en.eq(ar.attention.en),
+            sm.weights.addr.eq(ar.attention.addr),
+            ar.attention.data.eq(sm.weights.data),
+            ar.attention_ready.eq(sm.ready),
+            ar.attention_half.eq(sm.half),
+            sm.release.eq(ar.attention_release),
             ga.i.valid.eq(ep.gate.valid),
             ep.gate.ready.eq(ga.i.ready),
             ga.queue.en.eq(lo.queue.en),
