@@ -1,4 +1,4 @@
-# make demo [IMAGE=path]   a picture through the accelerator, in simulation
+# make demo [IMAGE=path]   an image through the accelerator, in simulation
 # make test                every test                  make test-fast   those that are quick
 # make bench               the figures of the docs     make lint        style and types
 # Each does all the set-up that it needs, once. PYTHON names another interpreter, PYTEST_ARGS adds

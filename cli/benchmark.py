@@ -108,7 +108,7 @@ def measure(
     return found
 
 
-def _preset(workload: Workload, images: int, report: Report) -> dict[str, Any]:
+def _preset(workload: Workload, count: int, report: Report) -> dict[str, Any]:
     config, network = workload.config, workload.network
     stages: dict[str, float] = {}
     with _timed(stages, "compile_program_s"):
@@ -121,8 +121,8 @@ def _preset(workload: Workload, images: int, report: Report) -> dict[str, Any]:
     stages["verilate_s"] = build["verilate_s"]
     stages["compile_simulator_s"] = build["compile_s"]
     height, width = workload.model_config.image
-    pictures = [scene("test", index, height, width).image for index in range(images)]
-    exact = Golden(network).run_batch(np.stack(pictures))
+    images = [scene("test", index, height, width).image for index in range(count)]
+    exact = Golden(network).run_batch(np.stack(images))
     timing = board_memory(config)
     tasks: dict[str, Any] = {}
     began = time.perf_counter()
@@ -131,8 +131,8 @@ def _preset(workload: Workload, images: int, report: Report) -> dict[str, Any]:
         for n, task in enumerate(program.tasks):
             report(f"{config.name}: simulating {task}", n / len(program.tasks))
             counters = []
-            for picture, expected in zip(pictures, exact[task], strict=True):
-                result = device.run(picture, task)
+            for image, expected in zip(images, exact[task], strict=True):
+                result = device.run(image, task)
                 if not np.array_equal(result.output, expected.output):  # type: ignore[arg-type]
                     raise RuntimeError(f"{config.name}, {task}: not the golden model's integers")
                 if result.counters is not None:
@@ -145,7 +145,7 @@ def _preset(workload: Workload, images: int, report: Report) -> dict[str, Any]:
         "macs_per_cycle": config.array.macs,
         "clock_mhz": config.clock_mhz,
         "memory": asdict(timing),
-        "images": images,
+        "images": count,
         "stages": stages,
         "tasks": tasks,
     }
@@ -154,7 +154,7 @@ def _preset(workload: Workload, images: int, report: Report) -> dict[str, Any]:
 def _figures(
     workload: Workload, task: str, counters: Sequence[Counters], predicted: int
 ) -> dict[str, Any]:
-    """Means over the pictures."""
+    """Means over the images."""
     macs = workload.program.task(task).useful_macs
     each = [asdict(performance(c, workload.config, macs)) for c in counters]
     mean = {name: float(np.mean([e[name] for e in each])) for name in each[0]}

@@ -1,4 +1,4 @@
-"""Pictures through a device, and through the models that it is compared with."""
+"""Images through a device, and through the models that it is compared with."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .workload import Workload
 if TYPE_CHECKING:
     from moevit.model.scenes.render import Sample
 
-__all__ = ["Outcome", "Picture", "compare", "device_maker", "expected_cycles"]
+__all__ = ["NamedImage", "Outcome", "compare", "device_maker", "expected_cycles"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Report = Callable[[str, float], None]
@@ -30,8 +30,8 @@ _TYPICAL_UTILISATION = 0.7  # only to tell how far a simulation is
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Picture:
-    """A picture ``(H, W, 3)`` uint8 of the model's size, and its truth where that is known."""
+class NamedImage:
+    """An image ``(H, W, 3)`` uint8 of the model's size, and its truth where that is known."""
 
     name: str
     pixels: Array
@@ -40,16 +40,16 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outcome:
-    """One picture under one task.
+    """One image under one task.
 
     ``difference`` is empty where all integers are the golden model's, otherwise it tells the first
     that is not; None from a device that computes in floats, and where nothing is known to compare.
     ``device`` and ``reference`` are the decoded predictions (:mod:`moevit.model.tasks`) of the
-    device and of the float model; of the kinds that are no pictures, tokens ``(N, D)`` or logits
+    device and of the float model; of the kinds that are no images, tokens ``(N, D)`` or logits
     ``(classes,)`` in floats.
     """
 
-    picture: str
+    image: str
     task: str
     kind: str
     difference: str | None
@@ -71,12 +71,12 @@ class Outcome:
             if self.performance is None
             else asdict(self.performance)
         )
-        about = {"image": self.picture, "task": self.task, "bit_exact": self.bit_exact}
+        about = {"image": self.image, "task": self.task, "bit_exact": self.bit_exact}
         return {**about, **figures, "metrics": self.metrics}
 
 
 def expected_cycles(workload: Workload, tasks: Sequence[str]) -> int:
-    """About how many cycles one picture takes, for progress bars."""
+    """About how many cycles one image takes, for progress bars."""
     macs = sum(workload.program.task(task).useful_macs for task in tasks)
     return max(1, round(macs / workload.config.array.macs / _TYPICAL_UTILISATION))
 
@@ -112,21 +112,21 @@ def _difference(found: Array | None, expected: Array) -> str | None:
 
 def compare(
     workload: Workload,
-    pictures: Sequence[Picture],
+    images: Sequence[NamedImage],
     tasks: Sequence[str],
     backend: str,
     *,
     jobs: int = 2,
     report: Report = lambda _what, _share: None,
 ) -> list[list[Outcome]]:
-    """Every picture under every task on ``backend``, against the golden and the float model.
+    """Every image under every task on ``backend``, against the golden and the float model.
 
-    A list for each picture, in the order of ``tasks``. The golden and the float model are computed
+    A list for each image, in the order of ``tasks``. The golden and the float model are computed
     while the device works. ``DeviceError`` where it gave up.
     """
     make = device_maker(workload, backend, report)
-    total = expected_cycles(workload, tasks) * len(pictures)
-    frames = len(tasks) * len(pictures)
+    total = expected_cycles(workload, tasks) * len(images)
+    frames = len(tasks) * len(images)
     heading = f"{frames} frame{'s' if frames > 1 else ''} on {backend}"
     golden = None if workload.reference is None else Golden(workload.reference)
 
@@ -136,16 +136,16 @@ def compare(
     pool = DevicePool(make, workload.program, min(jobs, frames), on_cycles=on_cycles)
     outcomes = []
     with pool:
-        running = [pool.submit(p.pixels, task) for p in pictures for task in tasks]
+        running = [pool.submit(p.pixels, task) for p in images for task in tasks]
         done = iter(running)
-        for n, picture in enumerate(pictures):
-            exact = golden.run_batch(picture.pixels[None], tasks) if golden else {}
-            floats = _float_planes(workload, picture, tasks)
+        for n, image in enumerate(images):
+            exact = golden.run_batch(image.pixels[None], tasks) if golden else {}
+            floats = _float_planes(workload, image, tasks)
             outcomes.append(
                 [
                     _outcome(
                         workload,
-                        picture,
+                        image,
                         next(done).result(),
                         exact[task][0].output if exact else None,
                         floats.get(task),
@@ -153,18 +153,18 @@ def compare(
                     for task in tasks
                 ]
             )
-            report(heading, (n + 1) / len(pictures))
+            report(heading, (n + 1) / len(images))
     return outcomes
 
 
-def _float_planes(workload: Workload, picture: Picture, tasks: Sequence[str]) -> dict[str, Array]:
+def _float_planes(workload: Workload, image: NamedImage, tasks: Sequence[str]) -> dict[str, Array]:
     """The float model's outputs by task; none where only the quantised network is there."""
     if workload.quantised:
         return {}
     import torch
 
     torch.set_num_threads(1)  # the simulators have the other processors; waiting threads spin
-    return {task: workload.forward(picture.pixels[None], task)[0] for task in tasks}
+    return {task: workload.forward(image.pixels[None], task)[0] for task in tasks}
 
 
 def _values(workload: Workload, result: Result) -> Array:
@@ -179,7 +179,7 @@ def _values(workload: Workload, result: Result) -> Array:
 
 def _outcome(
     workload: Workload,
-    picture: Picture,
+    image: NamedImage,
     result: Result,
     exact: Array | None,
     floats: Array | None,
@@ -196,8 +196,8 @@ def _outcome(
             raise ValueError(f"Task {result.task} has no head to show")
         device = predict(task.kind, result.planes[None], model.image)[0]
         reference = None if floats is None else predict(task.kind, floats[None], model.image)[0]
-        if picture.truth is not None and in_scenes(task):
-            truth = getattr(picture.truth, task.kind)
+        if image.truth is not None and in_scenes(task):
+            truth = getattr(image.truth, task.kind)
 
     def score(prediction: Array | None) -> dict[str, float] | None:
         if prediction is None or truth is None:
@@ -211,7 +211,7 @@ def _outcome(
         macs = workload.program.task(result.task).useful_macs
         cost = performance(result.counters, workload.config, macs)
     return Outcome(
-        picture=picture.name,
+        image=image.name,
         task=result.task,
         kind=task.kind,
         difference=None if exact is None else _difference(result.output, exact),

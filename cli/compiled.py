@@ -13,13 +13,13 @@ from moevit.quant.network import Network
 from .errors import UserError
 from .files import readable
 from .options import DEFAULT_EXPERTS, DEFAULT_METHOD, DEFAULT_PRESET, expert_bits
-from .sources import PictureSource
+from .sources import ImageSource
 from .workload import Report, Workload
 
 __all__ = ["CompiledWorkload", "with_program"]
 
 
-_RENDERED = PictureSource()
+_RENDERED = ImageSource()
 
 
 class CompiledWorkload(Workload):
@@ -62,7 +62,7 @@ def with_program(
     method: str | None,
     backend: str,
     report: Report,
-    source: PictureSource = _RENDERED,
+    source: ImageSource = _RENDERED,
 ) -> Workload:
     """The program in ``file``, and the ``model`` that it is compared with, if any.
 

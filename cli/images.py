@@ -1,4 +1,4 @@
-"""Pictures that users give: PNG or JPEG in, uint8 RGB of the model's size out."""
+"""Images that users give: PNG or JPEG in, uint8 RGB of the model's size out."""
 
 import struct
 import warnings
@@ -32,10 +32,10 @@ _DAMAGE = (
 
 
 def load_image(path: Path, *, height: int, width: int) -> NDArray[np.uint8]:
-    """The picture in `path` as uint8 of shape (height, width, 3), RGB.
+    """The image in `path` as uint8 of shape (height, width, 3), RGB.
 
-    The picture is turned as its EXIF orientation says, scaled to cover the wanted size, and cropped
-    to it around its centre. Greyscale, palette, CMYK and 16-bit pictures are converted; transparent
+    The image is turned as its EXIF orientation says, scaled to cover the wanted size, and cropped
+    to it around its centre. Greyscale, palette, CMYK and 16-bit images are converted; transparent
     parts become white.
 
     Raises
@@ -44,31 +44,31 @@ def load_image(path: Path, *, height: int, width: int) -> NDArray[np.uint8]:
         Naming the file, if it is missing, no PNG or JPEG, damaged, cut short, or larger than
         Pillow's limit.
     """
-    readable(path, "a PNG or JPEG picture")
+    readable(path, "a PNG or JPEG image")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=_FORMATS) as opened:
                 opened.load()
-                picture = _rgb(ImageOps.exif_transpose(opened))
+                image = _rgb(ImageOps.exif_transpose(opened))
     except UnidentifiedImageError:
-        raise UserError(f"{path}: not a PNG or JPEG picture") from None
+        raise UserError(f"{path}: not a PNG or JPEG image") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         limit = (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
         raise UserError(f"{path}: more than {limit} million pixels") from None
     except _DAMAGE as error:
         detail = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path}: damaged or cut short: {detail}") from None
-    fitted = ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
+    fitted = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
     return np.asarray(fitted, dtype=np.uint8).copy()
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I"):  # 16-bit grey, which convert() would clip
-        values = np.asarray(picture).astype(np.uint32) >> 8
-        picture = Image.fromarray(values.astype(np.uint8))
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        layer = picture.convert("RGBA")
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey, which convert() would clip
+        values = np.asarray(image).astype(np.uint32) >> 8
+        image = Image.fromarray(values.astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        layer = image.convert("RGBA")
         ground = Image.new("RGBA", layer.size, (*_BACKGROUND, 255))
-        picture = Image.alpha_composite(ground, layer)
-    return picture.convert("RGB")
+        image = Image.alpha_composite(ground, layer)
+    return image.convert("RGB")

@@ -1,6 +1,6 @@
 """Quantisation methods side by side: scores, delta-m and routing agreement, with intervals.
 
-The float model is scored once; every method then runs its integer reference on the same pictures.
+The float model is scored once; every method then runs its integer reference on the same images.
 What is found of a method is kept in the cache, so that an interrupted comparison goes on where it
 stopped.
 """
@@ -41,7 +41,7 @@ _BATCH = 20
 
 Report = Callable[[str, float], None]
 Routing = dict[tuple[str, int], Any]
-"""Chosen experts ``(pictures, tokens, k)`` by task and MoE layer."""
+"""Chosen experts ``(images, tokens, k)`` by task and MoE layer."""
 
 
 class _Floats:
@@ -104,17 +104,17 @@ def chosen_methods(text: str) -> list[str]:
 
 def compare_methods(
     workload: Workload,
-    pictures: Any,
+    images: Any,
     *,
     methods: Sequence[str],
     scenes: int,
     seed: int = 0,
     report: Report,
 ) -> dict[str, Any]:
-    """Every method at W8A8 and W4A8 on the first ``scenes`` validation pictures of the workload's
+    """Every method at W8A8 and W4A8 on the first ``scenes`` validation images of the workload's
     source.
 
-    ``pictures`` ``(N, H, W, 3)`` are calibrated on. Returns plain JSON types.
+    ``images`` ``(N, H, W, 3)`` are calibrated on. Returns plain JSON types.
     """
     from moevit.model.evaluation.metrics import PRIMARY
     from moevit.model.export.float_network import to_float_network
@@ -129,11 +129,11 @@ def compare_methods(
     key = cache.digest(
         workload.path.read_bytes(),
         cache.source_digest(*folders),
-        np.ascontiguousarray(pictures).tobytes(),
+        np.ascontiguousarray(images).tobytes(),
         json.dumps([origin, scenes, seed]),
     )
     rows = [(bits, name) for bits in FORMATS for name in methods]
-    lazy = _Lazy(workload, network, pictures, seed)
+    lazy = _Lazy(workload, network, images, seed)
     found = []
     for n, (bits, name) in enumerate(rows):
         span = 0.85 / len(rows)
@@ -152,7 +152,7 @@ def compare_methods(
     return {
         "model": config.name,
         "images": scenes,
-        "calibration_images": len(pictures),
+        "calibration_images": len(images),
         "interval": LEVEL,
         "rows": found,
     }
@@ -161,9 +161,9 @@ def compare_methods(
 class _Lazy:
     """What all rows share, made when the first row that is not in the cache asks for it."""
 
-    def __init__(self, workload: Workload, network: FloatNetwork, pictures: Any, seed: int) -> None:
+    def __init__(self, workload: Workload, network: FloatNetwork, images: Any, seed: int) -> None:
         self.workload, self.config, self.network = workload, workload.model_config, network
-        self.pictures, self.seed = pictures, seed
+        self.images, self.seed = images, seed
         self.exact: Tallies | None = None
         self.routing: Routing = {}
         self.scenes: list[Sample | Example] = []
@@ -175,9 +175,9 @@ class _Lazy:
         total = len(scenes)
         self.calibration = calibrate(
             self.network,
-            self.pictures,
+            self.images,
             seed=self.seed,
-            progress=lambda done: report("calibrating", 0.05 * done / len(self.pictures)),
+            progress=lambda done: report("calibrating", 0.05 * done / len(self.images)),
         )
         exact = _Floats(self.network)
         self.scenes = scenes
@@ -232,7 +232,7 @@ def _agreement(exact: Routing, got: Routing) -> dict[str, Any]:
         return {}
     same = {
         key: np.all(np.sort(exact[key]) == np.sort(got[key]), axis=-1) for key in sorted(exact)
-    }  # (pictures, tokens)
+    }  # (images, tokens)
     hits = np.sum([s.sum(axis=1) for s in same.values()], axis=0)
     tokens = np.sum([np.full(len(s), s.shape[1]) for s in same.values()], axis=0)
     tasks: dict[str, dict[str, Any]] = {}
@@ -249,7 +249,7 @@ def markdown(found: dict[str, Any]) -> str:
         f"Model `{found['model']}`, {found['images']} validation scenes, calibrated on "
         f"{found['calibration_images']} others. Scores of the golden model, which the RTL equals "
         "bit for bit. In brackets: relative change against float in percent, above 0 is better. "
-        f"Intervals hold {found['interval']:.0%} of 1,000 draws of pictures, float and integer on "
+        f"Intervals hold {found['interval']:.0%} of 1,000 draws of images, float and integer on "
         "the same draw."
     ]
     for name in dict.fromkeys(row["format"] for row in found["rows"]):

@@ -125,7 +125,7 @@ ImageSize = Annotated[
     str | None,
     typer.Option(
         metavar="HxW",
-        help="Picture's height and width in pixels; the size's own if not given.",
+        help="Image's height and width in pixels; the size's own if not given.",
         show_default=False,
     ),
 ]
@@ -134,7 +134,7 @@ RandomImage = Annotated[
     typer.Option(
         "--image-size",
         metavar="HxW",
-        help="Picture's height and width: a model of the size with random weights, not a trained "
+        help="Image's height and width: a model of the size with random weights, not a trained "
         "one, for its cycles and bytes.",
         show_default=False,
     ),

@@ -1,4 +1,4 @@
-"""One picture and everything that was predicted from it, as a panel.
+"""One image and everything that was predicted from it, as a panel.
 
 A row a task: the device's prediction, the float model's, the truth where it is known, and what the
 colours mean. All of a row share one scale, so that what looks different is different.
@@ -52,7 +52,7 @@ _DEPTH_MAP = "cividis"  # perceptually uniform, the same to the colour-blind
 _HEAT_MAP = "inferno"
 _EDGE_MAP = "gray_r"
 
-_CELL = 3.1  # inches: width of a picture
+_CELL = 3.1  # inches: width of an image
 _KEY = 1.75
 _INK = "#222222"
 _GREY = "#666666"
@@ -60,7 +60,7 @@ _GREY = "#666666"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Row:
-    """One task: decoded predictions (:mod:`moevit.model.tasks`) of the picture's size.
+    """One task: decoded predictions (:mod:`moevit.model.tasks`) of the image's size.
 
     ``columns`` pairs a heading with pixels, or None where there are none. ``classes`` names the
     labels of a segmentation; one without a name is not in the legend. ``note`` is a short line
@@ -181,15 +181,15 @@ def _key(figure: Figure, axes: Axes, row: Row, limits: tuple[float, float]) -> N
         _bar(figure, axes, _HEAT_MAP, limits, "salient probability")
 
 
-def draw(picture: Pixels, rows: Sequence[Row], *, title: str, subtitle: str = "") -> Figure:
-    """A panel of ``picture`` ``(H, W, 3)`` uint8 and its ``rows``, of which there is at least one.
+def draw(image: Pixels, rows: Sequence[Row], *, title: str, subtitle: str = "") -> Figure:
+    """A panel of ``image`` ``(H, W, 3)`` uint8 and its ``rows``, of which there is at least one.
 
     All rows have the same number of columns; the headings are the first row's.
     """
     if not rows:
         raise ValueError("A panel needs at least one task")
     columns = len(rows[0].columns)
-    cell = _CELL * picture.shape[0] / picture.shape[1]
+    cell = _CELL * image.shape[0] / image.shape[1]
     widths, heights = [_CELL] * columns + [_KEY], [cell] * (len(rows) + 1)
     left, right, top, bottom, gap = 1.25, 0.15, 0.75, 0.2, 0.28
     width = left + sum(widths) + 0.12 * columns + right
@@ -208,7 +208,7 @@ def draw(picture: Pixels, rows: Sequence[Row], *, title: str, subtitle: str = ""
     if subtitle:
         write(left, 0.45, subtitle, fontsize=9, color=_GREY)
     axes = place(left, top, _CELL, cell)
-    axes.imshow(picture, interpolation="nearest")
+    axes.imshow(image, interpolation="nearest")
     _bare(axes)
     write(left - 0.12, top + cell / 2, "input", fontsize=11, ha="right", va="center")
     for n, row in enumerate(rows):

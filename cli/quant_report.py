@@ -1,4 +1,4 @@
-"""`moevit quantize --report`: where a network loses accuracy, as pictures and as JSON."""
+"""`moevit quantize --report`: where a network loses accuracy, as images and as JSON."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def measure_report(
     ``sensitivity`` has for every part (and ``all`` together) the signal to noise ratio of the
     outputs in decibels (mean over tasks of ``10 log10(variance / mean squared change)``) and, where
     tasks have scores, the change of delta-m in percent. ``comparison`` is the real integer network:
-    noise along the network and routing agreement with intervals over pictures.
+    noise along the network and routing agreement with intervals over images.
     """
     images = np.stack([sample.image for sample in scenes])
     scored = _Scores(network, config, scenes)
@@ -137,9 +137,9 @@ class _Scores:
         return found
 
 
-# Pictures --------------------------------------------------------------------------------------
+# Images --------------------------------------------------------------------------------------
 def draw_report(folder: Path, found: dict[str, Any]) -> list[Path]:
-    """Writes ``report.json`` and the pictures into ``folder``; returns the files."""
+    """Writes ``report.json`` and the images into ``folder``; returns the files."""
     files = [folder / "report.json", folder / "sensitivity.png", folder / "noise.png"]
     write_json(files[0], found)
     _sensitivity(files[1], found)
@@ -274,7 +274,7 @@ def _routing(path: Path, found: dict[str, Any]) -> None:
                 bbox_to_anchor=(0.5, -0.08))  # fmt: skip
     axes.set_title(
         f"Routing in integers and in float ({_heading(found)})\n"
-        f"whiskers: {found['interval']:.0%} interval over pictures; the axis does not start at 0",
+        f"whiskers: {found['interval']:.0%} interval over images; the axis does not start at 0",
         fontsize=10,
         loc="left",
     )

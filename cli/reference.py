@@ -132,13 +132,13 @@ def _make(reference: Reference, report: Report) -> Network:
     model = M3ViT(reference.model_config) if path is None else load(path)
     options = Options(expert_bits=expert_bits(reference.experts))
     images = _CALIBRATION_IMAGES if path is None else 8 * _CALIBRATION_IMAGES
-    network = quantise_model(model, images=images, options=options, report=report)
+    network = quantise_model(model, count=images, options=options, report=report)
     if reference.router != "uniform":
         return network
-    # On the benchmark's own picture: random weights route by picture rather than by token, so
+    # On the benchmark's own image: random weights route by image rather than by token, so
     # that what is even over others is not even here.
     report("balancing the routers", 1.0)
-    return balance_routers(network, _picture(reference)[None])
+    return balance_routers(network, _image(reference)[None])
 
 
 def backbone(network: Network) -> Network:
@@ -164,7 +164,7 @@ def measure_frames(
 
     ``tasks`` are run one frame after the other on one device, the first task alone if empty; each
     is repeated once before, so that what a switch costs is a difference of two measurements.
-    ``all_tasks`` adds one run of every task of the picture. ``on_demand``: the frame once more with
+    ``all_tasks`` adds one run of every task of the image. ``on_demand``: the frame once more with
     so many experts of each layer left out of the stream, for what a miss costs. ``resources`` adds
     the DSP blocks by synthesis. ``RuntimeError`` where an integer is
     not the golden model's.
@@ -182,27 +182,27 @@ def measure_frames(
     program = compile_network(body, config, distinct)
     build_simulator(config, report)
     report("computing the golden model", 0.0)
-    picture = _picture(reference)
-    golden = {task: Golden(body).run(picture, task) for task in distinct}
+    image = _image(reference)
+    golden = {task: Golden(body).run(image, task) for task in distinct}
     timing = board_memory(config)
     with RtlDevice(config, timing=timing) as device:
         device.load(program)
         repeats: dict[str, Counters] = {}
         for task in distinct:
             for _ in range(2 if len(tasks) > 1 else 1):
-                repeats[task] = _run(device, picture, golden[task], report)
+                repeats[task] = _run(device, image, golden[task], report)
         first = repeats[tasks[0]]
         frames = [(tasks[0], first)]
         if len(tasks) > 1:
-            frames = [(t, _run(device, picture, golden[t], report)) for t in tasks]
+            frames = [(t, _run(device, image, golden[t], report)) for t in tasks]
     found = _frame(reference, config, program, golden[tasks[0]], first)
-    found |= _with_head(reference, config, network, tasks[0], picture, first, report)
+    found |= _with_head(reference, config, network, tasks[0], image, first, report)
     found["frames"] = [{"task": task, "cycles": c.cycles} for task, c in frames]
     if len(tasks) > 1:
         found["repeat_cycles"] = {task: c.cycles for task, c in repeats.items()}
         found["switch_cycles"] = sum(c.cycles - repeats[task].cycles for task, c in frames)
     if on_demand:
-        found["on_demand"] = _misses(body, config, on_demand, picture, golden[tasks[0]], first)
+        found["on_demand"] = _misses(body, config, on_demand, image, golden[tasks[0]], first)
     if resources:
         from moevit.boards.resources import report as synthesise
 
@@ -210,11 +210,11 @@ def measure_frames(
     if all_tasks:
         from .together import measure_together
 
-        found["all_tasks"] = measure_together(network, config, picture, report)
+        found["all_tasks"] = measure_together(network, config, image, report)
     return found
 
 
-def _picture(reference: Reference) -> Any:
+def _image(reference: Reference) -> Any:
     from moevit.model.scenes.render import scene
 
     return scene("test", 0, *reference.model_config.image).image
@@ -227,10 +227,10 @@ def counted(counters: Counters | None) -> Counters:
     return counters
 
 
-def _run(device: RtlDevice, picture: Any, expected: GoldenResult, report: Report) -> Counters:
+def _run(device: RtlDevice, image: Any, expected: GoldenResult, report: Report) -> Counters:
     report(f"simulating {expected.task}", 0.5)
     device.align()  # so that frames differ in nothing but what they do
-    result = device.run(picture, expected.task)
+    result = device.run(image, expected.task)
     _fails(f"{device.config.name}, {expected.task}", result.output, expected.output)
     return counted(result.counters)
 
@@ -298,7 +298,7 @@ def _misses(
     network: Network,
     config: AcceleratorConfig,
     experts: int,
-    picture: Any,
+    image: Any,
     golden: GoldenResult,
     streamed: Counters,
 ) -> dict[str, Any]:
@@ -306,7 +306,7 @@ def _misses(
     program = compile_network(network, config, [golden.task], fetched=experts)
     with RtlDevice(config, timing=board_memory(config)) as device:
         device.load(program)
-        found = _run(device, picture, golden, lambda _what, _share: None)
+        found = _run(device, image, golden, lambda _what, _share: None)
     misses = found.values[Counter.MISSES] - streamed.values[Counter.MISSES]
     extra = found.cycles - streamed.cycles
     fetched = found.values[Counter.DEMAND_BEATS] - streamed.values[Counter.DEMAND_BEATS]
@@ -331,16 +331,16 @@ def _with_head(
     config: AcceleratorConfig,
     network: Network,
     task: str,
-    picture: Any,
+    image: Any,
     alone: Counters,
     report: Report,
 ) -> dict[str, Any]:
     """The same frame with final norm and head."""
     program = compile_network(network, config, [task])
-    golden = Golden(network).run(picture, task)
+    golden = Golden(network).run(image, task)
     with RtlDevice(config, timing=board_memory(config)) as device:
         device.load(program)
-        cycles = _run(device, picture, golden, report).cycles
+        cycles = _run(device, image, golden, report).cycles
     predicted = estimate(program, task, board_memory(config)).cycles
     return {
         "cycles_with_head": cycles,

@@ -101,7 +101,7 @@ def _tasks(frames: Sequence[Frame]) -> str:
         if "all_tasks" in f:
             a = f["all_tasks"]
             parts.append(
-                f"All {len(a['tasks'])} tasks of one picture with their heads in one run "
+                f"All {len(a['tasks'])} tasks of one image with their heads in one run "
                 f"({_name(f)}): {a['cycles']:,} cycles, bit-exact, against "
                 f"{a['single_cycles_sum']:,} one by one: {a['saved']:.1%} saved. MAC utilisation "
                 f"{a['mac_utilisation']:.1%}, estimate {a['estimate_error']:+.1%}."

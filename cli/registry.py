@@ -19,13 +19,13 @@ import typer.main
 
 __all__ = ["COMMANDS", "LazyGroup"]
 
-#: Name and line of help, in the order of the help page: the way of a picture first.
+#: Name and line of help, in the order of the help page: the way of an image first.
 COMMANDS: dict[str, str] = {
-    "run": "Run tasks on pictures and compare the device with the golden model.",
+    "run": "Run tasks on images and compare the device with the golden model.",
     "train": "Train a model on rendered scenes or a data set.",
     "init": "Make a model with random weights.",
     "import": "Make a checkpoint of a model of M3ViT, Edge-MoE or timm.",
-    "eval": "Score a model on validation pictures, with any backend.",
+    "eval": "Score a model on validation images, with any backend.",
     "quantize": "Calibrate a trained model and make it integer.",
     "compile": "Make a program for the accelerator from a quantised model.",
     "export-onnx": "Write a model as ONNX, float or quantised.",

@@ -1,4 +1,4 @@
-"""What `moevit run` found, for people: a table, and a panel for each picture."""
+"""What `moevit run` found, for people: a table, and a panel for each image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from moevit.model.config import LABELLED, TOKEN_KINDS, TaskConfig
 from moevit.model.evaluation.metrics import PRIMARY
 from moevit.model.scenes.layout import CLASSES
 
-from .comparison import Outcome, Picture
+from .comparison import NamedImage, Outcome
 from .files import atomic_path
 from .panel import Row, draw, save
 from .workload import Workload
@@ -51,11 +51,11 @@ def _score(kind: str, metrics: dict[str, float] | None) -> tuple[str, str, str]:
 def tables(
     outcomes: Sequence[Sequence[Outcome]], workload: Workload, backend: str
 ) -> Iterator[Table]:
-    """A table for each picture, a line for each task, narrow enough for 80 columns."""
+    """A table for each image, a line for each task, narrow enough for 80 columns."""
     where = f"{workload.model_config.name} on preset {workload.config.name}, backend {backend}"
     for group in outcomes:
         made = Table(
-            title=f"{group[0].picture}: {where}",
+            title=f"{group[0].image}: {where}",
             title_justify="left",
             box=box.SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
@@ -117,12 +117,12 @@ def _note(o: Outcome) -> str:
 
 def write_panel(
     target: Path,
-    picture: Picture,
+    image: NamedImage,
     outcomes: Sequence[Outcome],
     workload: Workload,
     backend: str,
 ) -> None:
-    """The panel of one picture; the file appears whole or not at all. At least one task must be of
+    """The panel of one image; the file appears whole or not at all. At least one task must be of
     a kind that can be shown; others are left out."""
     rows = []
     for o in outcomes:
@@ -141,7 +141,7 @@ def write_panel(
     where = f"{workload.model_config.name} on {_HEADINGS[backend]}"
     if backend == "sim":
         where += f", preset {config.name}; times are cycles at a target of {config.clock_mhz:g} MHz"
-    figure = draw(picture.pixels, rows, title=picture.name, subtitle=where)
+    figure = draw(image.pixels, rows, title=image.name, subtitle=where)
     save(figure, target)
 
 

@@ -1,4 +1,4 @@
-"""Any backend on the validation pictures, and how far it falls behind the float model."""
+"""Any backend on the validation images, and how far it falls behind the float model."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ Report = Callable[[str, float], None]
 class Scores:
     """What scoring found.
 
-    ``tasks[task][metric]`` are the metrics with their intervals over the choice of pictures.
-    ``delta_m`` is M3ViT's, in percent, against the float model on the same pictures, below 0 worse
+    ``tasks[task][metric]`` are the metrics with their intervals over the choice of images.
+    ``delta_m`` is M3ViT's, in percent, against the float model on the same images, below 0 worse
     than it; its interval is paired. None without a float model, or where one of its metrics is 0.
     """
 
-    pictures: int
+    images: int
     tasks: dict[str, dict[str, Estimate]]
     delta_m: Estimate | None
 
@@ -53,13 +53,13 @@ class Scores:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types. Of one picture nothing can be drawn: its intervals are None."""
+        """Plain JSON types. Of one image nothing can be drawn: its intervals are None."""
 
         def ends(found: Estimate) -> list[float]:
             return [found.low, found.high]
 
         interval: dict[str, Any] | None = None
-        if self.pictures > 1:
+        if self.images > 1:
             interval = {
                 "level": LEVEL,
                 "draws": RESAMPLES,
@@ -67,7 +67,7 @@ class Scores:
                 "delta_m": None if self.delta_m is None else ends(self.delta_m),
             }
         return {
-            "images": self.pictures,
+            "images": self.images,
             "tasks": self.results,
             "delta_m": None if self.delta_m is None else self.delta_m.value,
             "interval": interval,
@@ -120,15 +120,13 @@ def _pooled(pool: DevicePool, tasks: Sequence[str]) -> Backend:
     return _AllTasks(run)
 
 
-def _float_tallies(
-    workload: Workload, tasks: Sequence[str], images: int, report: Report
-) -> Tallies:
+def _float_tallies(workload: Workload, tasks: Sequence[str], count: int, report: Report) -> Tallies:
     """The float model's scores, from the cache when they are known."""
     folder = Path(str(model_package.__file__)).parent
     config = workload.model_config
-    pictures, images, about = workload.source.validation(config, images)
+    images, count, about = workload.source.validation(config, count)
     key = cache.digest(
-        workload.path.read_bytes(), cache.source_digest(folder), json.dumps([about, images, *tasks])
+        workload.path.read_bytes(), cache.source_digest(folder), json.dumps([about, count, *tasks])
     )
     name = "counts.npz"
 
@@ -136,10 +134,10 @@ def _float_tallies(
         tally(
             float_backend(workload.model),
             config,
-            pictures,
+            images,
             tasks=tasks,
             batch=_BATCH,
-            on_progress=lambda done: report(f"float model ({done}/{images})", done / images),
+            on_progress=lambda done: report(f"float model ({done}/{count})", done / count),
         ).save(entry / name)
 
     return Tallies.load(cache.entry("scores", key, make) / name, config, tasks)
@@ -149,12 +147,12 @@ def score(
     workload: Workload,
     tasks: Sequence[str],
     backend: str,
-    images: int,
+    count: int,
     *,
     jobs: int = 2,
     report: Report = lambda _what, _share: None,
 ) -> Scores:
-    """Metrics of ``tasks`` on the first ``images`` validation pictures of the workload's source,
+    """Metrics of ``tasks`` on the first ``count`` validation images of the workload's source,
     and delta-m, with their intervals."""
     config = workload.model_config
     for task in (config.task(name) for name in tasks):
@@ -163,17 +161,17 @@ def score(
     share = 0.0 if workload.quantised else 0.3 if backend != "torch" else 1.0
     reference = None
     if not workload.quantised or backend == "torch":
-        reference = _float_tallies(workload, tasks, images, lambda w, s: report(w, share * s))
+        reference = _float_tallies(workload, tasks, count, lambda w, s: report(w, share * s))
     if backend == "torch" and reference is not None:
         got = reference
     else:
         got = _device_tallies(
-            workload, tasks, backend, images, jobs, lambda w, s: report(w, share + (1 - share) * s)
+            workload, tasks, backend, count, jobs, lambda w, s: report(w, share + (1 - share) * s)
         )
     gain = None
     if reference is not None and _all_above_zero(reference):
         gain = paired(got, reference).delta_m
-    return Scores(pictures=got.pictures, tasks=got.intervals(), delta_m=gain)
+    return Scores(images=got.images, tasks=got.intervals(), delta_m=gain)
 
 
 def _all_above_zero(reference: Tallies) -> bool:
@@ -186,25 +184,25 @@ def _device_tallies(
     workload: Workload,
     tasks: Sequence[str],
     backend: str,
-    images: int,
+    count: int,
     jobs: int,
     report: Report,
 ) -> Tallies:
     config = workload.model_config
-    pictures, images, _ = workload.source.validation(config, images)
-    total = expected_cycles(workload, tasks) * images
+    images, count, _ = workload.source.validation(config, count)
+    total = expected_cycles(workload, tasks) * count
 
     def on_cycles(cycles: int) -> None:
-        report(f"{images} pictures on {backend}", min(cycles / total, 0.99))
+        report(f"{count} images on {backend}", min(cycles / total, 0.99))
 
     def run(scored: Backend) -> Tallies:
         return tally(
             scored,
             config,
-            pictures,
+            images,
             tasks=tasks,
             batch=_BATCH,
-            on_progress=lambda done: report(f"{images} pictures on {backend}", done / images),
+            on_progress=lambda done: report(f"{count} images on {backend}", done / count),
         )
 
     if backend == "golden":

@@ -1,4 +1,4 @@
-"""Where pictures come from that a model is calibrated and scored on: `--data`, `--calibration`."""
+"""Where images come from that a model is calibrated and scored on: `--data`, `--calibration`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from moevit.model.config import KINDS as PICTURE_KINDS
+from moevit.model.config import KINDS as IMAGE_KINDS
 from moevit.model.config import SCENE_KINDS, SCENE_TASKS, ModelConfig, TaskConfig
 
 from .errors import UserError
@@ -25,10 +25,10 @@ __all__ = [
     "SCENES",
     "CalibrationFiles",
     "Data",
-    "PictureSource",
+    "ImageSource",
     "Root",
+    "image_source",
     "in_scenes",
-    "picture_source",
 ]
 
 SCENES = "scenes"
@@ -41,7 +41,7 @@ Data = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="Pictures: rendered scenes, or nyud, pascal_context, cityscapes with --root.",
+        help="Images: rendered scenes, or nyud, pascal_context, cityscapes with --root.",
     ),
 ]
 Root = Annotated[
@@ -53,7 +53,7 @@ CalibrationFiles = Annotated[
     typer.Option(
         "--calibration",
         metavar="PATH",
-        help="Your own pictures to calibrate on, PNG or JPEG: a folder or a file, as often as you "
+        help="Your own images to calibrate on, PNG or JPEG: a folder or a file, as often as you "
         "like.",
         show_default=False,
     ),
@@ -61,7 +61,7 @@ CalibrationFiles = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureSource:
+class ImageSource:
     """Rendered scenes, a data set in `root`, or `files` to calibrate on."""
 
     data: str = SCENES
@@ -84,14 +84,14 @@ class PictureSource:
         """The option that chose it."""
         return "--calibration" if self.files else "--data"
 
-    def describe(self, images: int) -> str:
-        """What `images` pictures to calibrate on are, for people."""
+    def describe(self, count: int) -> str:
+        """What `count` images to calibrate on are, for people."""
         if self.files:
-            return f"{min(images, len(self.files))} pictures of your own"
-        return f"{images} rendered scenes" if self.data == SCENES else f"{images} of {self.data}"
+            return f"{min(count, len(self.files))} images of your own"
+        return f"{count} rendered scenes" if self.data == SCENES else f"{count} of {self.data}"
 
     def key(self) -> str:
-        """What the pictures depend on; it changes with their files."""
+        """What the images depend on; it changes with their files."""
         if self.files:
             digest = hashlib.sha256()
             for path in self.files:
@@ -100,15 +100,15 @@ class PictureSource:
         return "" if self.data == SCENES else self._open("train", []).fingerprint()
 
     def calibration(
-        self, config: ModelConfig, images: int, report: Report = lambda _what, _share: None
+        self, config: ModelConfig, most: int, report: Report = lambda _what, _share: None
     ) -> Any:
-        """At most `images` pictures to calibrate on, `(N, H, W, 3)` uint8 of the model's size.
+        """Up to `most` images to calibrate on, `(N, H, W, 3)` uint8 of the model's size.
 
         Scenes of their own split; of a data set's training split and of files, as many as there
         are, spread evenly over the list.
         """
-        if images < 1:
-            raise UserError(f"Calibration needs at least one picture, not {images}")
+        if most < 1:
+            raise UserError(f"Calibration needs at least one image, not {most}")
         height, width = config.image
         if self.files:
             make: Callable[[int], Any] = lambda n: load_image(  # noqa: E731
@@ -118,27 +118,27 @@ class PictureSource:
         elif self.data == SCENES:
             from moevit.model.scenes.render import scene
 
-            make, total = lambda n: scene("calibration", n, height, width).image, images
+            make, total = lambda n: scene("calibration", n, height, width).image, most
         else:
             from moevit.model.datasets.fit import fit
 
             train = self._open("train", [])
             make, total = lambda n: fit(train.load(n), config.image).image, len(train)
-        count = min(images, total)
-        pictures = []
+        count = min(most, total)
+        images = []
         for number in range(count):
-            report(f"reading pictures ({number}/{count})", number / count)
-            pictures.append(make(number * total // count))
-        return np.stack(pictures)
+            report(f"reading images ({number}/{count})", number / count)
+            images.append(make(number * total // count))
+        return np.stack(images)
 
     def validation(self, config: ModelConfig, count: int) -> tuple[Iterable[Any], int, str]:
-        """At most `count` pictures to score on with their truths; how many, and what they depend
+        """At most `count` images to score on with their truths; how many, and what they depend
         on."""
         if self.data == SCENES:
             from moevit.model.training.data import samples
 
             for task in config.tasks:
-                if task.kind in PICTURE_KINDS and not in_scenes(task):
+                if task.kind in IMAGE_KINDS and not in_scenes(task):
                     raise UserError(
                         f"--data: rendered scenes have no truth for task {task.name}, {task.kind} "
                         f"of {task.channels} channels; expected the data set that it is trained on"
@@ -159,7 +159,7 @@ class PictureSource:
     @property
     def _folder(self) -> Path:
         if self.root is None:
-            raise ValueError(f"Pictures of {self.data} have no folder")
+            raise ValueError(f"Images of {self.data} have no folder")
         return self.root
 
 
@@ -168,32 +168,32 @@ def in_scenes(task: TaskConfig) -> bool:
     return task.kind in SCENE_KINDS and task.channels == _CHANNELS[task.kind]
 
 
-def _pictures(path: Path) -> list[Path]:
+def _images(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     found = [p for p in sorted(path.iterdir()) if p.suffix.lower() in _SUFFIXES]
     if not found:
-        raise UserError(f"{path}: has no pictures; expected files ending in {', '.join(_SUFFIXES)}")
+        raise UserError(f"{path}: has no images; expected files ending in {', '.join(_SUFFIXES)}")
     return found
 
 
-def picture_source(
+def image_source(
     data: str = SCENES, root: Path | None = None, files: list[Path] | None = None
-) -> PictureSource:
+) -> ImageSource:
     """What the options say.
 
     Raises
     ------
     UserError
-        For options that contradict one another, a folder without pictures, a missing file.
+        For options that contradict one another, a folder without images, a missing file.
     """
-    given = PictureSource(data=data, root=root)
+    given = ImageSource(data=data, root=root)
     if data != SCENES and files:
         raise UserError("--calibration: cannot be given together with --data")
-    chosen = [picture for path in files or [] for picture in _pictures(path)]
+    chosen = [image for path in files or [] for image in _images(path)]
     for path in chosen:
         if not path.is_file():
-            raise UserError(f"{path}: no such file; expected a PNG or JPEG picture or a folder")
+            raise UserError(f"{path}: no such file; expected a PNG or JPEG image or a folder")
     if data != SCENES:
         from moevit.model.datasets import NAMES
 

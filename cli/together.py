@@ -1,4 +1,4 @@
-"""All tasks of one picture in one run, measured against running them one by one."""
+"""All tasks of one image in one run, measured against running them one by one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Report = Callable[[str, float], None]
 
 
 def measure_together(
-    network: Network, config: AcceleratorConfig, picture: Any, report: Report
+    network: Network, config: AcceleratorConfig, image: Any, report: Report
 ) -> dict[str, Any]:
     """Cycles of all tasks with their heads, in one run and one by one, all of it in RTL.
 
@@ -36,19 +36,19 @@ def measure_together(
     if whole is None:
         raise ValueError("The program has no run of all tasks")
     timing = board_memory(config)
-    golden = {t: r[0] for t, r in Golden(network).run_batch(picture[None]).items()}
+    golden = {t: r[0] for t, r in Golden(network).run_batch(image[None]).items()}
     singles: dict[str, int] = {}
     with RtlDevice(config, timing=timing) as device:
         device.load(program)
         for task, exact in golden.items():
             report(f"simulating {task}", 0.8)
             device.align()
-            result = device.run(picture, task)
+            result = device.run(image, task)
             _check(task, result.output, exact.output)
             singles[task] = counted(result.counters).cycles
         report("simulating all tasks", 0.9)
         device.align()
-        for task, result in device.run_all(picture).items():
+        for task, result in device.run_all(image).items():
             _check(f"{task} of all", result.output, golden[task].output)
         counters = counted(device.counters)
     total, cycles = sum(singles.values()), counters.cycles

@@ -28,7 +28,7 @@ from moevit.sim.backends import Forward
 from .errors import UserError
 from .files import readable
 from .options import DEFAULT_EXPERTS, DEFAULT_METHOD, check_method, expert_bits
-from .sources import SCENES, PictureSource
+from .sources import SCENES, ImageSource
 
 if TYPE_CHECKING:  # torch is imported by those who use it
     from moevit.model.m3vit import M3ViT
@@ -52,7 +52,7 @@ CALIBRATION_IMAGES = 64
 
 Report = Callable[[str, float], None]
 
-_RENDERED = PictureSource()
+_RENDERED = ImageSource()
 
 
 def _silent(_what: str, _share: float) -> None:
@@ -62,41 +62,39 @@ def _silent(_what: str, _share: float) -> None:
 def calibrate_model(
     model: M3ViT,
     *,
-    images: int = CALIBRATION_IMAGES,
+    count: int = CALIBRATION_IMAGES,
     seed: int = 0,
-    source: PictureSource = _RENDERED,
+    source: ImageSource = _RENDERED,
     report: Report = _silent,
 ) -> tuple[FloatNetwork, Calibration]:
-    """A trained model's float parameters and what they do on calibration pictures."""
+    """A trained model's float parameters and what they do on calibration images."""
     from moevit.model.export.float_network import to_float_network
     from moevit.quant.ptq.calibrate import calibrate
 
-    pictures = source.calibration(
-        model.config, images, lambda text, share: report(text, 0.4 * share)
-    )
-    images = len(pictures)
+    images = source.calibration(model.config, count, lambda text, share: report(text, 0.4 * share))
+    count = len(images)
     network = to_float_network(model)
 
-    def done(count: int) -> None:
-        report(f"calibrating ({count}/{images})", 0.4 + 0.6 * count / images)
+    def done(finished: int) -> None:
+        report(f"calibrating ({finished}/{count})", 0.4 + 0.6 * finished / count)
 
     done(0)
-    return network, calibrate(network, pictures, seed=seed, progress=done)
+    return network, calibrate(network, images, seed=seed, progress=done)
 
 
 def quantise_model(
     model: M3ViT,
     *,
-    images: int = CALIBRATION_IMAGES,
+    count: int = CALIBRATION_IMAGES,
     seed: int = 0,
     options: Options | None = None,
-    source: PictureSource = _RENDERED,
+    source: ImageSource = _RENDERED,
     report: Report = _silent,
 ) -> Network:
-    """Calibrate a trained model on at most ``images`` pictures and make it integer."""
+    """Calibrate a trained model on at most ``count`` images and make it integer."""
     network, calibration = calibrate_model(
         model,
-        images=images,
+        count=count,
         seed=seed,
         source=source,
         report=lambda text, share: report(text, 0.5 * share),
@@ -121,27 +119,25 @@ def make_integers(
     options: Options | None = None,
     *,
     seed: int = 0,
-    source: PictureSource = _RENDERED,
+    source: ImageSource = _RENDERED,
     report: Report = _silent,
 ) -> tuple[Network, Layers]:
     """The integers of what :func:`calibrate_model` gave of a model, and what they stand for; the
-    options may ask for fine-tuning, on pictures of the source."""
+    options may ask for fine-tuning, on images of the source."""
     report("searching scales and rounding", 0.0)
     if options is None or not options.finetune:
         from moevit.quant.ptq.quantize import quantise_with_parts
 
         return quantise_with_parts(network, calibration, options)
-    from moevit.model.training.qat import PICTURES, finetune
+    from moevit.model.training.qat import IMAGES, finetune
 
-    pictures = source.calibration(
-        model.config, PICTURES, lambda text, share: report(text, 0.1 * share)
-    )
+    images = source.calibration(model.config, IMAGES, lambda text, share: report(text, 0.1 * share))
     return finetune(
         model,
         network,
         calibration,
         options,
-        pictures,
+        images,
         seed=seed,
         report=lambda text, share: report(text, 0.1 + 0.9 * share),
     )
@@ -160,14 +156,14 @@ class Workload:
         Of the hardware.
     image:
         Height and width in pixels: instead of the shipped model one of the size with random
-        weights, whose pictures mean nothing but whose cycles and bytes do.
+        weights, whose images mean nothing but whose cycles and bytes do.
     experts:
         Format of the experts' weights, "int8" or "int4", for a checkpoint. By default int8; a
         quantised network has what it has.
     method:
         Of quantisation, for a checkpoint (`moevit.quant.ptq.methods`). By default the default one.
     source:
-        Pictures that a checkpoint is calibrated on. By default rendered scenes.
+        Images that a checkpoint is calibrated on. By default rendered scenes.
     report:
         Told of quantisation's progress.
 
@@ -176,7 +172,7 @@ class Workload:
     ValueError
         For an unknown size or preset, and a size without a shipped model.
     UserError
-        For an unknown format or method, one asked of a network that is quantised already, pictures
+        For an unknown format or method, one asked of a network that is quantised already, images
         to calibrate such a network on, and an image size asked of a model that has its own.
     """
 
@@ -189,7 +185,7 @@ class Workload:
         experts: str | None = None,
         method: str | None = None,
         image: tuple[int, int] | None = None,
-        source: PictureSource = _RENDERED,
+        source: ImageSource = _RENDERED,
         report: Report = _silent,
     ) -> None:
         self.config: AcceleratorConfig = hardware_preset(preset)
@@ -199,8 +195,8 @@ class Workload:
         model_preset(size)
         self._random: Reference | None = None
         if image is not None:
-            pictures = None if source.is_default else source
-            about = (("--model", model), ("--method", method), (source.option, pictures))
+            images = None if source.is_default else source
+            about = (("--model", model), ("--method", method), (source.option, images))
             for option, value in about:
                 if value is not None:
                     raise UserError(f"--image-size: cannot be given together with {option}")

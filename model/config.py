@@ -29,7 +29,7 @@ GATES = ("multi", "one", "conditioned")
 """Kinds of gate: one a task; one for all tasks; one for all that sees an embedding of the task."""
 
 DECODERS = ("linear", "upsampling")
-"""Heads of tasks that give pictures: linear, or M3ViT's convolutions with bilinear upsampling."""
+"""Heads of tasks that give images: linear, or M3ViT's convolutions with bilinear upsampling."""
 
 KINDS = ("segmentation", "depth", "normals", "edges", "saliency", "human_parts")
 """Kinds of task: how a head's raw output is decoded, trained and scored (:mod:`.tasks`)."""
@@ -41,7 +41,7 @@ LABELLED = frozenset({"segmentation", "human_parts"})
 """Kinds whose pixels have one label of several."""
 
 TOKEN_KINDS = ("classification", "tokens")
-"""Kinds whose result is no picture: logits from the class token; the backbone's tokens, no head."""
+"""Kinds whose result is no image: logits from the class token; the backbone's tokens, no head."""
 
 _FIXED_CHANNELS = {"depth": 1, "normals": 3, "edges": 1, "saliency": 1}
 
@@ -57,7 +57,7 @@ class TaskConfig:
     """One task: its name, kind, output channels, and the stride of its head in pixels.
 
     A head of stride ``s`` gives one value a channel for each ``s`` x ``s`` block of pixels. A task
-    of a kind in :data:`TOKEN_KINDS` has no picture to give; its stride is the patch by convention.
+    of a kind in :data:`TOKEN_KINDS` has no image to give; its stride is the patch by convention.
     Raises ``ValueError`` for an unknown kind or channels that the kind does not allow.
     """
 

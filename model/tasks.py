@@ -1,6 +1,6 @@
 """What the heads' raw outputs mean, the same for every backend.
 
-A raw output ``(B, C, h, w)`` is first enlarged bilinearly to the picture's size, then decoded by
+A raw output ``(B, C, h, w)`` is first enlarged bilinearly to the image's size, then decoded by
 the kind of its task:
 
 =============  ==  ==================================================================

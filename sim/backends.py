@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 Forward = Callable[[Any, str], Any]
-"""A float model: pictures ``(B, H, W, 3)`` uint8 and a task to raw outputs ``(B, C, h, w)``."""
+"""A float model: images ``(B, H, W, 3)`` uint8 and a task to raw outputs ``(B, C, h, w)``."""
 
 
 class Sources(Protocol):
@@ -90,7 +90,7 @@ class _Software:
 
 
 class TorchDevice(_Software):
-    """The float model. It takes tasks and picture size from the program, and nothing else."""
+    """The float model. It takes tasks and image size from the program, and nothing else."""
 
     name = "torch"
 
@@ -99,7 +99,7 @@ class TorchDevice(_Software):
         self._forward = forward
 
     def run(self, image: Any, task: str, *, progress: Progress | None = None) -> Result:
-        """One picture; see :class:`~.device.Device`."""
+        """One image; see :class:`~.device.Device`."""
         self.program.task(task)
         self.program.image.pack(image)  # for its checks
         raw = self._forward(np.asarray(image)[None], task)[0]
@@ -134,7 +134,7 @@ class GoldenDevice(_Software):
         super().load(program)
 
     def run(self, image: Any, task: str, *, progress: Progress | None = None) -> Result:
-        """One picture; see :class:`~.device.Device`."""
+        """One image; see :class:`~.device.Device`."""
         self.program.task(task)
         output = self._golden.run(image, task).output
         return Result(
@@ -162,7 +162,7 @@ class InterpreterDevice(_Software):
         super().load(program)
 
     def run(self, image: Any, task: str, *, progress: Progress | None = None) -> Result:
-        """One picture; see :class:`~.device.Device`."""
+        """One image; see :class:`~.device.Device`."""
         program, memory = self.program, self._memory
         about = program.task(task)
         memory[self._image : self._image + program.image.size] = program.image.pack(image)

@@ -1,4 +1,4 @@
-"""What every backend looks like: load a program, run pictures, read the counters.
+"""What every backend looks like: load a program, run images, read the counters.
 
 >>> with open_device("sim", sources) as device:  # doctest: +SKIP
 ...     device.load(program)
@@ -53,7 +53,7 @@ def failure(code: int, detail: str) -> DeviceError:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Result:
-    """One picture under one task.
+    """One image under one task.
 
     ``output``: the integers in memory, ``(rows, columns)`` int16 (see
     :class:`~moevit.compiler.program.Output`), None from a device that computes in floats.
@@ -83,9 +83,9 @@ class Device(Protocol):
         """Make ``program`` the one that is run. ``DeviceError`` if it is for another device."""
 
     def run(self, image: Any, task: str, *, progress: Progress | None = None) -> Result:
-        """One picture ``(height, width, channels)`` uint8.
+        """One image ``(height, width, channels)`` uint8.
 
-        Raises ``ValueError`` for a picture of another shape, an unknown task, or no program, and
+        Raises ``ValueError`` for an image of another shape, an unknown task, or no program, and
         ``DeviceError`` where the device gave up.
         """
 

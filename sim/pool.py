@@ -1,6 +1,6 @@
 """Several devices of one kind side by side, each in a thread of its own.
 
-The simulator runs without Python's lock, so threads use all processors, and share the pictures.
+The simulator runs without Python's lock, so threads use all processors, and share the images.
 """
 
 from __future__ import annotations
@@ -65,11 +65,11 @@ class DevicePool:
         self._devices.clear()
 
     def submit(self, image: Any, task: str) -> Future[Result]:
-        """One picture under one task, when a device is free; errors are those of the device."""
+        """One image under one task, when a device is free; errors are those of the device."""
         return self._threads.submit(self._run, image, task)
 
     def map(self, items: Iterable[tuple[Any, str]]) -> Iterator[Result]:
-        """The results of pairs of picture and task, in their order."""
+        """The results of pairs of image and task, in their order."""
         futures: Sequence[Future[Result]] = [self.submit(image, task) for image, task in items]
         for future in futures:
             yield future.result()

@@ -1,6 +1,6 @@
 """The verilated accelerator as a device: the backend ``sim``.
 
-The host does what a driver on a board would do and no more: program, picture and room for the
+The host does what a driver on a board would do and no more: program, image and room for the
 result in memory, three base addresses, START, wait for the interrupt, read status and result.
 """
 
@@ -198,13 +198,13 @@ class RtlDevice:
 
     # Frames ------------------------------------------------------------------------------------
     def run(self, image: Any, task: str, *, progress: Progress | None = None) -> Result:
-        """One picture; see :class:`~.device.Device`."""
+        """One image; see :class:`~.device.Device`."""
         about = self._loaded.task(task)
         self._frame(image, about.base, task, about.output.size, progress)
         return self._result(task, about.output)
 
     def run_all(self, image: Any, *, progress: Progress | None = None) -> dict[str, Result]:
-        """One picture under all tasks in one frame, whose counters every result has.
+        """One image under all tasks in one frame, whose counters every result has.
 
         Raises as :meth:`run`, and ``ValueError`` for a program that was compiled without it.
         """

@@ -47,7 +47,7 @@ ImageSize = Annotated[
     str | None,
     typer.Option(
         metavar="HxW",
-        help="With --size: picture's height and width; the size's own if not given.",
+        help="With --size: image's height and width; the size's own if not given.",
         show_default=False,
     ),
 ]
@@ -60,7 +60,7 @@ Tasks = Annotated[
     ),
 ]
 AllTasks = Annotated[
-    bool, typer.Option("--all-tasks", help="With --size: also all tasks of the picture in one run.")
+    bool, typer.Option("--all-tasks", help="With --size: also all tasks of the image in one run.")
 ]
 OnDemand = Annotated[
     int,

@@ -25,7 +25,7 @@ from ..options import (
     parse_image_size,
 )
 from ..progress import progress
-from ..sources import CalibrationFiles, Data, Root, picture_source
+from ..sources import CalibrationFiles, Data, Root, image_source
 from ..workload import Workload
 
 __all__ = ["command"]
@@ -36,7 +36,7 @@ Threshold = Annotated[
     typer.Option(
         metavar="X",
         min=0,
-        help="An expert is streamed if calibration sent it more than X tokens a picture, and "
+        help="An expert is streamed if calibration sent it more than X tokens an image, and "
         "fetched on demand otherwise.",
     ),
 ]
@@ -71,7 +71,7 @@ def command(
             experts=experts,
             method=method,
             image=parse_image_size(image_size),
-            source=picture_source(data, root, calibration),
+            source=image_source(data, root, calibration),
             report=report,
         )
         tasks = chosen_tasks(task, workload.network.tasks)

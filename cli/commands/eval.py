@@ -28,7 +28,7 @@ from ..options import (
     chosen_tasks,
 )
 from ..progress import progress
-from ..sources import CalibrationFiles, Data, Root, picture_source
+from ..sources import CalibrationFiles, Data, Root, image_source
 from ..workload import Workload
 
 __all__ = ["command"]
@@ -40,7 +40,7 @@ Images = Annotated[
     typer.Option(
         metavar="N",
         min=0,
-        help="Validation pictures; 0: "
+        help="Validation images; 0: "
         + ", ".join(f"{count} for {name}" for name, count in _IMAGES.items())
         + ".",
     ),
@@ -65,12 +65,12 @@ def command(
     jobs: Jobs = 0,
     as_json: Json = False,
 ) -> None:
-    """Score a model on rendered validation pictures or those of a data set, with any backend.
+    """Score a model on rendered validation images or those of a data set, with any backend.
 
     mIoU (higher is better), depth RMSE in metres and delta1, mean angle of normals in degrees, F
     of edges, largest F of saliency (docs/training.md has all of them); and delta-m, the mean
-    relative gain in percent over the float model on the same pictures. Intervals are those of a
-    bootstrap over the pictures, paired for delta-m.
+    relative gain in percent over the float model on the same images. Intervals are those of a
+    bootstrap over the images, paired for delta-m.
     """
     check_backend(backend, BACKENDS)
     with progress("moevit eval", quiet=as_json) as report:
@@ -82,7 +82,7 @@ def command(
             preset=preset,
             experts=experts,
             method=method,
-            source=picture_source(data, root, calibration),
+            source=image_source(data, root, calibration),
             report=report,
         )
         if workload.quantised and backend == "torch":
@@ -104,8 +104,8 @@ def command(
             about["data"] = data
         typer.echo(json.dumps(about, indent=2))
         return
-    sure = found.pictures > 1
-    table = Table(title=f"{backend} on {count} validation pictures", title_justify="left")
+    sure = found.images > 1
+    table = Table(title=f"{backend} on {count} validation images", title_justify="left")
     for name in ("task", "metric"):
         table.add_column(name)
     table.add_column("value", justify="right")
@@ -120,4 +120,4 @@ def command(
         interval = f" ({gain.low:+.2f} .. {gain.high:+.2f})" if sure else ""
         typer.echo(f"delta-m against the float model: {gain.value:+.2f} %{interval}")
     if sure:
-        typer.echo(f"Intervals hold {LEVEL:.0%} of {RESAMPLES:,} draws of the pictures.")
+        typer.echo(f"Intervals hold {LEVEL:.0%} of {RESAMPLES:,} draws of the images.")

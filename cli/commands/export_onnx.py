@@ -36,7 +36,7 @@ Quantised = Annotated[
     ),
 ]
 
-_PICTURES = 8  # test scenes that the QDQ graph is compared on
+_IMAGES = 8  # test scenes that the QDQ graph is compared on
 
 
 def command(
@@ -51,7 +51,7 @@ def command(
 ) -> None:
     """Write a model as ONNX, for one task or several.
 
-    Input: pictures (batch, height, width, 3) uint8, any batch. One output a task, by its name.
+    Input: images (batch, height, width, 3) uint8, any batch. One output a task, by its name.
     Standard operators only. Before it is written, the graph passes ONNX's checker and gives
     PyTorch's results in onnxruntime. With --quantised, the network's integers between
     QuantizeLinear and DequantizeLinear, and how far onnxruntime is from the golden model.
@@ -113,6 +113,6 @@ def _quantised(workload: Workload, task: str, output: Path, report: Report) -> d
     network = workload.network
     names = chosen_tasks(task, network.tasks)
     g = network.geometry
-    pictures = [scene("test", n, g.image_height, g.image_width).image for n in range(_PICTURES)]
+    images = [scene("test", n, g.image_height, g.image_width).image for n in range(_IMAGES)]
     report(f"exporting {len(names)} tasks", 0.9)
-    return export_qdq(network, output, names, images=np.stack(pictures))
+    return export_qdq(network, output, names, images=np.stack(images))

@@ -35,7 +35,7 @@ Image = Annotated[
     str | None,
     typer.Option(
         metavar="HxW",
-        help="Height and width of a picture (pixels); as the patches say if not given, square "
+        help="Height and width of an image (pixels); as the patches say if not given, square "
         "unless they are Edge-MoE's 8 x 16.",
         show_default=False,
     ),
@@ -212,7 +212,7 @@ def _say(imported: "Imported", output: Path, *, as_json: bool) -> None:
         f"{output}: {config.depth} blocks"
         f"{f' ({mixtures} with {config.experts} experts)' if mixtures else ''}, "
         f"{config.tokens} tokens of {config.dim} channels, {config.heads} heads, "
-        f"pictures {height}x{width}, {parameters:,} parameters"
+        f"images {height}x{width}, {parameters:,} parameters"
     )
     typer.echo(f"tasks: {', '.join(f'{task.name} ({task.kind})' for task in config.tasks)}")
     for note in imported.notes:

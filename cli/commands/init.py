@@ -25,7 +25,7 @@ def command(
 ) -> None:
     """Write a model of a size with random weights.
 
-    Its pictures mean nothing, but its cycles, bytes and bits do: for sizes that are not shipped.
+    Its images mean nothing, but its cycles, bytes and bits do: for sizes that are not shipped.
     """
     writable(output)
     from moevit.model.config import preset

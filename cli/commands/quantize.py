@@ -11,7 +11,7 @@ from ..errors import UserError
 from ..files import atomic_path, writable, write_json, write_text
 from ..options import DEFAULT_PRESET, DEFAULT_SIZE, Experts, Json, Method, Model, Seed, Size
 from ..progress import Report, progress
-from ..sources import CalibrationFiles, Data, Root, picture_source
+from ..sources import CalibrationFiles, Data, Root, image_source
 from ..workload import CALIBRATION_IMAGES, Workload, calibrate_model, make_integers
 
 __all__ = ["command"]
@@ -26,7 +26,7 @@ File = Annotated[
 Output = Annotated[
     Path, typer.Option("-o", "--output", metavar="FILE", help="Quantised network (safetensors).")
 ]
-Images = Annotated[int, typer.Option(metavar="N", min=1, help="Pictures to calibrate on, at most.")]
+Images = Annotated[int, typer.Option(metavar="N", min=1, help="Images to calibrate on, at most.")]
 Clip = Annotated[
     str | None,
     typer.Option(
@@ -143,8 +143,8 @@ def command(
     """Calibrate a trained model and make it integer.
 
     Weights and activations get 8 bits (experts' weights 4 with --experts int4), the residual
-    stream 16. Ranges come from rendered scenes, from the training pictures of a data set (--data)
-    or from pictures of your own (--calibration). The result goes to `moevit compile` and, as
+    stream 16. Ranges come from rendered scenes, from the training images of a data set (--data)
+    or from images of your own (--calibration). The result goes to `moevit compile` and, as
     --model, to `moevit run` and `moevit eval`.
     """
     if file is not None and model is not None:
@@ -160,7 +160,7 @@ def command(
             preset=DEFAULT_PRESET,
             experts=experts,
             method=method,
-            source=picture_source(data, root, calibration),
+            source=image_source(data, root, calibration),
             report=report,
         )
         if workload.quantised:
@@ -215,7 +215,7 @@ def _quantise(
         workload.remark()
         exact, calibration = calibrate_model(
             workload.model,
-            images=images,
+            count=images,
             seed=seed,
             source=workload.source,
             report=lambda text, done: report(text, 0.5 * share * done),

@@ -13,7 +13,7 @@ from moevit.model.config import TOKEN_KINDS, ModelConfig
 from moevit.model.scenes.render import scene as render
 from moevit.sim.backends import BACKENDS
 
-from ..comparison import Outcome, Picture, compare
+from ..comparison import NamedImage, Outcome, compare
 from ..compiled import with_program
 from ..errors import CheckFailedError
 from ..files import writable
@@ -35,7 +35,7 @@ from ..options import (
 )
 from ..progress import progress
 from ..report import tables, write_panel, write_values
-from ..sources import CalibrationFiles, Data, Root, picture_source
+from ..sources import CalibrationFiles, Data, Root, image_source
 from ..workload import Workload
 
 __all__ = ["command"]
@@ -46,7 +46,7 @@ Images = Annotated[
     list[Path] | None,
     typer.Argument(
         metavar="[IMAGE]...",
-        help="PNG or JPEG pictures of any size; without one, a held-out rendered scene, whose "
+        help="PNG or JPEG images of any size; without one, a held-out rendered scene, whose "
         "truth is known.",
         show_default=False,
     ),
@@ -88,10 +88,10 @@ def command(
     jobs: Jobs = 0,
     as_json: Json = False,
 ) -> None:
-    """Run tasks on pictures and compare the device with the golden model, bit for bit.
+    """Run tasks on images and compare the device with the golden model, bit for bit.
 
-    Writes a panel for each picture: input, the device's predictions, the float model's, and the
-    truth where it is known. A checkpoint is calibrated on rendered scenes, the training pictures of
+    Writes a panel for each image: input, the device's predictions, the float model's, and the
+    truth where it is known. A checkpoint is calibrated on rendered scenes, the training images of
     --data or those of --calibration. Tokens and logits go to NumPy files. Times are cycles at the
     preset's target clock. A compiled program runs with --program. The exit status is 1 if an
     integer differs from the golden model's.
@@ -99,7 +99,7 @@ def command(
     check_backend(backend, BACKENDS)
     writable(output, folder=True)
     with progress("moevit run", quiet=as_json) as report:
-        source = picture_source(data, root, calibration)
+        source = image_source(data, root, calibration)
         about: dict[str, Any] = {
             "experts": experts,
             "method": method,
@@ -112,20 +112,20 @@ def command(
         else:
             workload = with_program(program, size=size, model=model, backend=backend, **about)
             tasks = chosen_tasks(task, list(workload.program.tasks))
-        pictures = _pictures(images or [], scene, workload.model_config)
+        chosen = _images(images or [], scene, workload.model_config)
         outcomes = compare(
             workload,
-            pictures,
+            chosen,
             tasks,
             backend,
             jobs=jobs or len(os.sched_getaffinity(0)),
             report=report,
         )
         report("drawing the panels", 0.99)
-        panels, values = _targets(output, pictures, outcomes)
-        for target, picture, group in zip(panels, pictures, outcomes, strict=True):
+        panels, values = _targets(output, chosen, outcomes)
+        for target, image, group in zip(panels, chosen, outcomes, strict=True):
             if target is not None:
-                write_panel(target, picture, group, workload, backend)
+                write_panel(target, image, group, workload, backend)
         for path, outcome in values.items():
             write_values(path, outcome)
     everything = [outcome for group in outcomes for outcome in group]
@@ -156,33 +156,33 @@ def command(
         first = wrong[0]
         raise CheckFailedError(
             f"{len(wrong)} of {len(everything)} results are not bit exact: "
-            f"{first.picture}, task {first.task}: {first.difference}"
+            f"{first.image}, task {first.task}: {first.difference}"
         )
 
 
-def _pictures(paths: Sequence[Path], scene: int, config: ModelConfig) -> list[Picture]:
+def _images(paths: Sequence[Path], scene: int, config: ModelConfig) -> list[NamedImage]:
     height, width = config.image
     if not paths:
         sample = render("test", scene, height, width)
-        return [Picture(name=f"scene {scene}", pixels=sample.image, truth=sample)]
+        return [NamedImage(name=f"scene {scene}", pixels=sample.image, truth=sample)]
     return [
-        Picture(name=str(path), pixels=load_image(path, height=height, width=width))
+        NamedImage(name=str(path), pixels=load_image(path, height=height, width=width))
         for path in paths
     ]
 
 
 def _targets(
-    folder: Path, pictures: Sequence[Picture], outcomes: Sequence[Sequence[Outcome]]
+    folder: Path, images: Sequence[NamedImage], outcomes: Sequence[Sequence[Outcome]]
 ) -> tuple[list[Path | None], dict[Path, Outcome]]:
-    """Files by the pictures' names, numbered where two have the same.
+    """Files by the images' names, numbered where two have the same.
 
-    A panel for each picture, or None if it has nothing to show, and what goes to NumPy files.
+    A panel for each image, or None if it has nothing to show, and what goes to NumPy files.
     """
     taken: dict[str, int] = {}
     panels: list[Path | None] = []
     values = {}
-    for picture, group in zip(pictures, outcomes, strict=True):
-        stem = Path(picture.name).stem.replace(" ", "-")
+    for image, group in zip(images, outcomes, strict=True):
+        stem = Path(image.name).stem.replace(" ", "-")
         taken[stem] = taken.get(stem, 0) + 1
         stem += f"-{taken[stem]}" if taken[stem] > 1 else ""
         shown = any(outcome.kind not in TOKEN_KINDS for outcome in group)

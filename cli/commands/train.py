@@ -48,11 +48,11 @@ Classes = Annotated[
     ),
 ]
 Steps = Annotated[int, typer.Option(metavar="N", min=1, help="Optimiser steps.")]
-Batch = Annotated[int, typer.Option(metavar="N", min=1, help="Pictures of each task in a step.")]
+Batch = Annotated[int, typer.Option(metavar="N", min=1, help="Images of each task in a step.")]
 Accumulate = Annotated[
     int,
     typer.Option(
-        metavar="N", min=1, help="Parts in which a step's pictures are computed, to save memory."
+        metavar="N", min=1, help="Parts in which a step's images are computed, to save memory."
     ),
 ]
 Scenes = Annotated[int, typer.Option(metavar="N", min=1, help="Rendered training scenes.")]
@@ -94,7 +94,7 @@ Threads = Annotated[
     int, typer.Option(metavar="N", min=0, help="Threads of a process; 0: torch's choice.")
 ]
 Validation = Annotated[
-    int, typer.Option(metavar="N", min=0, help="Validation pictures; 0: no validation.")
+    int, typer.Option(metavar="N", min=0, help="Validation images; 0: no validation.")
 ]
 LogEvery = Annotated[int, typer.Option(metavar="N", min=1, help="Steps between log entries.")]
 SaveEvery = Annotated[int, typer.Option(metavar="N", min=1, help="Steps between saved states.")]

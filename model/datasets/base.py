@@ -1,4 +1,4 @@
-"""What all data sets do: list their pictures, check that the files are there, and load one."""
+"""What all data sets do: list their images, check that the files are there, and load one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SHOWN = 3  # missing files in a message
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Augmentation:
-    """How training varies pictures, besides turning every second one left to right.
+    """How training varies images, besides turning every second one left to right.
 
     ``zooms``: factors to choose from, or the least and the greatest if ``continuous``; ``angle``:
     greatest rotation in degrees.
@@ -37,7 +37,7 @@ class Augmentation:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A picture ``(H, W, 3)`` uint8 and its truths by kind, of the same size.
+    """An image ``(H, W, 3)`` uint8 and its truths by kind, of the same size.
 
     Labels, edges and saliency uint8 with 255 where not known; depth float32, 0 where not known;
     normals ``(H, W, 3)`` float32 unit vectors (x right, y down), zero where not known.
@@ -48,7 +48,7 @@ class Example:
 
 
 class Dataset(ABC):
-    """Pictures of a split with their truths.
+    """Images of a split with their truths.
 
     A subclass says where files are and how they are read; see :func:`open_dataset` for parameters
     and errors.
@@ -88,7 +88,7 @@ class Dataset(ABC):
             )
         self.ids: tuple[str, ...] = tuple(self._list())
         if not self.ids:
-            raise ValueError(f"{root}: {self.TITLE} has no pictures for {split}")
+            raise ValueError(f"{root}: {self.TITLE} has no images for {split}")
         self._check_files()
 
     def _look(self, root: Path, split: str) -> None:
@@ -122,7 +122,7 @@ class Dataset(ABC):
         )
 
     def load(self, index: int, kinds: Collection[str] | None = None) -> Example:
-        """Picture ``index`` as it lies on disk, with the truths of ``kinds`` (all if None).
+        """Image ``index`` as it lies on disk, with the truths of ``kinds`` (all if None).
 
         Raises ``ValueError`` naming the file that is broken, what was found and what was expected.
         """
@@ -140,8 +140,8 @@ class Dataset(ABC):
                 digest.update(f"{path}:{status.st_size}:{status.st_mtime_ns}\n".encode())
         return digest.hexdigest()[:32]
 
-    def picture_path(self, index: int) -> Path:
-        """The file of picture ``index``."""
+    def image_path(self, index: int) -> Path:
+        """The file of image ``index``."""
         return self._files(self.ids[index])[0]
 
     def _check_files(self) -> None:
@@ -163,15 +163,15 @@ class Dataset(ABC):
 
     @abstractmethod
     def _list(self) -> Sequence[str]:
-        """Names of the split's pictures, in order."""
+        """Names of the split's images, in order."""
 
     @abstractmethod
     def _files(self, name: str) -> list[Path]:
-        """All files of a picture that the chosen kinds need, the picture itself first."""
+        """All files of an image that the chosen kinds need, the image itself first."""
 
     @abstractmethod
     def _image(self, name: str) -> NDArray[np.uint8]:
-        """The picture ``(H, W, 3)``."""
+        """The image ``(H, W, 3)``."""
 
     @abstractmethod
     def _truth(self, name: str, kind: str, size: tuple[int, ...]) -> NDArray[Any]:

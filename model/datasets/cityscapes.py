@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from ..tasks import UNKNOWN
 from .base import Augmentation, Dataset, only_classes
-from .files import fit_size, read_array, read_labels, read_picture
+from .files import fit_size, read_array, read_image, read_labels
 
 __all__ = ["Cityscapes"]
 
@@ -112,9 +112,9 @@ class Cityscapes(Dataset):
 
     def _image(self, name: str) -> NDArray[np.uint8]:
         if not self._arrays:
-            return read_picture(self._path(name, "leftImg8bit"))
+            return read_image(self._path(name, "leftImg8bit"))
         path = self._path(name, "image")
-        values = read_array(path, "a picture from 0 to 1", ndim=3)
+        values = read_array(path, "an image from 0 to 1", ndim=3)
         if values.shape[2] != 3 or values.min() < 0 or values.max() > 1:
             raise ValueError(
                 f"{path}: has shape {values.shape} and values {values.min()} to {values.max()}; "

@@ -14,10 +14,10 @@ from PIL import Image
 __all__ = [
     "fit_size",
     "read_array",
+    "read_image",
     "read_labels",
     "read_list",
     "read_mat",
-    "read_picture",
     "vectors",
 ]
 
@@ -47,16 +47,16 @@ def _opened(path: Path, mode: str | None) -> NDArray[Any]:
             values = np.asarray(opened.convert(mode) if mode else opened)
             return values
     except Exception as error:  # what Pillow raises for damage is of many kinds
-        raise ValueError(f"{path}: not a whole picture: {_reason(error)}") from None
+        raise ValueError(f"{path}: not a whole image: {_reason(error)}") from None
 
 
-def read_picture(path: Path) -> NDArray[np.uint8]:
-    """A picture as RGB, ``(H, W, 3)`` uint8."""
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """An image as RGB, ``(H, W, 3)`` uint8."""
     return np.array(_opened(path, "RGB"), np.uint8)
 
 
 def read_labels(path: Path, what: str, *, above: int = 255) -> NDArray[np.int64]:
-    """A picture of one channel, grey or indices of a palette, ``(H, W)``, values 0 to ``above``."""
+    """An image of one channel, grey or indices of a palette, ``(H, W)``, values 0 to ``above``."""
     values = _opened(path, None)
     if values.ndim != 2:
         raise ValueError(
@@ -110,7 +110,7 @@ def fit_size(values: NDArray[Any], size: tuple[int, ...], path: Path) -> NDArray
     ratio = (values.shape[0] * size[1]) / (values.shape[1] * size[0])
     if abs(ratio - 1) > _STRETCH:
         raise ValueError(
-            f"{path}: is {values.shape[0]}x{values.shape[1]}; expected the picture's "
+            f"{path}: is {values.shape[0]}x{values.shape[1]}; expected the image's "
             f"{size[0]}x{size[1]}, or the same shape smaller or larger"
         )
     rows = (np.arange(size[0]) + 0.5) * values.shape[0] / size[0]

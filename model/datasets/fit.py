@@ -1,7 +1,7 @@
-"""From a picture of any size to the model's: what part of it, which way round, how large.
+"""From an image of any size to the model's: what part of it, which way round, how large.
 
 Without a view, the largest part of the model's shape around the middle, as
-:func:`moevit.cli.images.load_image` does for pictures to run on.
+:func:`moevit.cli.images.load_image` does for images to run on.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["CENTRE", "View", "fit"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """What of a picture is seen: ``zoom`` above 1 shows less of it, larger, and below 1 adds a
+    """What of an image is seen: ``zoom`` above 1 shows less of it, larger, and below 1 adds a
     border; ``across`` and ``down`` say where, from 0 (left, top) to 1; ``angle`` in degrees turns
     it counter-clockwise first; ``flip`` swaps left and right last."""
 
@@ -54,7 +54,7 @@ def _unknown(kind: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Box:
-    """The part of a picture ``full`` that becomes ``size``: its upper left corner and extent."""
+    """The part of an image ``full`` that becomes ``size``: its upper left corner and extent."""
 
     full: tuple[int, int]
     size: tuple[int, int]
@@ -76,7 +76,7 @@ class _Box:
         place = np.floor(start + (np.arange(count) + 0.5) * extent / count).astype(np.intp)
         return place.clip(0, limit - 1), (place >= 0) & (place < limit)
 
-    def picture(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def pixels(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Lanczos resampling; black outside."""
         top, left = max(self.top, 0.0), max(self.left, 0.0)
         bottom = min(self.top + self.height, self.full[0])
@@ -132,16 +132,16 @@ def fit(
 ) -> Example:
     """``example`` as seen by ``view``, at ``size`` (height, width).
 
-    Turning left and right negates the normals' x; turning the picture turns them with it; zooming
+    Turning left and right negates the normals' x; turning the image turns them with it; zooming
     divides depth, or multiplies its inverse. Parts of people are all unknown where there is no one.
     """
     image, truths = example.image, dict(example.truths)
     if view.angle:
-        picture = Image.fromarray(image).rotate(view.angle, Image.Resampling.BICUBIC)
-        image = np.asarray(picture)
+        turned = Image.fromarray(image).rotate(view.angle, Image.Resampling.BICUBIC)
+        image = np.asarray(turned)
         truths = {kind: _turned(kind, values, view.angle) for kind, values in truths.items()}
     box = _Box.of((image.shape[0], image.shape[1]), size, view)
-    image = box.picture(image)
+    image = box.pixels(image)
     truths = {kind: box.truth(kind, values) for kind, values in truths.items()}
     if view.flip:
         image = image[:, ::-1]

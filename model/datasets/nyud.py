@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ..tasks import UNKNOWN
 from .base import Augmentation, Dataset, only_classes
-from .files import fit_size, read_array, read_labels, read_list, read_picture, vectors
+from .files import fit_size, read_array, read_image, read_labels, read_list, vectors
 
 __all__ = ["Nyud"]
 
@@ -62,7 +62,7 @@ class Nyud(Dataset):
         return [self.root / "images" / f"{name}.jpg", *truths]
 
     def _image(self, name: str) -> NDArray[np.uint8]:
-        return read_picture(self.root / "images" / f"{name}.jpg")
+        return read_image(self.root / "images" / f"{name}.jpg")
 
     def _truth(self, name: str, kind: str, size: tuple[int, ...]) -> NDArray[Any]:
         path = self._path(name, kind)

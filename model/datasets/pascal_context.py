@@ -13,7 +13,7 @@ The layout of ``PASCAL_MT.tgz`` (Maninis et al. 2019, ASTMT), which M3ViT reads:
 
 Edges are the pixels whose right or lower neighbour has another label: one pixel wide, where M3ViT
 thins the label map's Laplacian. Normals, which were made by a network trained indoors, count only
-on labels that occur indoors. Parts of people are grouped in six. A picture without people has no
+on labels that occur indoors. Parts of people are grouped in six. An image without people has no
 known parts.
 """
 
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from ..tasks import UNKNOWN
 from .base import Augmentation, Dataset, only_classes
-from .files import fit_size, read_labels, read_list, read_mat, read_picture, vectors
+from .files import fit_size, read_image, read_labels, read_list, read_mat, vectors
 
 __all__ = ["INDOOR", "PARTS", "PascalContext"]
 
@@ -45,7 +45,7 @@ _GROUPS = (
 )
 
 PARTS = {part: 1 + n for n, (_, names) in enumerate(_GROUPS) for part in names.split()}
-"""Label of each annotated part of a person; 0 is the rest of the picture."""
+"""Label of each annotated part of a person; 0 is the rest of the image."""
 
 # fmt: off
 INDOOR = frozenset((
@@ -102,7 +102,7 @@ class PascalContext(Dataset):
         name = {"train": "train.txt", "validation": "val.txt"}[self.split]
         return read_list(self.root / "ImageSets" / "Context" / name)
 
-    def _picture(self, name: str) -> Path:
+    def _photo(self, name: str) -> Path:
         return self.root / "JPEGImages" / f"{name}.jpg"
 
     def _context(self, name: str) -> Path:
@@ -121,11 +121,11 @@ class PascalContext(Dataset):
             "normals": [self.root / "normals_distill" / f"{name}.png", self._context(name)],
             "edges": [self._context(name)],
         }
-        files = [self._picture(name), *(path for kind in self.kinds for path in needed[kind])]
+        files = [self._photo(name), *(path for kind in self.kinds for path in needed[kind])]
         return list(dict.fromkeys(files))
 
     def _image(self, name: str) -> NDArray[np.uint8]:
-        return read_picture(self._picture(name))
+        return read_image(self._photo(name))
 
     def _truth(self, name: str, kind: str, size: tuple[int, ...]) -> NDArray[Any]:
         if kind == "segmentation":
@@ -157,7 +157,7 @@ class PascalContext(Dataset):
 
     def _normals(self, name: str, size: tuple[int, ...]) -> NDArray[Any]:
         path = self.root / "normals_distill" / f"{name}.png"
-        encoded = read_picture(path).astype(np.float32)
+        encoded = read_image(path).astype(np.float32)
         normals = fit_size(vectors(encoded * (2 / 255) - 1, path), size, path).copy()
         labels = self._label_map(name, size)
         normals[~np.isin(labels, list(INDOOR))] = 0

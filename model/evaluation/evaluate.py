@@ -1,6 +1,6 @@
 """Scoring of any backend on a split of the procedural scenes, or of a data set.
 
-A backend is a callable ``(images, task) -> raw``: pictures ``(B, H, W, 3)`` uint8 and a task's
+A backend is a callable ``(images, task) -> raw``: images ``(B, H, W, 3)`` uint8 and a task's
 name to raw outputs ``(B, C, h, w)``, floats in the units of :mod:`moevit.model.tasks`. The float
 network, the golden model and the accelerator are scored by the same code.
 """
@@ -37,11 +37,11 @@ __all__ = [
 Backend = Callable[[NDArray[np.uint8], str], NDArray[np.float32]]
 Results = dict[str, dict[str, float]]
 Sampled = Iterable[Sample | Example]
-"""Pictures of the model's size with their truths."""
+"""Images of the model's size with their truths."""
 
 
 def truth_of(sample: Sample | Example, kind: str) -> NDArray[Any]:
-    """What is true of a picture, for a kind of task."""
+    """What is true of an image, for a kind of task."""
     if isinstance(sample, Example):
         return sample.truths[kind]
     truth: NDArray[Any] = getattr(sample, kind)
@@ -49,7 +49,7 @@ def truth_of(sample: Sample | Example, kind: str) -> NDArray[Any]:
 
 
 def fitted(data: Dataset, config: ModelConfig, count: int | None = None) -> Iterator[Example]:
-    """The first ``count`` pictures of a data set (all if None), at the model's size."""
+    """The first ``count`` images of a data set (all if None), at the model's size."""
     for index in range(min(len(data), len(data) if count is None else count)):
         yield fit(data.load(index), config.image)
 
@@ -106,8 +106,8 @@ def evaluate(
 ) -> Results:
     """Metrics of every task in ``tasks`` (all by default) on the first ``count`` scenes of a split.
 
-    ``source`` gives other pictures instead (:func:`fitted`), all of which are scored. Returns
-    ``{task: {metric: value}}``. ``on_progress`` is told the number of pictures done after each
+    ``source`` gives other images instead (:func:`fitted`), all of which are scored. Returns
+    ``{task: {metric: value}}``. ``on_progress`` is told the number of images done after each
     batch. Raises ``ValueError`` for an unknown task or split, or outputs of the wrong shape.
     """
     if count < 1 or batch < 1:
@@ -121,7 +121,7 @@ def evaluate(
         if on_progress is not None:
             on_progress(done)
     if not done:
-        raise ValueError("Scoring needs at least one picture")
+        raise ValueError("Scoring needs at least one image")
     return {name: tally.result() for name, tally in scorers.items()}
 
 

@@ -1,7 +1,7 @@
 """Scores of dense predictions, gathered over a whole split.
 
 Each scorer takes batches with ``update(prediction, truth)`` and gives ``result()``. Counts are kept
-over all pixels of all pictures, so the result does not depend on how they were batched. Pixels
+over all pixels of all images, so the result does not depend on how they were batched. Pixels
 whose truth is not known (:func:`moevit.model.tasks.known`) do not count. Formulas as in the
 multi-task literature (Maninis et al. 2019, "Attentive Single-Tasking", section 4; Vandenhende et
 al. 2021, "Multi-Task Learning for Dense Prediction Tasks", section 4) and in M3ViT's code.
@@ -49,8 +49,8 @@ LOWER_IS_BETTER = frozenset({"rmse", "mean_angle"})
 class Scorer(Protocol):
     """What all scorers do.
 
-    ``COUNTS`` names the attributes that gather over pictures. They are sums: those of two sets of
-    pictures are added (:mod:`.tallies` does, for confidence intervals).
+    ``COUNTS`` names the attributes that gather over images. They are sums: those of two sets of
+    images are added (:mod:`.tallies` does, for confidence intervals).
     """
 
     COUNTS: ClassVar[tuple[str, ...]]
@@ -197,7 +197,7 @@ class Edges(FMeasure):
     """``f`` of :class:`FMeasure` with ``beta2`` 1, exact to the pixel, and a tolerant ``ods_f``.
 
     ``ods_f`` is the largest F1 over the thresholds, one for the whole split (optimal dataset
-    scale): a predicted pixel is right within 0.0075 of the picture's diagonal from a true edge, and
+    scale): a predicted pixel is right within 0.0075 of the image's diagonal from a true edge, and
     a true edge is found if it has a predicted pixel as near (the tolerance of Martin et al. 2004).
     Unlike the benchmarks of BSDS and seism, it neither thins predictions nor assigns them one to
     one, so it is not to be compared with what those print.
@@ -239,9 +239,9 @@ class Edges(FMeasure):
 class Saliency(FMeasure):
     """``max_f`` of :class:`FMeasure` with ``beta2`` 0.3 (Achanta et al. 2009), and M3ViT's two.
 
-    ``miou``: the mean over pictures of the intersection over union of salient pixels (1 where
+    ``miou``: the mean over images of the intersection over union of salient pixels (1 where
     neither prediction nor truth has any), the largest over the thresholds 0.2, 0.25 ... 0.9;
-    ``max_f1``: at the best of these, F1 of the mean precision and mean recall over pictures.
+    ``max_f1``: at the best of these, F1 of the mean precision and mean recall over images.
     """
 
     COUNTS: ClassVar[tuple[str, ...]] = ("counts", "pictures", "sums")

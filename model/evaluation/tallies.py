@@ -1,7 +1,7 @@
-"""Scores that know their pictures: counts picture by picture, and paired confidence intervals.
+"""Scores that know their images: counts image by image, and paired confidence intervals.
 
-:func:`~.evaluate.evaluate` adds everything up; here the counts of each picture are kept, so that a
-metric can be computed of any draw of pictures (:mod:`moevit.quant.analysis.bootstrap`).
+:func:`~.evaluate.evaluate` adds everything up; here the counts of each image are kept, so that a
+metric can be computed of any draw of images (:mod:`moevit.quant.analysis.bootstrap`).
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tallies:
-    """Counts ``(pictures, n)`` of each task and a scorer that they belong to."""
+    """Counts ``(images, n)`` of each task and a scorer that they belong to."""
 
     kinds: dict[str, str]
     scorers: dict[str, Scorer]
     counts: dict[str, Floats]
 
     @property
-    def pictures(self) -> int:
-        """How many pictures were scored."""
+    def images(self) -> int:
+        """How many images were scored."""
         return len(next(iter(self.counts.values())))
 
     def results(self, weights: Any | None = None) -> Results:
-        """All metrics; ``weights`` ``(pictures,)`` says how often each picture counts (once)."""
-        times = np.ones(self.pictures) if weights is None else np.asarray(weights)
+        """All metrics; ``weights`` ``(images,)`` says how often each image counts (once)."""
+        times = np.ones(self.images) if weights is None else np.asarray(weights)
         return {
             task: _filled(self.scorers[task], times @ counts).result()
             for task, counts in self.counts.items()
@@ -51,9 +51,9 @@ class Tallies:
     def intervals(
         self, resamples: int = RESAMPLES, seed: int = 0
     ) -> dict[str, dict[str, Estimate]]:
-        """All metrics, each with its interval over the choice of pictures."""
+        """All metrics, each with its interval over the choice of images."""
         found = self.results()
-        drawn = [self.results(weights) for weights in draws(self.pictures, resamples, seed)]
+        drawn = [self.results(weights) for weights in draws(self.images, resamples, seed)]
         return {
             task: {
                 name: estimate(value, [one[task][name] for one in drawn])
@@ -90,7 +90,7 @@ def tally(
     batch: int = 20,
     on_progress: Callable[[int], None] | None = None,
 ) -> Tallies:
-    """Score ``backend`` (see :mod:`.evaluate`) on samples, keeping each picture's counts.
+    """Score ``backend`` (see :mod:`.evaluate`) on samples, keeping each image's counts.
 
     Raises ``ValueError`` for an unknown task, outputs of the wrong shape, and without samples.
     """
@@ -118,7 +118,7 @@ def tally(
     if pending:
         score()
     if not rows[names[0]]:
-        raise ValueError("Scoring needs at least one picture")
+        raise ValueError("Scoring needs at least one image")
     return Tallies(
         kinds=kinds, scorers=scorers, counts={name: np.stack(rows[name]) for name in names}
     )
@@ -126,7 +126,7 @@ def tally(
 
 @dataclass(frozen=True, kw_only=True)
 class Paired:
-    """A network against a reference on the same pictures.
+    """A network against a reference on the same images.
 
     ``metric[task]`` is the primary metric's name, ``reference`` and ``got`` its values; ``change``
     the relative gain in percent (above 0 is better than the reference), ``delta_m`` its mean over
@@ -156,18 +156,18 @@ class Paired:
 
 
 def paired(got: Tallies, reference: Tallies, resamples: int = RESAMPLES, seed: int = 0) -> Paired:
-    """Relative gains of ``got`` over ``reference``, with intervals over the choice of pictures.
+    """Relative gains of ``got`` over ``reference``, with intervals over the choice of images.
 
-    Raises ``ValueError`` unless both scored the same number of pictures and tasks.
+    Raises ``ValueError`` unless both scored the same number of images and tasks.
     """
-    if got.pictures != reference.pictures or got.kinds != reference.kinds:
+    if got.images != reference.images or got.kinds != reference.kinds:
         raise ValueError(
-            f"Paired scores need the same pictures and tasks, not {got.pictures} of "
-            f"{', '.join(got.kinds)} and {reference.pictures} of {', '.join(reference.kinds)}"
+            f"Paired scores need the same images and tasks, not {got.images} of "
+            f"{', '.join(got.kinds)} and {reference.images} of {', '.join(reference.kinds)}"
         )
     ours, theirs = got.results(), reference.results()
     gains: dict[str, list[float]] = {task: [] for task in got.kinds}
-    for weights in draws(got.pictures, resamples, seed):
+    for weights in draws(got.images, resamples, seed):
         a, b = got.results(weights), reference.results(weights)
         for task, kind in got.kinds.items():
             gains[task].append(_gain(a[task], b[task], kind))
@@ -187,7 +187,7 @@ def paired(got: Tallies, reference: Tallies, resamples: int = RESAMPLES, seed: i
 
 
 def _gain(got: Mapping[str, float], reference: Mapping[str, float], kind: str) -> float:
-    """Percent; NaN where the reference is zero, as it may be in a draw of few pictures."""
+    """Percent; NaN where the reference is zero, as it may be in a draw of few images."""
     name = PRIMARY[kind]
     if not reference[name]:
         return float("nan")

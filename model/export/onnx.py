@@ -259,7 +259,7 @@ def session(model: bytes | str) -> Any:
 
 
 def onnx_forward(path: Path | str) -> Forward:
-    """An exported file as a function: pictures ``(B, H, W, 3)`` uint8 and a task to its output.
+    """An exported file as a function: images ``(B, H, W, 3)`` uint8 and a task to its output.
 
     Raises ``ValueError`` for a file that is absent or not an export of ours, and, when called, for
     a task that it does not hold.

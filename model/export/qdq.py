@@ -169,7 +169,7 @@ class _Builder(Graph):
             self.initialiser("embedding", self.net.embedding.astype(np.int16)),
             self.constant(scale),
         )
-        for _ in range(g.front):  # a row of zeros a picture, in front
+        for _ in range(g.front):  # a row of zeros an image, in front
             first = self.scaled(
                 self.add("Slice", x, *(self.constant(v, np.int64) for v in ([0], [1], [1]))), 0.0
             )

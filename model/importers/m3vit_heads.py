@@ -2,7 +2,7 @@
 
 Per task the file has ``decoders.TASK.`` with ``norm``, ``conv_0`` to ``conv_3`` (3x3), each with
 batch norm ``syncbn_fc_N``, and ``conv_4`` (1x1, to the task's channels). Four doublings lead from a
-patch of 16 pixels to the picture's resolution. Side outputs (``output_level_N``) and task
+patch of 16 pixels to the image's resolution. Side outputs (``output_level_N``) and task
 affinity modules (``tam_modelN.*``) act while training only. Other decoders are refused.
 """
 
@@ -135,5 +135,5 @@ class Decoders:
         if self.unused:
             notes.append(f"of training alone: {len(self.unused)} tensors, {self.unused[0]}...")
         if "depth" in self.tasks:
-            notes.append("depth: the output is metres; this project's pictures and scores take exp")
+            notes.append("depth: the output is metres; this project's images and scores take exp")
         return notes

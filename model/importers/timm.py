@@ -105,7 +105,7 @@ def _checked(name: str, network: nn.Module) -> VisionTransformer:
     demand(pool in ("token", "avg"), f"its head reads {pool!r} pooling, expected token or avg")
     demand(pool == "avg" or network.has_class_token, "it has no class token to classify")
     demand(type(network.patch_embed) is PatchEmbed, "its patches are no plain convolution")
-    demand(network.patch_embed.proj.in_channels == 3, "its pictures have not 3 channels")
+    demand(network.patch_embed.proj.in_channels == 3, "its images have not 3 channels")
     demand(isinstance(network.patch_embed.norm, nn.Identity), "it normalises embedded patches")
     demand(network.patch_embed.proj.bias is not None, "its patch embedding has no bias")
     demand(network.pos_embed is not None, "it has no learned position embedding")

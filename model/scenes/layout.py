@@ -71,7 +71,7 @@ class Light:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Everything that a picture depends on but noise and exposure.
+    """Everything that an image depends on but noise and exposure.
 
     ``solids[i]`` belongs to instance ``owners[i]``; instance ``j`` has label ``labels[j]`` and
     ``materials[j]``. Instances 0 to 2 are the room's floor, walls and ceiling.

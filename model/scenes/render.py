@@ -1,8 +1,8 @@
-"""Procedural indoor scenes: pictures with labels, depth, normals, edges and saliency that agree.
+"""Procedural indoor scenes: images with labels, depth, normals, edges and saliency that agree.
 
 Scene ``index`` of a split is a pure function of ``(split, index)`` and the image size: nothing is
 stored, and no two splits share a random seed. The geometry is rendered once through each pixel
-centre for the truth and once through a finer grid for the antialiased picture, so that all maps
+centre for the truth and once through a finer grid for the antialiased image, so that all maps
 describe exactly the same view.
 
 Conventions: depth is the distance along the optical axis in metres; normals are unit vectors in
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from .layout import CLASSES, ROOM_INSTANCES, Layout, furnish
 from .raycast import Floats, nearest
-from .shading import shade, to_picture
+from .shading import shade, to_image
 from .truth import find_edges, find_salient
 
 __all__ = ["CLASSES", "SPLITS", "Sample", "render", "scene"]
@@ -33,7 +33,7 @@ _ROOT = 0x6D6F6576  # keeps these seeds apart from any other use of small intege
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A picture ``(H, W, 3)`` uint8 and its truths.
+    """An image ``(H, W, 3)`` uint8 and its truths.
 
     ``segmentation`` ``(H, W)`` uint8 labels, ``depth`` ``(H, W)`` float32 metres, ``normals``
     ``(H, W, 3)`` float32 unit vectors, ``edges`` and ``saliency`` ``(H, W)`` bool.
@@ -90,7 +90,7 @@ def render(layout: Layout, height: int, width: int, rng: np.random.Generator, fi
     if finer > 1:
         fine = _trace(layout, _rays(layout, height, width, finer))
     colours = shade(layout, fine.points, fine.normals, fine.instances)
-    image = to_picture(colours, height, width, finer, rng)
+    image = to_image(colours, height, width, finer, rng)
     depth = hits.depth.reshape(height, width)
     instances = hits.instances.reshape(height, width)
     normals = (layout.camera.axes @ hits.normals).T.reshape(height, width, 3)
@@ -108,7 +108,7 @@ def render(layout: Layout, height: int, width: int, rng: np.random.Generator, fi
 def scene(split: str, index: int, height: int = 64, width: int = 128, *, finer: int = 2) -> Sample:
     """Scene ``index`` of ``split`` at any image size of at least 8 x 8 pixels.
 
-    The room does not depend on the size. ``finer`` is the antialiasing grid of the picture, 1 for
+    The room does not depend on the size. ``finer`` is the antialiasing grid of the image, 1 for
     none. Raises ``ValueError`` for an unknown split, a negative index or too small a size.
     """
     if split not in SPLITS:

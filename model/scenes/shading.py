@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from .layout import Layout
 from .raycast import Floats, occluded
 
-__all__ = ["shade", "to_picture"]
+__all__ = ["shade", "to_image"]
 
 _TURN = np.float32(2 * np.pi)
 
@@ -66,7 +66,7 @@ def shade(layout: Layout, points: Floats, normals: Floats, instances: NDArray[np
     return np.asarray(albedo * (ambient + direct * light) + gloss * falloff * shine * light)
 
 
-def to_picture(
+def to_image(
     colours: Floats, height: int, width: int, finer: int, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
     """Average, expose, gamma-encode, add noise and quantise: ``(3, N)`` to ``(H, W, 3)`` uint8."""
@@ -76,5 +76,5 @@ def to_picture(
     exposure = np.float32(rng.uniform(0.2, 0.42) / max(level, 1e-3))
     encoded = np.clip(mean * exposure, 0, 1) ** np.float32(1 / 2.2)
     noise = rng.standard_normal(encoded.shape, np.float32) * np.float32(rng.uniform(0, 0.025))
-    picture = np.clip((encoded + noise) * 255 + 0.5, 0, 255).astype(np.uint8)
-    return np.ascontiguousarray(picture.transpose(1, 2, 0))
+    image = np.clip((encoded + noise) * 255 + 0.5, 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(image.transpose(1, 2, 0))

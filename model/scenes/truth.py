@@ -11,7 +11,7 @@ __all__ = ["find_edges", "find_salient"]
 
 _CREASE = np.float32(np.cos(np.radians(30)))  # neighbours' normals further apart make an edge
 _JUMP = 0.06  # relative departure of a neighbour's depth from the pixel's tangent plane
-_SMALLEST = 0.004  # share of the picture below which an object is never salient
+_SMALLEST = 0.004  # share of the image below which an object is never salient
 _RUNNER_UP = 0.6  # objects scoring at least this share of the best are salient too
 
 
@@ -62,8 +62,8 @@ def find_salient(
 ) -> NDArray[np.bool_]:
     """Pixels of the objects that stand out most, ``(H, W)`` bool; none when no object is visible.
 
-    An object's score is the square root of its share of the picture, times a Gaussian of its
-    centre's distance from the middle (sigma 0.3 of the picture's width), times 0.3 plus the
+    An object's score is the square root of its share of the image, times a Gaussian of its
+    centre's distance from the middle (sigma 0.3 of the image's width), times 0.3 plus the
     distance of its mean colour from the mean of the rest. The best object is salient, and so is
     any that scores at least 60 % of it. The first ``background`` instances (the room) never are.
     """

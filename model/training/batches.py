@@ -1,6 +1,6 @@
-"""Batches of the training set: which pictures, how they are varied, in what order.
+"""Batches of the training set: which images, how they are varied, in what order.
 
-Everything that is random about picture ``n`` of step ``i`` follows from ``(seed, i, n)``. So
+Everything that is random about image ``n`` of step ``i`` follows from ``(seed, i, n)``. So
 training that is resumed at a step sees the batches that it would have seen without the
 interruption, and the same batches however many workers share them.
 """
@@ -24,10 +24,10 @@ from ..datasets import Dataset
 from ..datasets.fit import View, fit
 from .data import NORMAL_SCALE, Cache
 
-__all__ = ["Ahead", "Batch", "Batches", "Pictures", "Scenes", "Source", "jitter"]
+__all__ = ["Ahead", "Batch", "Batches", "Images", "Scenes", "Source", "jitter"]
 
 Drawn = tuple[NDArray[np.float32], NDArray[Any]]
-"""A picture ``(H, W, 3)``, 0..255, and its truth."""
+"""An image ``(H, W, 3)``, 0..255, and its truth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +58,14 @@ class Source(Protocol):
     """What batches are drawn from."""
 
     def __len__(self) -> int:
-        """How many pictures there are."""
+        """How many images there are."""
 
     def draw(self, index: int, kind: str, rng: Generator) -> Drawn:
-        """Picture ``index``, varied as ``rng`` says, and its truth for a kind of task."""
+        """Image ``index``, varied as ``rng`` says, and its truth for a kind of task."""
 
 
 def jitter(image: NDArray[np.float32], rng: Generator) -> NDArray[np.float32]:
-    """Vary a picture's colours: channel order, saturation, contrast, gains, brightness."""
+    """Vary an image's colours: channel order, saturation, contrast, gains, brightness."""
     if rng.random() < 0.3:
         image = image[..., rng.permutation(3)]
     grey = image.mean(axis=2, keepdims=True)
@@ -101,7 +101,7 @@ class Scenes:
 
 
 @dataclass(frozen=True, slots=True)
-class Pictures:
+class Images:
     """A data set, seen at the model's size in views as its :class:`.Augmentation` says."""
 
     data: Dataset
@@ -120,7 +120,7 @@ class Pictures:
 
 @dataclass(frozen=True, slots=True)
 class Batches:
-    """Draws batches of ``per_task`` different pictures a task.
+    """Draws batches of ``per_task`` different images a task.
 
     Of ``workers`` processes each takes its equal part of every batch, by ``rank``.
     """
@@ -135,11 +135,11 @@ class Batches:
     def __post_init__(self) -> None:
         if self.per_task % self.workers:
             raise ValueError(
-                f"A batch of {self.per_task} pictures a task must divide by {self.workers} workers"
+                f"A batch of {self.per_task} images a task must divide by {self.workers} workers"
             )
         if self.size > len(self.source):
             raise ValueError(
-                f"A batch of {self.size} pictures ({self.per_task} for each of "
+                f"A batch of {self.size} images ({self.per_task} for each of "
                 f"{len(self.config.tasks)} tasks) needs at least as many, not {len(self.source)}"
             )
 
@@ -149,7 +149,7 @@ class Batches:
         return self.per_task * len(self.config.tasks)
 
     def _indices(self, step: int) -> NDArray[np.int64]:
-        """Pictures of a step: each epoch is a new order of all of them, its last few left over."""
+        """Images of a step: each epoch is a new order of all of them, its last few left over."""
         steps_per_epoch = len(self.source) // self.size
         epoch, place = divmod(step, steps_per_epoch)
         order = np.random.default_rng([self.seed, 1, epoch]).permutation(len(self.source))

@@ -1,4 +1,4 @@
-"""Training losses of the task kinds, on raw outputs enlarged to the size of the picture.
+"""Training losses of the task kinds, on raw outputs enlarged to the size of the image.
 
 A :class:`Recipe` says how each kind is measured and weighed. The procedural scenes have one of
 their own; those of the data sets are M3ViT's (its ``losses/loss_functions.py`` and ``configs/``):

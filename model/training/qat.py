@@ -8,9 +8,9 @@ learned with the weights (LSQ, Esser et al. 2020, section 2; Adam makes its grad
 superfluous). Norms, embeddings, routers and heads stay: channels' scales go through the norms'
 gains, and a router that moves sends tokens elsewhere, which no gradient sees.
 
-The teacher is the float model itself, on the same pictures: the loss is the squared distance of the
+The teacher is the float model itself, on the same images: the loss is the squared distance of the
 raw outputs over their variance (Ba and Caruana 2014; for quantised networks Polino et al. 2018). It
-needs no truth, so any picture will do, and it can only repair what quantisation broke: training on
+needs no truth, so any image will do, and it can only repair what quantisation broke: training on
 truths would move the float model as well, and the comparison would not be one.
 
 What the training saw is what the network computes with, code by code: the rows' steps and the
@@ -41,10 +41,10 @@ from moevit.quant.ptq.ranges import Encoding
 
 from ..m3vit import Attention, Block, M3ViT
 
-__all__ = ["PICTURES", "Tuning", "finetune"]
+__all__ = ["IMAGES", "Tuning", "finetune"]
 
-PICTURES = 512
-"""Pictures that are drawn from, where there are as many."""
+IMAGES = 512
+"""Images that are drawn from, where there are as many."""
 
 _TINY = 1e-12
 _MARGIN = 0.45
@@ -60,7 +60,7 @@ Report = Callable[[str, float], None]
 class Tuning:
     """How to fine-tune; :attr:`Options.finetune` is the number of steps.
 
-    ``batch``: pictures a step, shared out over the tasks. ``rate``: Adam's, in steps of the codes,
+    ``batch``: images a step, shared out over the tasks. ``rate``: Adam's, in steps of the codes,
     rising over the first tenth and falling to 0 as half a cosine: a weight that is always pushed
     the same way moves by about half of ``steps * rate`` codes in all. ``growth_rate``: that of the
     logarithms of the rows' steps. On `nano` with 4-bit experts a rate of 0.01 begins with more
@@ -272,7 +272,7 @@ def finetune(
     network: FloatNetwork,
     calibration: Calibration,
     options: Options,
-    pictures: Any,
+    images: Any,
     *,
     tuning: Tuning | None = None,
     seed: int = 0,
@@ -281,32 +281,32 @@ def finetune(
     """:func:`~moevit.quant.ptq.quantize.quantise_with_parts`, then ``options.finetune`` steps of
     training.
 
-    ``network`` and ``calibration`` are the model's; ``pictures`` ``(N, H, W, 3)`` uint8 are learned
+    ``network`` and ``calibration`` are the model's; ``images`` ``(N, H, W, 3)`` uint8 are learned
     on, drawn in an order that ``seed`` fixes. The model is left as it is. On the CPU the same
     arguments and the same number of threads give the same integers.
 
-    Raises ``ValueError`` as the quantiser does, and without pictures or steps.
+    Raises ``ValueError`` as the quantiser does, and without images or steps.
     """
     tuning = tuning or Tuning()
-    if options.finetune < 1 or not len(pictures):
+    if options.finetune < 1 or not len(images):
         raise ValueError(
-            f"Fine-tuning needs steps and pictures, not {options.finetune} and {len(pictures)}"
+            f"Fine-tuning needs steps and images, not {options.finetune} and {len(images)}"
         )
     made = quantise_with_parts(network, calibration, options, Fixed())[1]
     model.eval()
     student = _Student(model, network, made, options)
     steps, rates = options.finetune, (tuning.rate, tuning.growth_rate)
     optimiser = torch.optim.Adam(student.parameters())
-    drawn = _drawn(len(pictures), tuning.batch, steps, seed)
+    drawn = _drawn(len(images), tuning.batch, steps, seed)
     try:
         for step, chosen in enumerate(drawn):
             report(f"fine-tuning ({step}/{steps})", step / steps)
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = rate * tuning.share(step, steps)
-            images = torch.from_numpy(np.asarray(pictures)[chosen])
+            batch = torch.from_numpy(np.asarray(images)[chosen])
             optimiser.zero_grad(set_to_none=True)
             counts = _counts(len(chosen), len(model.config.tasks), step)
-            loss = student.loss(images, counts)
+            loss = student.loss(batch, counts)
             if not torch.isfinite(loss):
                 raise RuntimeError(f"Fine-tuning loss is {loss.item()} at step {step}")
             torch.autograd.backward(loss)
@@ -319,9 +319,9 @@ def finetune(
     return quantise_with_parts(tuned, calibration, options, fixed)
 
 
-def _drawn(pictures: int, batch: int, steps: int, seed: int) -> list[Floats]:
-    """Numbers of the pictures of each step: all once, in random order, then all again."""
+def _drawn(images: int, batch: int, steps: int, seed: int) -> list[Floats]:
+    """Numbers of the images of each step: all once, in random order, then all again."""
     rng = np.random.default_rng(seed)
-    rounds = -(-batch * steps // pictures)
-    order = np.concatenate([rng.permutation(pictures) for _ in range(rounds)])
+    rounds = -(-batch * steps // images)
+    order = np.concatenate([rng.permutation(images) for _ in range(rounds)])
     return [order[step * batch : (step + 1) * batch] for step in range(steps)]

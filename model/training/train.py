@@ -23,7 +23,7 @@ from torch import multiprocessing
 from ..checkpoint import remove_partial, write_atomically
 from ..datasets import open_for
 from ..evaluation.evaluate import Results
-from .batches import Ahead, Batches, Pictures, Scenes, Source
+from .batches import Ahead, Batches, Images, Scenes, Source
 from .data import Cache
 from .parallel import Member, joined
 from .settings import SCENES, TrainConfig, learning_rate
@@ -140,7 +140,7 @@ def _open(config: TrainConfig) -> Source:
     data = open_for(config.data, config.root, "train", config.model.tasks)
     if config.validation:  # a mistake is better found now
         open_for(config.data, config.root, "validation", config.model.tasks)
-    return Pictures(data, config.model.image)
+    return Images(data, config.model.image)
 
 
 def _run(config: TrainConfig, member: Member, watch: Watch) -> Results:

@@ -223,7 +223,7 @@ class Trainer:
                 value.copy_(targets[name])
 
     def validate(self, count: int, on_progress: Callable[[int], None] | None = None) -> Results:
-        """Score the result on at most ``count`` pictures of the validation split."""
+        """Score the result on at most ``count`` images of the validation split."""
         config = self.config
         backend = float_backend(self.result.eval())
         source: Sampled = samples("validation", count, *config.model.image)

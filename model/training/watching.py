@@ -81,7 +81,7 @@ class Watch:
         )
 
     def validating(self, done: int, count: int) -> None:
-        """``done`` of at most ``count`` pictures are scored."""
+        """``done`` of at most ``count`` images are scored."""
         self._bar.update(self._task, description=f"Validating {done}/{count}")
 
     def record(self, record: dict[str, Any]) -> None:

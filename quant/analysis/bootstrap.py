@@ -1,9 +1,9 @@
-"""Confidence intervals by the bootstrap over pictures (Efron 1979; percentile intervals).
+"""Confidence intervals by the bootstrap over images (Efron 1979; percentile intervals).
 
-A score of a whole validation set is a function of counts that add up over pictures. Drawing
-pictures with replacement and computing the score again shows how far chance in the choice of
-pictures moves it. A difference of two networks is computed on the same draws (paired): what is hard
-in a picture is hard for both, so differences are known far better than scores.
+A score of a whole validation set is a function of counts that add up over images. Drawing
+images with replacement and computing the score again shows how far chance in the choice of
+images moves it. A difference of two networks is computed on the same draws (paired): what is hard
+in an image is hard for both, so differences are known far better than scores.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """``value`` on all pictures, and the interval ``low .. high`` at :data:`LEVEL`."""
+    """``value`` on all images, and the interval ``low .. high`` at :data:`LEVEL`."""
 
     value: float
     low: float
@@ -34,14 +34,14 @@ class Estimate:
         return {name: round(getattr(self, name), digits) for name in ("value", "low", "high")}
 
 
-def draws(pictures: int, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
-    """How often each picture is in each draw, ``(resamples, pictures)``; each row sums to
-    ``pictures``. Raises ``ValueError`` without pictures or draws."""
-    if pictures < 1 or resamples < 1:
-        raise ValueError(f"Draws need pictures and resamples, not {pictures!r} and {resamples!r}")
+def draws(images: int, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
+    """How often each image is in each draw, ``(resamples, images)``; each row sums to
+    ``images``. Raises ``ValueError`` without images or draws."""
+    if images < 1 or resamples < 1:
+        raise ValueError(f"Draws need images and resamples, not {images!r} and {resamples!r}")
     rng = np.random.default_rng(seed)
-    even = np.full(pictures, 1 / pictures)
-    return rng.multinomial(pictures, even, size=resamples).astype(np.float64)
+    even = np.full(images, 1 / images)
+    return rng.multinomial(images, even, size=resamples).astype(np.float64)
 
 
 def estimate(value: float, samples: Any) -> Estimate:
@@ -52,7 +52,7 @@ def estimate(value: float, samples: Any) -> Estimate:
 
 
 def share(hits: Any, totals: Any, seed: int = 0) -> Estimate:
-    """A share ``sum(hits) / sum(totals)`` of counts by picture, ``(pictures,)`` each."""
+    """A share ``sum(hits) / sum(totals)`` of counts by image, ``(images,)`` each."""
     hits, totals = np.asarray(hits, np.float64), np.asarray(totals, np.float64)
     drawn = draws(len(hits), seed=seed)
     samples = (drawn @ hits) / np.maximum(drawn @ totals, 1)

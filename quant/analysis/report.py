@@ -22,38 +22,38 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(kw_only=True)
 class Agreement:
-    """Routing of one MoE layer under one task: tokens by picture.
+    """Routing of one MoE layer under one task: tokens by image.
 
-    ``pictures``: tokens, those for which float and integers choose the same experts, and those with
+    ``images``: tokens, those for which float and integers choose the same experts, and those with
     the same best expert.
     """
 
-    pictures: list[tuple[int, int, int]] = field(default_factory=list)
+    images: list[tuple[int, int, int]] = field(default_factory=list)
 
     def add(self, exact: Array, got: Array) -> None:
-        """Chosen experts ``(n, k)`` of both sides for one picture, best first."""
+        """Chosen experts ``(n, k)`` of both sides for one image, best first."""
         same_set = np.all(np.sort(exact) == np.sort(got), axis=1)
         same_first = exact[:, 0] == got[:, 0]
-        self.pictures.append((len(exact), int(same_set.sum()), int(same_first.sum())))
+        self.images.append((len(exact), int(same_set.sum()), int(same_first.sum())))
 
     @property
     def tokens(self) -> int:
-        """Tokens of all pictures."""
-        return sum(counts[0] for counts in self.pictures)
+        """Tokens of all images."""
+        return sum(counts[0] for counts in self.images)
 
     @property
     def same_set(self) -> int:
         """Tokens that go to the same experts."""
-        return sum(counts[1] for counts in self.pictures)
+        return sum(counts[1] for counts in self.images)
 
     @property
     def same_first(self) -> int:
         """Tokens whose best expert is the same."""
-        return sum(counts[2] for counts in self.pictures)
+        return sum(counts[2] for counts in self.images)
 
     def share(self) -> Estimate:
-        """Share of tokens with the same experts, with its interval over pictures."""
-        tokens, same, _ = np.array(self.pictures).T
+        """Share of tokens with the same experts, with its interval over images."""
+        tokens, same, _ = np.array(self.images).T
         return share(same, tokens)
 
 
@@ -128,7 +128,7 @@ def compare(
     tasks: Sequence[str] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Comparison:
-    """Run both on ``images`` ``(N, H, W, C)`` uint8, picture by picture, task by task."""
+    """Run both on ``images`` ``(N, H, W, C)`` uint8, image by image, task by task."""
     names = network.tasks if tasks is None else tuple(tasks)
     golden = Golden(network)
     result = Comparison(noise={task: {} for task in names}, routing={task: {} for task in names})

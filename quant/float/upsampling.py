@@ -65,7 +65,7 @@ class FloatStage:
         return FloatLinear(weight=window.fold(self.weight).astype(np.float32), bias=self.bias)
 
     def __call__(self, maps: Floats) -> Floats:
-        """Maps ``(B, h, w, C)`` to ``(B, f h, f w, O)``, picture by picture to save memory."""
+        """Maps ``(B, h, w, C)`` to ``(B, f h, f w, O)``, image by image to save memory."""
         batch, height, width, _ = maps.shape
         found = self.windows((height, width))
         linears = self.linears or tuple(self.folded(window) for window in found)

@@ -1,6 +1,6 @@
-"""Calibration: what every tensor of a float network looks like on a set of pictures.
+"""Calibration: what every tensor of a float network looks like on a set of images.
 
-Static quantisation needs the ranges of activations before it sees the picture. Each site keeps
+Static quantisation needs the ranges of activations before it sees the image. Each site keeps
 exact per-channel extremes and a uniform sample of rows (reservoir sampling, Vitter 1985, algorithm
 R) for clipping searches and for error estimates; routing is counted for the expert schedule.
 """

@@ -7,7 +7,7 @@ with the least error behind the next convolution.
 Each window has weights and rounding of its own; by default a tap makes up for the error of the one
 before (:func:`~.rounding.diffused`), since pixels side by side are alike. What a window reads is
 taken from samples all over the map (:func:`~..float.upsampling.surroundings`), at its edges too:
-rounding and bias correction see the same pictures' pixels, not only those at that edge.
+rounding and bias correction see the same images' pixels, not only those at that edge.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ def micro_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of 16 x 32 pictures, five tasks, three experts."""
+    """A checkpoint of 16 x 32 images, five tasks, three experts."""
     import torch
 
     from moevit.model.checkpoint import store

@@ -89,7 +89,7 @@ def test_uniform_routers_use_every_expert(moevit, small, micro_cache) -> None:
     about = reference.Reference(size="nano", preset="micro")
     network = reference.reference_network(about, lambda _what, _share: None)
     for task in network.tasks:
-        run = Golden(network).run(reference._picture(about), task)
+        run = Golden(network).run(reference._image(about), task)
         for layer in run.routing:
             assert min(layer.counts) >= 0.5 * np.mean(layer.counts)
     body = reference.backbone(network)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from support.datasets import WRITERS, write_cityscapes, write_cityscapes_arrays, write_nyud
 
-from moevit.cli.sources import PictureSource, picture_source
+from moevit.cli.sources import ImageSource, image_source
 from moevit.model.checkpoint import load
 from moevit.model.config import PRESETS, ModelConfig
 
@@ -59,9 +59,9 @@ def test_from_the_folder_to_the_device(name: str, moevit, tmp_path: Path) -> Non
     for task, metrics in golden["tasks"].items():
         assert metrics.keys() == exact["tasks"][task].keys()
         assert np.isfinite(list(metrics.values())).all()
-    picture = next(root.rglob("*.jpg"), None) or next((root / "leftImg8bit").rglob("*.png"))
+    image = next(root.rglob("*.jpg"), None) or next((root / "leftImg8bit").rglob("*.png"))
     status, out, err = moevit(
-        *("run", picture, "--model", "m.safetensors", "--preset", "micro", "--json"),
+        *("run", image, "--model", "m.safetensors", "--preset", "micro", "--json"),
         *("--backend", "interpreter", *given),
     )
     assert status == 0, err
@@ -124,14 +124,14 @@ def test_seven_or_nineteen_classes(moevit, tmp_path: Path) -> None:
     assert not (tmp_path / "arrays.safetensors").exists()
 
 
-def test_calibration_on_your_own_pictures(moevit, checkpoint: Path, tmp_path: Path) -> None:
+def test_calibration_on_your_own_images(moevit, checkpoint: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     for n in range(5):
         pixels = rng.integers(0, 256, (20 + n, 50, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{n}.png")
-    (folder / "notes.txt").write_text("not a picture")
+    (folder / "notes.txt").write_text("not an image")
     given = ["--model", checkpoint, "--json"]
     status, out, err = moevit("quantize", *given, "--calibration", folder, "-o", "a.safetensors")
     assert status == 0, err
@@ -178,7 +178,7 @@ def test_calibration_on_your_own_pictures(moevit, checkpoint: Path, tmp_path: Pa
         (["eval", "--root", "."], "--root: . needs --data"),
         (["eval", "--data", "kitti", "--root", "."], "--data: unknown data set 'kitti'"),
         (["quantize", "--calibration", "x.png"], "x.png: no such file"),
-        (["compile", "--calibration", "."], ".: has no pictures; expected files ending in .png"),
+        (["compile", "--calibration", "."], ".: has no images; expected files ending in .png"),
         (
             ["compile", "--image-size", "128x256", "--data", "nyud", "--root", "."],
             "--image-size: cannot be given together with --data",
@@ -222,23 +222,23 @@ def test_scenes_do_not_score_what_they_do_not_know(moevit, checkpoint, tmp_path:
 
 def test_the_key_follows_the_files(tmp_path: Path) -> None:
     root = write_nyud(tmp_path / "data")
-    source = picture_source("nyud", root)
-    assert source.key() == picture_source("nyud", root).key()
+    source = image_source("nyud", root)
+    assert source.key() == image_source("nyud", root).key()
     other = shutil.copytree(root, tmp_path / "other")
-    assert source.key() != picture_source("nyud", other).key()
-    assert picture_source().key() == "" and picture_source().is_default
+    assert source.key() != image_source("nyud", other).key()
+    assert image_source().key() == "" and image_source().is_default
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    first = picture_source(files=[tmp_path / "a.png"]).key()
+    first = image_source(files=[tmp_path / "a.png"]).key()
     Image.new("RGB", (8, 8), "red").save(tmp_path / "a.png")
-    assert first != picture_source(files=[tmp_path / "a.png"]).key()
+    assert first != image_source(files=[tmp_path / "a.png"]).key()
 
 
-def test_calibration_pictures_are_spread(tmp_path: Path, micro: ModelConfig) -> None:
+def test_calibration_images_are_spread(tmp_path: Path, micro: ModelConfig) -> None:
     for n in range(10):
         Image.new("RGB", (32, 16), (n, n, n)).save(tmp_path / f"{n}.png")
-    source = picture_source(files=[tmp_path])
+    source = image_source(files=[tmp_path])
     assert source.calibration(micro, 4)[:, 0, 0, 0].tolist() == [0, 2, 5, 7]
     assert len(source.calibration(micro, 64)) == 10
-    assert PictureSource().describe(3) == "3 rendered scenes"
-    with pytest.raises(ValueError, match="at least one picture, not 0"):
+    assert ImageSource().describe(3) == "3 rendered scenes"
+    with pytest.raises(ValueError, match="at least one image, not 0"):
         source.calibration(micro, 0)

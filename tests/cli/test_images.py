@@ -1,4 +1,4 @@
-"""Pictures of users: every kind that is right, and every way to be wrong."""
+"""Images of users: every kind that is right, and every way to be wrong."""
 
 import io
 from pathlib import Path
@@ -25,7 +25,7 @@ def save(path: Path, array: np.ndarray, **options) -> Path:
     return path
 
 
-def test_a_picture_of_the_right_size_is_untouched(tmp_path: Path) -> None:
+def test_an_image_of_the_right_size_is_untouched(tmp_path: Path) -> None:
     got = load_image(save(tmp_path / "a.png", gradient()), height=H, width=W)
     assert got.dtype == np.uint8
     assert got.flags.writeable
@@ -64,10 +64,10 @@ def test_exif_orientation(tmp_path: Path) -> None:
 def test_modes(tmp_path: Path, mode: str) -> None:
     suffix = "jpg" if mode == "CMYK" else "png"
     if mode == "I;16":
-        picture = Image.fromarray(np.full((H, W), 128 << 8, "u2"))
+        image = Image.fromarray(np.full((H, W), 128 << 8, "u2"))
     else:
-        picture = Image.new("RGB", (W, H), (128, 128, 128)).convert(mode)
-    picture.save(tmp_path / f"a.{suffix}")
+        image = Image.new("RGB", (W, H), (128, 128, 128)).convert(mode)
+    image.save(tmp_path / f"a.{suffix}")
     got = load_image(tmp_path / f"a.{suffix}", height=H, width=W)
     assert got.shape == (H, W, 3)
     assert abs(int(got.mean()) - 128) <= 3
@@ -92,7 +92,7 @@ def test_cut_short(tmp_path: Path, kind: str, share: float) -> None:
 
 
 @given(st.data())
-def test_damage_is_an_error_or_a_picture(tmp_path_factory, data) -> None:
+def test_damage_is_an_error_or_an_image(tmp_path_factory, data) -> None:
     buffer = io.BytesIO()
     kind = data.draw(st.sampled_from(["PNG", "JPEG"]))
     Image.fromarray(gradient()).save(buffer, kind)
@@ -109,13 +109,13 @@ def test_damage_is_an_error_or_a_picture(tmp_path_factory, data) -> None:
 
 def test_other_files(tmp_path: Path) -> None:
     text = tmp_path / "a.png"
-    text.write_text("no picture")
-    with pytest.raises(UserError, match=r"a\.png: not a PNG or JPEG picture"):
+    text.write_text("no image")
+    with pytest.raises(UserError, match=r"a\.png: not a PNG or JPEG image"):
         load_image(text, height=H, width=W)
     gif = save(tmp_path / "b.gif", gradient())
-    with pytest.raises(UserError, match=r"b\.gif: not a PNG or JPEG picture"):
+    with pytest.raises(UserError, match=r"b\.gif: not a PNG or JPEG image"):
         load_image(gif, height=H, width=W)
-    with pytest.raises(UserError, match="no such file; expected a PNG or JPEG picture"):
+    with pytest.raises(UserError, match="no such file; expected a PNG or JPEG image"):
         load_image(tmp_path / "none.png", height=H, width=W)
     with pytest.raises(UserError, match="is a folder"):
         load_image(tmp_path, height=H, width=W)

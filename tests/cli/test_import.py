@@ -1,4 +1,4 @@
-"""`moevit import`, and what runs an import: tokens and logits instead of pictures."""
+"""`moevit import`, and what runs an import: tokens and logits instead of images."""
 
 from __future__ import annotations
 

@@ -32,9 +32,9 @@ def options(checkpoint: Path, backend: str = "golden") -> list[object]:
 
 
 def is_png(path: Path) -> bool:
-    with Image.open(path) as picture:
-        picture.load()
-        return picture.format == "PNG" and picture.width > 600
+    with Image.open(path) as image:
+        image.load()
+        return image.format == "PNG" and image.width > 600
 
 
 @pytest.mark.parametrize("backend", ["golden", "interpreter", "torch"])
@@ -61,7 +61,7 @@ def test_a_scene_under_all_tasks(moevit, checkpoint, backend, tmp_path) -> None:
     assert is_png(tmp_path / "out" / "scene-0-panel.png")
 
 
-def test_pictures_of_the_users(moevit, checkpoint, tmp_path) -> None:
+def test_images_of_the_users(moevit, checkpoint, tmp_path) -> None:
     rng = np.random.default_rng(0)
     paths = [tmp_path / "a" / "x.png", tmp_path / "b" / "x.png", tmp_path / "y.jpg"]
     for n, path in enumerate(paths):
@@ -149,7 +149,7 @@ def test_eval_for_people(moevit, checkpoint, monkeypatch) -> None:
     assert f"float model: {found['delta_m']:+.2f} % ({low:+.2f} .. {high:+.2f})" in out
 
 
-def test_one_picture_has_no_interval(moevit, checkpoint) -> None:
+def test_one_image_has_no_interval(moevit, checkpoint) -> None:
     given = ("--images", 1, *options(checkpoint, "golden"))
     status, out, _ = moevit("eval", "--json", *given)
     assert status == 0 and json.loads(out)["interval"] is None

@@ -172,7 +172,7 @@ def test_what_is_missing_is_listed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="lacks depth, edge; expected NYUD-v2 with the folders"):
         open_dataset("nyud", tmp_path, "train")
     (tmp_path / "gt_sets" / "train.txt").write_text("\n")
-    with pytest.raises(ValueError, match="has no pictures for train"):
+    with pytest.raises(ValueError, match="has no images for train"):
         open_dataset("nyud", tmp_path, "train", kinds=["segmentation"])
     (tmp_path / "gt_sets" / "train.txt").unlink()
     with pytest.raises(ValueError, match=r"train\.txt: no such file; expected the names"):
@@ -186,7 +186,7 @@ def _array(values: np.ndarray) -> Break:
     return lambda path: np.save(path, values)
 
 
-def _picture(values: np.ndarray) -> Break:
+def _image(values: np.ndarray) -> Break:
     return lambda path: Image.fromarray(values).save(path)
 
 
@@ -201,8 +201,8 @@ def _short(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "file", "damage", "message"),
     [
-        ("nyud", "images/t0000.jpg", _short, "not a whole picture"),
-        ("nyud", "segmentation/t0000.png", _short, "not a whole picture"),
+        ("nyud", "images/t0000.jpg", _short, "not a whole image"),
+        ("nyud", "segmentation/t0000.png", _short, "not a whole image"),
         ("nyud", "depth/t0000.npy", _short, "not a whole NumPy file"),
         ("nyud", "depth/t0000.npy", _array(np.array([{}])), "not a whole NumPy file"),
         ("nyud", "depth/t0000.npy", _array(np.full((48, 64), np.nan)), "not finite"),
@@ -211,19 +211,19 @@ def _short(path: Path) -> None:
         (
             "nyud",
             "segmentation/t0000.png",
-            _picture(np.full((48, 64), 41, np.uint8)),
+            _image(np.full((48, 64), 41, np.uint8)),
             "has label 41; expected 0 to 40",
         ),
         (
             "nyud",
             "segmentation/t0000.png",
-            _picture(np.ones((48, 64, 3), np.uint8)),
+            _image(np.ones((48, 64, 3), np.uint8)),
             r"\(48, 64, 3\); expected labels of 40 classes in one channel",
         ),
         (
             "pascal_context",
             "semseg/VOC12/2008_000000.png",
-            _picture(np.full((48, 40), 30, np.uint8)),
+            _image(np.full((48, 40), 30, np.uint8)),
             "has label 30; expected 0 to 20, or 255",
         ),
         (
@@ -237,7 +237,7 @@ def _short(path: Path) -> None:
         (
             "cityscapes",
             "gtFine/train/aachen/aachen_000000_000019_gtFine_labelIds.png",
-            _picture(np.full((32, 64), 200, np.uint8)),
+            _image(np.full((32, 64), 200, np.uint8)),
             "has values 200 to 200; expected label ids from 0 to 33",
         ),
         (
@@ -297,7 +297,7 @@ def test_the_same_size_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("size", [(16, 32), (32, 16), (40, 40), (8, 24)])
-def test_pictures_are_cut_as_those_to_run_on(size: tuple[int, int], tmp_path: Path) -> None:
+def test_images_are_cut_as_those_to_run_on(size: tuple[int, int], tmp_path: Path) -> None:
     from moevit.cli.images import load_image
 
     before = example()

@@ -58,7 +58,7 @@ def double(x: np.ndarray) -> np.ndarray:
 
 
 def convolve(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """``(C, H, W)`` by ``(O, C, k, k)``: a sum over the taps of shifted pictures."""
+    """``(C, H, W)`` by ``(O, C, k, k)``: a sum over the taps of shifted images."""
     size = weight.shape[-1]
     reach, (_, height, width) = size // 2, x.shape
     padded = np.pad(x, ((0, 0), (reach, reach), (reach, reach)))
@@ -82,24 +82,24 @@ def test_function(micro: ModelConfig, stride: int, final_norm: bool) -> None:
     if not final_norm:
         x = torch.nn.functional.layer_norm(x, (config.dim,), eps=config.norm_eps)
         x = x * head.norm.weight.detach().double() + head.norm.bias.detach().double()
-    picture = x.numpy().T.reshape(config.dim, *config.grid)
+    image = x.numpy().T.reshape(config.dim, *config.grid)
     values = {name: t.double().numpy() for name, t in head.state_dict().items()}
     layers = max((8 // stride).bit_length() - 1, 1)
     for n in range(layers):
-        picture = convolve(
-            picture, values[f"convolutions.{n}.weight"], values[f"convolutions.{n}.bias"]
+        image = convolve(
+            image, values[f"convolutions.{n}.weight"], values[f"convolutions.{n}.bias"]
         )
         norm = {k: values[f"norms.{n}.{k}"][:, None, None] for k in ("weight", "bias")}
         mean = values[f"norms.{n}.running_mean"][:, None, None]
         variance = values[f"norms.{n}.running_var"][:, None, None]
-        picture = (picture - mean) / np.sqrt(variance + 1e-5) * norm["weight"] + norm["bias"]
-        picture = np.maximum(picture, 0)
+        image = (image - mean) / np.sqrt(variance + 1e-5) * norm["weight"] + norm["bias"]
+        image = np.maximum(image, 0)
         if n < layers - 1:
-            picture = double(picture)
-    picture = convolve(picture, values["classify.weight"], values["classify.bias"])
-    picture = double(picture) if stride < 8 else picture
+            image = double(image)
+    image = convolve(image, values["classify.weight"], values["classify.bias"])
+    image = double(image) if stride < 8 else image
     assert got.shape == (3, *config.head_size("seg"))
-    np.testing.assert_allclose(got, picture, atol=1e-4)
+    np.testing.assert_allclose(got, image, atol=1e-4)
 
 
 def test_training_reaches_every_parameter(micro: ModelConfig) -> None:

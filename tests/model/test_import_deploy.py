@@ -81,8 +81,8 @@ def test_from_float_to_the_program(source: object, tmp_path: Path) -> None:
     assert callable(source)
     model: M3ViT = source(tmp_path)
     floats = to_float_network(model)
-    pictures = random_images(5, floats.geometry, 64)
-    save_network(quantise(floats, calibrate(floats, pictures)), tmp_path / "network.safetensors")
+    images = random_images(5, floats.geometry, 64)
+    save_network(quantise(floats, calibrate(floats, images)), tmp_path / "network.safetensors")
     network = load_network(tmp_path / "network.safetensors")
     golden, program = Golden(network), compile_network(network, preset("micro"))
     held_out = random_images(77, floats.geometry, 4)
@@ -104,9 +104,9 @@ def test_from_float_to_the_program(source: object, tmp_path: Path) -> None:
 
 def test_classes_are_planes_of_one_pixel(tmp_path: Path) -> None:
     floats = to_float_network(classifier(tmp_path))
-    pictures = random_images(5, floats.geometry, 8)
-    golden = Golden(quantise(floats, calibrate(floats, pictures)))
-    output = golden.run(pictures[0], TASK).output
+    images = random_images(5, floats.geometry, 8)
+    golden = Golden(quantise(floats, calibrate(floats, images)))
+    output = golden.run(images[0], TASK).output
     planes = golden.dequantise(output, TASK)
     assert output.shape == (1, 11) and planes.shape == (11, 1, 1)
     np.testing.assert_allclose(planes.ravel(), output[0] * golden.network.heads[TASK].linear.scale)
@@ -116,7 +116,7 @@ def test_classes_are_planes_of_one_pixel(tmp_path: Path) -> None:
 def test_quantised_onnx_of_classifiers(source: object, tmp_path: Path) -> None:
     assert callable(source)
     floats = to_float_network(source(tmp_path))
-    pictures = random_images(5, floats.geometry, 32)
-    network = quantise(floats, calibrate(floats, pictures))
-    report = export_qdq(network, tmp_path / "q.onnx", images=pictures[:6])
+    images = random_images(5, floats.geometry, 32)
+    network = quantise(floats, calibrate(floats, images))
+    report = export_qdq(network, tmp_path / "q.onnx", images=images[:6])
     assert report["difference"][TASK]["sqnr_db"] > 25

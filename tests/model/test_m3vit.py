@@ -13,14 +13,14 @@ from moevit.model.config import ModelConfig, TaskConfig, preset
 from moevit.model.m3vit import Head, M3ViT
 
 
-def pictures(config: ModelConfig, count: int = 2) -> torch.Tensor:
+def random_images(config: ModelConfig, count: int = 2) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
     return torch.randint(0, 256, (count, *config.image, 3), dtype=torch.uint8, generator=generator)
 
 
 def test_raw_outputs_have_the_configured_shapes(model: M3ViT, micro: ModelConfig) -> None:
     for task in micro.tasks:
-        raw = model(pictures(micro), task.name)
+        raw = model(random_images(micro), task.name)
         assert raw.shape == (2, task.channels, 4, 8)
         assert raw.isfinite().all()
 
@@ -58,7 +58,7 @@ def test_any_size_runs(
         tasks=(TaskConfig(name="edges", kind="edges", channels=1, stride=1),),
         class_token=class_token,
     )
-    raw = M3ViT(config).eval()(pictures(config), "edges")
+    raw = M3ViT(config).eval()(random_images(config), "edges")
     assert raw.shape == (2, 1, *config.image)
 
 
@@ -92,7 +92,7 @@ def test_patches_are_row_by_row(micro: ModelConfig) -> None:
 
 
 def test_a_mixed_batch_gives_what_each_task_gives_alone(model: M3ViT, micro: ModelConfig) -> None:
-    images = pictures(micro, 6)
+    images = random_images(micro, 6)
     counts = (1, 2, 0, 2, 1)
     mixed = model.forward_mixed(images, counts)
     assert list(mixed) == ["segmentation", "depth", "edges", "saliency"]
@@ -111,14 +111,14 @@ def test_tasks_differ_only_after_the_first_mixture(model: M3ViT, micro: ModelCon
     with torch.no_grad():
         for _, mixture in model.mixtures():
             torch.nn.init.normal_(mixture.router.weight)
-    model(pictures(micro), "depth")
-    model(pictures(micro), "edges")
+    model(random_images(micro), "depth")
+    model(random_images(micro), "edges")
     assert torch.equal(*seen[0])
     assert not torch.equal(*seen[1])
 
 
 def test_pixels_are_normalised_inside(model: M3ViT, micro: ModelConfig) -> None:
-    images = pictures(micro)
+    images = random_images(micro)
     assert torch.equal(model(images, "depth"), model(images.float(), "depth"))
     mean = torch.full((1, *micro.image, 3), 127.5)
     tokens = model.embed(mean)[0, 1:] - model.pos_embed[0, 1:]
@@ -132,7 +132,7 @@ def test_softmax_and_scores_can_be_watched(model: M3ViT, micro: ModelConfig) -> 
     for name in ("scores", "softmax", "context"):
         module = getattr(attention, name)
         module.register_forward_hook(lambda _m, i, o, name=name: seen.update({name: (i[0], o)}))
-    model(pictures(micro), "depth")
+    model(random_images(micro), "depth")
     scores, probabilities = seen["softmax"]
     assert scores.shape == (2, 2, 9, 9)
     assert torch.equal(seen["scores"][1], scores)
@@ -144,9 +144,9 @@ def test_wrong_inputs_are_refused(model: M3ViT, micro: ModelConfig) -> None:
     with pytest.raises(ValueError, match=r"Images must be \(B, \(16, 32, 3\)\), not"):
         model(torch.zeros(1, 3, 16, 32), "depth")
     with pytest.raises(ValueError, match="not 'pose'"):
-        model(pictures(micro), "pose")
+        model(random_images(micro), "pose")
     with pytest.raises(ValueError, match=r"Counts \(1, 1\) must split 2 images over 5 tasks"):
-        model.forward_mixed(pictures(micro), (1, 1))
+        model.forward_mixed(random_images(micro), (1, 1))
 
 
 def test_nano_has_the_published_number_of_weights() -> None:
@@ -157,7 +157,7 @@ def test_nano_has_the_published_number_of_weights() -> None:
 def test_balance_is_the_mean_over_mixtures(model: M3ViT, micro: ModelConfig) -> None:
     assert model.balance() == (0, 0)
     model.train()
-    model.forward_mixed(pictures(micro, 5), (1,) * 5)
+    model.forward_mixed(random_images(micro, 5), (1,) * 5)
     losses = [mixture.losses for _, mixture in model.mixtures()]
     assert len(losses) == 1
     assert losses[0] is not None

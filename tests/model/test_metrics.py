@@ -97,7 +97,7 @@ def test_saliency_as_m3vit_scores_it() -> None:
         np.array([[[True, True, False, False]], [[False, False, False, False]]]),
     )
     result = tally.result()
-    # from 0.6 to 0.9 the pictures' overlaps are 1/2 and 1 (both empty); P 1 and 0, R 1/2 and 0
+    # from 0.6 to 0.9 the images' overlaps are 1/2 and 1 (both empty); P 1 and 0, R 1/2 and 0
     assert result["miou"] == pytest.approx(3 / 4)
     # at 0.2 and 0.25: P 1 and 0, R 1 and 0
     assert result["max_f1"] == pytest.approx(0.5)

@@ -27,7 +27,7 @@ def lively(config: ModelConfig) -> M3ViT:
     return model
 
 
-def pictures(config: ModelConfig, count: int) -> np.ndarray:
+def random_images(config: ModelConfig, count: int) -> np.ndarray:
     return np.random.default_rng(7).integers(0, 256, (count, *config.image, 3), dtype=np.uint8)
 
 
@@ -43,7 +43,7 @@ def exported(micro: ModelConfig, tmp_path_factory: pytest.TempPathFactory) -> An
 def test_all_tasks_equal_pytorch(exported: Any, batch: int) -> None:
     model, path, _ = exported
     assert model.training, "the export leaves the model as it was"
-    forward, images = onnx_forward(path), pictures(model.config, batch)
+    forward, images = onnx_forward(path), random_images(model.config, batch)
     outputs = []
     for task in model.config.task_names:
         with torch.no_grad():
@@ -101,7 +101,7 @@ def test_what_imports_give(kind: dict[str, Any], micro: ModelConfig, tmp_path: P
     task = TaskConfig(name="only", kind=name, channels=micro.dim, stride=micro.patch)
     model = lively(dataclasses.replace(micro, tasks=(task,), **kind)).eval()
     export_onnx(model, tmp_path / "m.onnx")
-    images = pictures(model.config, 2)
+    images = random_images(model.config, 2)
     got = onnx_forward(tmp_path / "m.onnx")(images, "only")
     with torch.no_grad():
         expected = model(torch.from_numpy(images), "only").numpy()
@@ -113,7 +113,7 @@ def test_one_task(micro: ModelConfig, tmp_path: Path) -> None:
     assert list(report["difference"]) == ["depth"] and report["operators"]["TopK"] == 1
     forward = onnx_forward(tmp_path / "m.onnx")
     with pytest.raises(ValueError, match="must be one of depth, not 'edges'"):
-        forward(pictures(micro, 1), "edges")
+        forward(random_images(micro, 1), "edges")
     with pytest.raises(ValueError, match=r"must be \(B, \(16, 32, 3\)\) uint8, not \(1, 8, 8, 3\)"):
         forward(np.zeros((1, 8, 8, 3), np.uint8), "depth")
 

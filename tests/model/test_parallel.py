@@ -163,11 +163,11 @@ def test_torchrun(config: TrainConfig, tmp_path: Path) -> None:
 
 def test_a_workers_mistake_is_told(config: TrainConfig) -> None:
     data = open_dataset("pascal_context", config.root or Path(), "train")
-    broken = data.picture_path(0)
+    broken = data.image_path(0)
     before = broken.read_bytes()
     try:
         broken.write_bytes(before[:40])
-        with pytest.raises(ValueError, match="not a whole picture"):
+        with pytest.raises(ValueError, match="not a whole image"):
             train(dataclasses.replace(config, loaders=1))
     finally:
         broken.write_bytes(before)

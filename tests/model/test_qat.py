@@ -37,9 +37,9 @@ def prepare(config: ModelConfig) -> Prepared:
         for name, parameter in model.named_parameters():
             if "norm" in name:
                 parameter.add_(0.3 * torch.randn_like(parameter))
-    pictures = np.stack([scene("calibration", n, *config.image).image for n in range(40)])
+    images = np.stack([scene("calibration", n, *config.image).image for n in range(40)])
     network = to_float_network(model)
-    return model, network, calibrate(network, pictures), pictures
+    return model, network, calibrate(network, images), images
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +70,9 @@ def equal(one: Network, other: Network) -> bool:
     return all(map(np.array_equal, codes(one), codes(other)))
 
 
-def noise(network: FloatNetwork, quantised: Network, pictures: Any) -> float:
+def noise(network: FloatNetwork, quantised: Network, images: Any) -> float:
     """Squared error over variance, mean over tasks."""
-    exact, results = network.run(pictures), Golden(quantised).run_batch(pictures)
+    exact, results = network.run(images), Golden(quantised).run_batch(images)
     shares = []
     for task in network.tasks:
         got = np.stack([r.output for r in results[task]]) * quantised.heads[task].linear.scale
@@ -93,7 +93,7 @@ def test_the_student_is_what_the_integers_stand_for(
     micro: ModelConfig, changes: dict[str, Any]
 ) -> None:
     """Before the first step, beside the NumPy network with the quantiser's layers and sites."""
-    model, network, calibration, pictures = prepare(replace(micro, **changes))
+    model, network, calibration, images = prepare(replace(micro, **changes))
     _, made = quantise_with_parts(network, calibration, OPTIONS, Fixed())
     student = qat._Student(model, network, made, OPTIONS)
     dense = 0 if changes.get("moe_every") == 1 else 1
@@ -108,13 +108,13 @@ def test_the_student_is_what_the_integers_stand_for(
     rounded = with_layers(
         network, lambda name, layer: made.layers[name] if name in student.matrices else layer
     )
-    wanted, exact = rounded.run(pictures, edit=edit), network.run(pictures)
-    images = torch.from_numpy(pictures)
+    wanted, exact = rounded.run(images, edit=edit), network.run(images)
+    batch = torch.from_numpy(images)
     for index, task in enumerate(model.config.tasks):
-        counts = tuple(len(images) * (n == index) for n in range(len(model.config.tasks)))
+        counts = tuple(len(batch) * (n == index) for n in range(len(model.config.tasks)))
         student.rounding.on = True
         with torch.no_grad():
-            planes = torch.func.functional_call(student.mixed, student.weights(), (images, counts))
+            planes = torch.func.functional_call(student.mixed, student.weights(), (batch, counts))
         student.rounding.on = False
         got = torch.nn.functional.pixel_unshuffle(planes[task.name], 2).flatten(2).mT.numpy()
         # A value between two codes may fall to either, and a token to another expert.
@@ -127,7 +127,7 @@ def test_the_student_is_what_the_integers_stand_for(
 def test_the_integers_are_those_of_the_training(
     prepared: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, network, calibration, pictures = prepared
+    model, network, calibration, images = prepared
     kept: list[Any] = []
     make = qat._Student.__init__
 
@@ -138,7 +138,7 @@ def test_the_integers_are_those_of_the_training(
     monkeypatch.setattr(qat._Student, "__init__", init)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     quantised, made = finetune(
-        model, network, calibration, OPTIONS, pictures, tuning=Tuning(batch=10, rate=0.3)
+        model, network, calibration, OPTIONS, images, tuning=Tuning(batch=10, rate=0.3)
     )
     check_network(quantised)
     assert quantised.meta["quantisation"]["finetune"] == 3
@@ -174,46 +174,46 @@ def layer(network: Network, name: str) -> Any:
 
 
 def test_the_same_again_and_another_seed(prepared: Prepared) -> None:
-    model, network, calibration, pictures = prepared
+    model, network, calibration, images = prepared
     tuning = Tuning(batch=10, rate=0.1)
     one, two, other = (
-        finetune(model, network, calibration, OPTIONS, pictures, tuning=tuning, seed=seed)[0]
+        finetune(model, network, calibration, OPTIONS, images, tuning=tuning, seed=seed)[0]
         for seed in (0, 0, 1)
     )
     assert equal(one, two) and not equal(one, other)
 
 
 def test_it_repairs_what_rounding_broke(prepared: Prepared, micro: ModelConfig) -> None:
-    """On pictures that it has not seen, four-bit experts come nearer to the floats."""
-    model, network, calibration, pictures = prepared
+    """On images that it has not seen, four-bit experts come nearer to the floats."""
+    model, network, calibration, images = prepared
     options = Options(expert_bits=4, clip="minmax", migrate=(0.0,), rounding="nearest")
     fresh = np.stack([scene("validation", n, *micro.image).image for n in range(40)])
     plain = noise(network, quantise(network, calibration, options), fresh)
     tuned = finetune(
-        *(model, network, calibration, replace(options, finetune=150), pictures),
+        *(model, network, calibration, replace(options, finetune=150), images),
         tuning=Tuning(batch=20, rate=0.02, growth_rate=1e-4),
     )[0]
     assert noise(network, tuned, fresh) < 0.8 * plain
 
 
 def test_an_interruption_leaves_the_model_as_it_was(prepared: Prepared) -> None:
-    model, network, calibration, pictures = prepared
+    model, network, calibration, images = prepared
 
     def stop(text: str, share: float) -> None:
         if text.startswith("fine-tuning (2/"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        finetune(model, network, calibration, OPTIONS, pictures, report=stop)
+        finetune(model, network, calibration, OPTIONS, images, report=stop)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
 def test_what_cannot_be_tuned(prepared: Prepared) -> None:
-    model, network, calibration, pictures = prepared
-    with pytest.raises(ValueError, match="needs steps and pictures, not 0 and 40"):
-        finetune(model, network, calibration, Options(), pictures)
-    with pytest.raises(ValueError, match="needs steps and pictures, not 3 and 0"):
-        finetune(model, network, calibration, OPTIONS, pictures[:0])
+    model, network, calibration, images = prepared
+    with pytest.raises(ValueError, match="needs steps and images, not 0 and 40"):
+        finetune(model, network, calibration, Options(), images)
+    with pytest.raises(ValueError, match="needs steps and images, not 3 and 0"):
+        finetune(model, network, calibration, OPTIONS, images[:0])
     with pytest.raises(ValueError, match="Fine-tuning of 3 steps needs the model"):
         quantise(network, calibration, OPTIONS)
     with pytest.raises(ValueError, match="Finetune must be at least 0 steps, not -1"):

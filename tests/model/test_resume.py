@@ -104,10 +104,10 @@ def test_the_same_curve_to_the_last_bit(
 def test_average_is_what_is_stored(config: TrainConfig) -> None:
     config = dataclasses.replace(config, ema=0.9, steps=3)
     trainer = Trainer(config)
-    from moevit.model.training.batches import Batches, Pictures
+    from moevit.model.training.batches import Batches, Images
 
     data = open_dataset("nyud", config.root or Path(), "train")
-    batches = Batches(Pictures(data, config.model.image), config.model, 2, 0)
+    batches = Batches(Images(data, config.model.image), config.model, 2, 0)
     name = "blocks.0.mlp.fc1.weight"
     average = trainer.model.state_dict()[name].double()
     for step in range(3):
@@ -122,11 +122,11 @@ def test_average_is_what_is_stored(config: TrainConfig) -> None:
 
 
 def test_fp16_gives_way_when_it_overflows(config: TrainConfig) -> None:
-    from moevit.model.training.batches import Batches, Pictures
+    from moevit.model.training.batches import Batches, Images
 
     trainer = Trainer(dataclasses.replace(config, amp="fp16"))
     data = open_dataset("nyud", config.root or Path(), "train")
-    batches = Batches(Pictures(data, config.model.image), config.model, 2, 0)
+    batches = Batches(Images(data, config.model.image), config.model, 2, 0)
     trainer.advance(batches[0])
     trainer.scaler.update(2.0**40)
     before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}

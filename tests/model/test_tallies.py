@@ -1,4 +1,4 @@
-"""Scores that keep their pictures: the same metrics as a whole set, and paired intervals."""
+"""Scores that keep their images: the same metrics as a whole set, and paired intervals."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def test_the_sum_is_the_score_of_the_set(
     micro: ModelConfig, scenes: list[Sample], found: dict[float, Tallies]
 ) -> None:
     whole = evaluate(Noisy(micro, scenes, 0.5), micro, count=COUNT, batch=COUNT)
-    assert found[0.5].pictures == COUNT
+    assert found[0.5].images == COUNT
     for task, metrics in found[0.5].results().items():
         assert metrics == pytest.approx(whole[task], rel=1e-12)
-    # Weights count pictures: the first one alone.
+    # Weights count images: the first one alone.
     first = tally(Noisy(micro, scenes, 0.5), micro, scenes[:1])
     assert found[0.5].results(np.eye(COUNT)[0]) == first.results()
 
@@ -98,14 +98,14 @@ def test_kept_in_a_file(micro: ModelConfig, found: dict[float, Tallies], tmp_pat
     found[0.5].save(tmp_path / "t.npz")
     tasks = ("normals", "segmentation")
     again = Tallies.load(tmp_path / "t.npz", micro, tasks)
-    assert tuple(again.kinds) == tasks and again.pictures == COUNT
+    assert tuple(again.kinds) == tasks and again.images == COUNT
     whole = found[0.5].results()
     assert again.results() == {task: whole[task] for task in tasks}
 
 
 def test_bad_pairs(micro: ModelConfig, scenes: list[Sample], found: dict[float, Tallies]) -> None:
     short = tally(Noisy(micro, scenes, 0.5), micro, scenes[:3])
-    with pytest.raises(ValueError, match="need the same pictures and tasks, not 3 of segm"):
+    with pytest.raises(ValueError, match="need the same images and tasks, not 3 of segm"):
         paired(short, found[0.5])
-    with pytest.raises(ValueError, match="needs at least one picture"):
+    with pytest.raises(ValueError, match="needs at least one image"):
         tally(Noisy(micro, scenes, 0.5), micro, [])

@@ -236,7 +236,7 @@ def test_bad_settings_are_refused(
 def test_bad_device_and_too_few_scenes(config: TrainConfig) -> None:
     with pytest.raises(ValueError, match="must be auto, cpu or cuda, not 'abacus'"):
         Trainer(dataclasses.replace(config, device="abacus"))
-    with pytest.raises(ValueError, match=r"batch of 10 pictures .* needs at least as many, not 4"):
+    with pytest.raises(ValueError, match=r"batch of 10 images .* needs at least as many, not 4"):
         train(dataclasses.replace(config, scenes=4))
 
 

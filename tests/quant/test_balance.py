@@ -17,7 +17,7 @@ SIZES = Sizes(
 )  # fmt: skip
 
 
-def images(count, network):
+def some_images(count, network):
     g = network.geometry
     rng = np.random.default_rng(7)
     shape = (count, g.image_height, g.image_width, g.channels)
@@ -26,23 +26,23 @@ def images(count, network):
 
 def test_every_expert_gets_about_its_share():
     network = random_network(3, SIZES)
-    pictures = images(4, network)
-    balanced = balance_routers(network, pictures)
+    images = some_images(4, network)
+    balanced = balance_routers(network, images)
     share = network.geometry.tokens * 2 / 8
     before, after = [], []
     for net, spread in ((network, before), (balanced, after)):
-        for results in Golden(net).run_batch(pictures).values():
+        for results in Golden(net).run_batch(images).values():
             for layer in zip(*(r.routing for r in results), strict=True):
                 counts = np.mean([r.counts for r in layer], axis=0)
                 spread.append(np.abs(counts - share).max() / share)
     assert max(after) < 0.3 < max(before)
 
 
-def test_usage_and_order_are_those_of_the_pictures_and_nothing_else_changes():
+def test_usage_and_order_are_those_of_the_images_and_nothing_else_changes():
     network = random_network(4, SIZES)
-    pictures = images(3, network)
-    balanced = balance_routers(network, pictures)
-    for task, results in Golden(balanced).run_batch(pictures).items():
+    images = some_images(3, network)
+    balanced = balance_routers(network, images)
+    for task, results in Golden(balanced).run_batch(images).items():
         counts = iter(np.mean([[r.counts for r in p.routing] for p in results], axis=0))
         for block in balanced.blocks:
             if isinstance(block.mlp, Moe):

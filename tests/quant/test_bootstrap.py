@@ -14,12 +14,12 @@ def test_draws() -> None:
 
 
 def test_an_interval_covers_what_it_says() -> None:
-    """Of 200 sets of 60 pictures, the interval of the share holds the truth in about 95 %."""
+    """Of 200 sets of 60 images, the interval of the share holds the truth in about 95 %."""
     rng = np.random.default_rng(0)
     tokens = np.full(60, 20)
     held = 0
     for trial in range(200):
-        rates = rng.beta(8, 2, 60)  # pictures differ; the mean rate is 0.8
+        rates = rng.beta(8, 2, 60)  # images differ; the mean rate is 0.8
         found = share(rng.binomial(tokens, rates), tokens, seed=trial)
         assert found.low <= found.value <= found.high
         held += found.low <= 0.8 <= found.high
@@ -32,5 +32,5 @@ def test_what_is_not_a_number_is_dropped() -> None:
 
 @pytest.mark.parametrize("sizes", [(0, 5), (5, 0)])
 def test_bad_sizes(sizes: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match="Draws need pictures and resamples, not"):
+    with pytest.raises(ValueError, match="Draws need images and resamples, not"):
         draws(*sizes)

@@ -25,9 +25,9 @@ def prepared() -> tuple[FloatNetwork, Calibration]:
 
 
 def noise(net: FloatNetwork, quantised: Network) -> float:
-    """Squared error over variance, mean over tasks, on new pictures."""
-    pictures = random_images(99, net.geometry, 16)
-    exact, results = net.run(pictures), Golden(quantised).run_batch(pictures)
+    """Squared error over variance, mean over tasks, on new images."""
+    images = random_images(99, net.geometry, 16)
+    exact, results = net.run(images), Golden(quantised).run_batch(images)
     shares = []
     for task in net.tasks:
         got = np.stack([r.output for r in results[task]]) * quantised.heads[task].linear.scale

@@ -23,11 +23,11 @@ def prepare(net: FloatNetwork, images: int = 200) -> Calibration:
     return calibrate(net, random_images(0, net.geometry, images))
 
 
-def decibels(net: FloatNetwork, quantised: Network, images: int = 12) -> list[float]:
-    """Signal to quantisation noise at each head on pictures that calibration did not see."""
-    pictures = random_images(99, net.geometry, images)
-    exact = net.run(pictures)
-    results = Golden(quantised).run_batch(pictures)
+def decibels(net: FloatNetwork, quantised: Network, count: int = 12) -> list[float]:
+    """Signal to quantisation noise at each head on images that calibration did not see."""
+    images = random_images(99, net.geometry, count)
+    exact = net.run(images)
+    results = Golden(quantised).run_batch(images)
     out = []
     for task in net.tasks:
         scale = quantised.heads[task].linear.scale
@@ -67,16 +67,16 @@ def test_gates_are_close_to_float(gate: dict[str, Any]) -> None:
     net = float_network(5, moe=(1,), **gate)
     quantised = quantise(net, prepare(net))
     check_network(quantised)
-    golden, pictures = Golden(quantised), random_images(98, net.geometry, 20)
+    golden, images = Golden(quantised), random_images(98, net.geometry, 20)
     moe = quantised.blocks[1].mlp
     assert isinstance(moe, Moe)
     step = 1 / (np.log2(np.e) * (1 << LOGIT.frac))
     for task in net.tasks:
         seen: dict[str, Any] = {}
         noise, variance, same = 0.0, 0.0, []
-        for picture in pictures:
-            net.run(picture[None], [task], seen.__setitem__)
-            result = golden.run(picture, task, trace=True)
+        for image in images:
+            net.run(image[None], [task], seen.__setitem__)
+            result = golden.run(image, task, trace=True)
             exact, chosen = (seen[f"blocks.1.{n}.{task}"] for n in ("logits", "routing"))
             got = result.trace["blocks.1.logits"] * step
             noise += float(np.mean((got - exact) ** 2))

@@ -39,9 +39,9 @@ def outputs(quantised: Network, images: Any) -> Any:
 
 
 def noise(net: FloatNetwork, quantised: Network) -> list[float]:
-    """Squared error over variance of each task on pictures that calibration did not see."""
-    pictures = random_images(99, net.geometry, 12)
-    exact, got = net.run(pictures), outputs(quantised, pictures)
+    """Squared error over variance of each task on images that calibration did not see."""
+    images = random_images(99, net.geometry, 12)
+    exact, got = net.run(images), outputs(quantised, images)
     return [float(np.mean((got[t] - exact[t]) ** 2) / np.var(exact[t])) for t in net.tasks]
 
 

@@ -20,7 +20,7 @@ from moevit.quant.network import Network
 from moevit.quant.ptq.calibrate import Calibration, calibrate
 from moevit.quant.ptq.quantize import Options, quantise
 
-PICTURES = 32
+IMAGES = 32
 BOUNDS = {8: 0.3, 4: 1.0}
 """Delta-m may fall by so many percent, by bits of the experts' weights."""
 
@@ -45,10 +45,10 @@ def shipped() -> tuple[FloatNetwork, Calibration, Any, Tallies]:
 
     model = load_shipped("nano")
     net = to_float_network(model)
-    pictures = [s.image for s in samples("calibration", 32, *model.config.image)]
-    scenes = list(samples("validation", PICTURES, *model.config.image))
+    images = [s.image for s in samples("calibration", 32, *model.config.image)]
+    scenes = list(samples("validation", IMAGES, *model.config.image))
     reference = tally(float_backend(model), model.config, scenes)
-    return net, calibrate(net, np.stack(pictures)), (model.config, scenes), reference
+    return net, calibrate(net, np.stack(images)), (model.config, scenes), reference
 
 
 @pytest.mark.slow

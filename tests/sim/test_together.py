@@ -1,4 +1,4 @@
-"""All tasks of one picture in one run: the same integers, whatever the order of the engines."""
+"""All tasks of one image in one run: the same integers, whatever the order of the engines."""
 
 from dataclasses import replace
 

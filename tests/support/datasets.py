@@ -81,7 +81,7 @@ def _person(mask: np.ndarray, *, parts: bool) -> np.ndarray:
 def write_pascal_context(
     root: Path, *, train: int = 6, validation: int = 3, size: tuple[int, int] = (48, 40)
 ) -> Path:
-    """``PASCAL_MT``: every second picture has a person, every third labels from VOC12."""
+    """``PASCAL_MT``: every second image has a person, every third labels from VOC12."""
     names: dict[str, list[str]] = {split: [] for split in SPLITS}
     for split, index, sample in _scenes({"train": train, "validation": validation}, size):
         name = f"2008_{10 * (split == 'validation') + index:06d}"

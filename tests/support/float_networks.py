@@ -40,7 +40,7 @@ def float_network(
     own_norm: bool = False,
     **gate: Any,
 ) -> FloatNetwork:
-    """A network on 16 x 24 pictures with patches of 8; same seed, same network.
+    """A network on 16 x 24 images with patches of 8; same seed, same network.
 
     ``window``: experts that a task may choose among, each task's one further on than the last's (0:
     all). ``doublings``: of upsampling heads, None for linear ones; ``own_norm``: they have one and
