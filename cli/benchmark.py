@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import metadata
@@ -22,6 +22,7 @@ from moevit.hw.registers import Counter
 from moevit.model.evaluation.metrics import PRIMARY
 from moevit.model.scenes.render import scene
 from moevit.quant.golden import Golden
+from moevit.quant.typing import Report
 from moevit.sim.counters import STALLS, Counters, performance
 from moevit.sim.rtl import RtlDevice, board_memory, build_simulator
 
@@ -31,8 +32,6 @@ from .workload import Workload, quantise_model
 __all__ = ["BEGIN", "END", "check_presets", "insert", "measure", "tables"]
 
 BEGIN, END = "<!-- moevit bench: begin -->", "<!-- moevit bench: end -->"
-
-Report = Callable[[str, float], None]
 
 
 def _part(report: Report, start: float, span: float) -> Report:

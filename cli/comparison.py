@@ -10,6 +10,7 @@ import numpy as np
 
 from moevit.model.config import TOKEN_KINDS
 from moevit.quant.golden import Golden
+from moevit.quant.typing import Array, Report, silent
 from moevit.sim.backends import open_device
 from moevit.sim.counters import Performance, performance
 from moevit.sim.device import Device, Result
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["NamedImage", "Outcome", "compare", "device_maker", "expected_cycles"]
 
-Array = np.ndarray[Any, np.dtype[Any]]
-Report = Callable[[str, float], None]
 
 _TYPICAL_UTILISATION = 0.7  # only to tell how far a simulation is
 
@@ -117,7 +116,7 @@ def compare(
     backend: str,
     *,
     jobs: int = 2,
-    report: Report = lambda _what, _share: None,
+    report: Report = silent,
 ) -> list[list[Outcome]]:
     """Every image under every task on ``backend``, against the golden and the float model.
 

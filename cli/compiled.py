@@ -9,12 +9,13 @@ from pathlib import Path
 from moevit.compiler import Program
 from moevit.model.config import ModelConfig
 from moevit.quant.network import Network
+from moevit.quant.typing import Report
 
 from .errors import UserError
 from .files import readable
 from .options import DEFAULT_EXPERTS, DEFAULT_METHOD, DEFAULT_PRESET, expert_bits
 from .sources import ImageSource
-from .workload import Report, Workload
+from .workload import Workload
 
 __all__ = ["CompiledWorkload", "with_program"]
 

@@ -8,7 +8,7 @@ stopped.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from moevit.quant.golden import Golden
 from moevit.quant.network import Network
 from moevit.quant.ptq.calibrate import Calibration, calibrate
 from moevit.quant.ptq.methods import METHODS, about, method
+from moevit.quant.typing import Report
 from moevit.sim import cache
 
 from .errors import UserError
@@ -39,7 +40,6 @@ FORMATS = {8: "W8A8", 4: "W4A8"}
 
 _BATCH = 20
 
-Report = Callable[[str, float], None]
 Routing = dict[tuple[str, int], Any]
 """Chosen experts ``(images, tokens, k)`` by task and MoE layer."""
 

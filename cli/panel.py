@@ -20,12 +20,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from moevit.model.config import LABELLED
+from moevit.quant.typing import Array
 
 from .files import atomic_path
 
 __all__ = ["PALETTE", "Row", "draw", "save"]
 
-Pixels = np.ndarray[Any, np.dtype[Any]]
 
 # Paul Tol's "muted" scheme (Technical note SRON/EPS/TN/09-002, 2021), told apart by people with any
 # of the common colour deficiencies; it has ten colours, further classes begin again in darker ones.
@@ -69,17 +69,17 @@ class Row:
 
     task: str
     kind: str
-    columns: Sequence[tuple[str, Pixels | None]]
+    columns: Sequence[tuple[str, Array | None]]
     classes: Sequence[str] = ()
     note: str = ""
 
 
-def _colour(labels: Pixels) -> Pixels:
+def _colour(labels: Array) -> Array:
     table = np.array(PALETTE)
     return table[labels.astype(np.int64) % len(table)]
 
 
-def _normals(vectors: Pixels) -> Pixels:
+def _normals(vectors: Array) -> Array:
     """Camera coordinates (x right, y down, z forward) to RGB: right red, up green, to us blue."""
     return np.clip((vectors * (1, -1, -1) + 1) / 2, 0, 1)
 
@@ -91,7 +91,7 @@ def _depth_range(row: Row) -> tuple[float, float]:
     return float(low), max(float(high), float(low) + 1e-3)
 
 
-def _show(axes: Axes, row: Row, pixels: Pixels, limits: tuple[float, float]) -> None:
+def _show(axes: Axes, row: Row, pixels: Array, limits: tuple[float, float]) -> None:
     if row.kind in LABELLED:
         axes.imshow(_colour(pixels), interpolation="nearest")
     elif row.kind == "normals":
@@ -181,7 +181,7 @@ def _key(figure: Figure, axes: Axes, row: Row, limits: tuple[float, float]) -> N
         _bar(figure, axes, _HEAT_MAP, limits, "salient probability")
 
 
-def draw(image: Pixels, rows: Sequence[Row], *, title: str, subtitle: str = "") -> Figure:
+def draw(image: Array, rows: Sequence[Row], *, title: str, subtitle: str = "") -> Figure:
     """A panel of ``image`` ``(H, W, 3)`` uint8 and its ``rows``, of which there is at least one.
 
     All rows have the same number of columns; the headings are the first row's.

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from rich.console import Console
 from rich.progress import (
@@ -14,10 +14,10 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from moevit.quant.typing import Report, silent
+
 __all__ = ["Report", "progress"]
 
-#: Told what is being done, and how much of the whole is done, from 0 to 1.
-Report = Callable[[str, float], None]
 
 #: A log or a pipe is told of what is done only after so long.
 _PATIENCE_S = 2.0
@@ -33,7 +33,7 @@ def progress(what: str, *, quiet: bool = False) -> Iterator[Report]:
     """
     console = Console(stderr=True)
     if quiet:
-        yield lambda _what, _share: None
+        yield silent
         return
     if not console.is_terminal:
         yield _lines(console, what)

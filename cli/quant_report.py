@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from moevit.quant.analysis.sensitivity import KINDS, WHOLE, Part, parts, simulat
 from moevit.quant.float.network import Edit, FloatNetwork
 from moevit.quant.network import Network
 from moevit.quant.ptq.layers import Layers
+from moevit.quant.typing import Report
 
 from .files import atomic_path, write_json
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_report", "measure_report"]
 
-Report = Callable[[str, float], None]
 
 _BATCH = 16
 _LOUD, _QUIET = 30, 65

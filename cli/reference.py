@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from moevit.quant.golden import Golden, GoldenResult
 from moevit.quant.io import load_network, save_network
 from moevit.quant.network import Network
 from moevit.quant.ptq.balance import balance_routers
+from moevit.quant.typing import Report, silent
 from moevit.sim import cache
 from moevit.sim.counters import STALLS, Counters, performance
 from moevit.sim.rtl import RtlDevice, board_memory, build_simulator
@@ -41,7 +42,6 @@ from .workload import quantise_model
 
 __all__ = ["ROUTERS", "Reference", "backbone", "counted", "measure_frames", "reference_network"]
 
-Report = Callable[[str, float], None]
 
 ROUTERS = ("uniform", "random")
 """Routers that are made here; any other name is a checkpoint."""
@@ -306,7 +306,7 @@ def _misses(
     program = compile_network(network, config, [golden.task], fetched=experts)
     with RtlDevice(config, timing=board_memory(config)) as device:
         device.load(program)
-        found = _run(device, image, golden, lambda _what, _share: None)
+        found = _run(device, image, golden, silent)
     misses = found.values[Counter.MISSES] - streamed.values[Counter.MISSES]
     extra = found.cycles - streamed.cycles
     fetched = found.values[Counter.DEMAND_BEATS] - streamed.values[Counter.DEMAND_BEATS]

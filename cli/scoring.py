@@ -16,6 +16,7 @@ from moevit.model.evaluation.metrics import PRIMARY
 from moevit.model.evaluation.tallies import Tallies, paired, tally
 from moevit.quant.analysis.bootstrap import LEVEL, RESAMPLES, Estimate
 from moevit.quant.golden import Golden
+from moevit.quant.typing import Report, silent
 from moevit.sim import cache
 from moevit.sim.device import Result
 from moevit.sim.pool import DevicePool
@@ -27,8 +28,6 @@ from .workload import Workload
 __all__ = ["Scores", "score"]
 
 _BATCH = 20
-
-Report = Callable[[str, float], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +149,7 @@ def score(
     count: int,
     *,
     jobs: int = 2,
-    report: Report = lambda _what, _share: None,
+    report: Report = silent,
 ) -> Scores:
     """Metrics of ``tasks`` on the first ``count`` validation images of the workload's source,
     and delta-m, with their intervals."""

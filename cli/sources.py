@@ -14,6 +14,7 @@ import typer
 
 from moevit.model.config import KINDS as IMAGE_KINDS
 from moevit.model.config import SCENE_KINDS, SCENE_TASKS, ModelConfig, TaskConfig
+from moevit.quant.typing import Report, silent
 
 from .errors import UserError
 from .images import load_image
@@ -35,7 +36,6 @@ SCENES = "scenes"
 _CHANNELS = {task.kind: task.channels for task in SCENE_TASKS}
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 
-Report = Callable[[str, float], None]
 
 Data = Annotated[
     str,
@@ -99,9 +99,7 @@ class ImageSource:
             return digest.hexdigest()
         return "" if self.data == SCENES else self._open("train", []).fingerprint()
 
-    def calibration(
-        self, config: ModelConfig, most: int, report: Report = lambda _what, _share: None
-    ) -> Any:
+    def calibration(self, config: ModelConfig, most: int, report: Report = silent) -> Any:
         """Up to `most` images to calibrate on, `(N, H, W, 3)` uint8 of the model's size.
 
         Scenes of their own split; of a data set's training split and of files, as many as there

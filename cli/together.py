@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,14 +12,13 @@ from moevit.compiler.program import ALL
 from moevit.hw.config import AcceleratorConfig
 from moevit.quant.golden import Golden
 from moevit.quant.network import Network
+from moevit.quant.typing import Report
 from moevit.sim.counters import STALLS
 from moevit.sim.rtl import RtlDevice, board_memory
 
 from .reference import counted
 
 __all__ = ["measure_together"]
-
-Report = Callable[[str, float], None]
 
 
 def measure_together(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from moevit.model.config import ModelConfig
 from moevit.model.config import preset as model_preset
 from moevit.quant.io import NETWORK_KEY, load_network, save_network
 from moevit.quant.network import Network
+from moevit.quant.typing import Report
 from moevit.sim import cache
 from moevit.sim.backends import Forward
 
@@ -50,7 +51,6 @@ __all__ = [
 CALIBRATION_IMAGES = 64
 """Rendered scenes of the calibration split, by default."""
 
-Report = Callable[[str, float], None]
 
 _RENDERED = ImageSource()
 

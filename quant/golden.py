@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from .operators.gate import NOBODY
 from .operators.linear import matmul, to_activation, to_key_value
 from .operators.softmax import token_mean
 from .operators.upsampling import UpsamplingHead
+from .typing import Ints
 
 __all__ = [
     "Golden",
@@ -31,7 +31,6 @@ __all__ = [
     "unshuffle",
 ]
 
-Ints = np.ndarray[Any, np.dtype[Any]]
 
 PIXEL_OFFSET = 128
 """Subtracted from a uint8 pixel to make it an activation."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import log2
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -22,10 +22,10 @@ from .operators.linear import GeluOutput, Linear, matmul, to_activation, to_key_
 from .operators.rescale import Rescale
 from .operators.softmax import Softmax, token_mean
 from .operators.upsampling import Stage, UpsamplingHead, windows
+from .typing import Ints
 
 __all__ = ["Sizes", "random_images", "random_network"]
 
-Ints = np.ndarray[Any, np.dtype[Any]]
 Style = Literal["varied", "one", "starved"]
 
 _IMAGES = 3  # that set the scales

@@ -11,8 +11,8 @@ from moevit.compiler.program import Program
 from moevit.hw.config import AcceleratorConfig
 from moevit.quant.golden import Golden
 from moevit.quant.network import Network
+from moevit.quant.typing import Report, silent
 
-from .build import Report
 from .counters import Counters
 from .device import Device, Progress, Result, planes
 from .interpreter import Interpreter
@@ -183,7 +183,7 @@ def open_device(
     sources: Sources,
     *,
     timing: MemoryTiming | None = None,
-    report: Report = lambda _what, _share: None,
+    report: Report = silent,
 ) -> Device:
     """The backend called ``name``; raises ``ValueError`` naming those that exist.
 

@@ -14,13 +14,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from moevit.quant.typing import Report, silent
+
 from . import cache, objcache
 from .toolchain import Verilator, cpu_identity, find_program, program_version, require_build_tools
 
-__all__ = ["BuildError", "Report", "build_library", "run_tool"]
+__all__ = ["BuildError", "build_library", "run_tool"]
 
-#: Told what is being done, and how much of the whole is done, from 0 to 1.
-Report = Callable[[str, float], None]
 
 _LIBRARY = "simulator.so"
 
@@ -140,7 +140,7 @@ def build_library(
     sources: Sequence[Path],
     headers: Mapping[str, str] | None = None,
     label: str = "",
-    report: Report = lambda _what, _share: None,
+    report: Report = silent,
 ) -> Path:
     """The path of a shared library of `verilog`, verilated as class `V<top>`, and `sources`.
 

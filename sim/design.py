@@ -23,9 +23,10 @@ from amaranth.hdl import ClockSignal, Instance, Module, Signal
 from moevit.hw import verilog
 from moevit.hw.compute.dot import DotProducts
 from moevit.hw.config import AcceleratorConfig
+from moevit.quant.typing import Report, silent
 
 from . import cache
-from .build import BuildError, Report
+from .build import BuildError
 
 __all__ = ["array_defines", "design_verilog"]
 
@@ -83,7 +84,7 @@ def _optimised(rtlil: str) -> str:
     return done.stdout
 
 
-def design_verilog(config: AcceleratorConfig, report: Report = lambda _what, _share: None) -> str:
+def design_verilog(config: AcceleratorConfig, report: Report = silent) -> str:
     """The Verilog of ``config`` for the simulator, with top module ``verilog.TOP_NAME``.
 
     Generated once for each configuration and version of the sources; then from the cache.

@@ -18,13 +18,13 @@ import numpy as np
 from moevit.compiler.program import Program
 from moevit.hw.registers import Error
 from moevit.quant.golden import unshuffle
+from moevit.quant.typing import Floats32
 
 from .counters import Counters
 from .errors import DeviceError
 
 __all__ = ["Device", "DeviceError", "Progress", "Result", "failure", "planes"]
 
-Floats = np.ndarray[Any, np.dtype[np.float32]]
 Progress = Callable[[int], None]
 """Told the cycles that have passed in this frame."""
 
@@ -64,7 +64,7 @@ class Result:
 
     task: str
     output: np.ndarray[Any, np.dtype[Any]] | None
-    planes: Floats | None
+    planes: Floats32 | None
     counters: Counters | None
 
 
@@ -97,7 +97,7 @@ class Device(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
-def planes(program: Program, task: str, output: Any) -> Floats | None:
+def planes(program: Program, task: str, output: Any) -> Floats32 | None:
     """Floats ``(channels, height, width)`` of a task's integers; None where there is no head."""
     about = program.task(task).output
     if not about.channels:

@@ -6,7 +6,6 @@ Reading and writing are separate steps, so that a schedule may put other instruc
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -31,13 +30,13 @@ from moevit.quant.operators.layernorm import LayerNorm
 from moevit.quant.operators.linear import GeluOutput, matmul, to_activation, to_key_value
 from moevit.quant.operators.rescale import Rescale
 from moevit.quant.operators.softmax import Softmax
+from moevit.quant.typing import Ints
 
 from .errors import DeviceError
 from .memories import External, OnChip, Ring, TokenQueue, read_block_rows
 
 __all__ = ["Bases", "Engines", "require"]
 
-Ints = np.ndarray[Any, np.dtype[Any]]
 _PIXEL_OFFSET = 128
 _UNWEIGHTED = 1 << SCORE.frac
 

@@ -31,6 +31,7 @@ from moevit.hw.isa import (
     Sync,
 )
 from moevit.hw.registers import Error
+from moevit.quant.typing import Ints
 
 from .engines import Bases
 from .errors import DeviceError
@@ -38,7 +39,6 @@ from .interpreter import Frame, open_frame
 
 __all__ = ["run_interleaved"]
 
-Ints = np.ndarray[Any, np.dtype[Any]]
 Process = Generator[Callable[[], bool], None, None]
 """Yields what it waits for, and is resumed when that holds."""
 

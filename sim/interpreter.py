@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -32,14 +31,13 @@ from moevit.hw.isa import (
     decode,
 )
 from moevit.hw.registers import Error
+from moevit.quant.typing import Ints
 
 from .engines import Bases, Engines, require
 from .errors import DeviceError
 from .memories import External, OnChip
 
 __all__ = ["Frame", "Interpreter", "Outcome", "open_frame"]
-
-Ints = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(kw_only=True)

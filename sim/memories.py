@@ -10,12 +10,11 @@ import numpy as np
 from moevit.hw.config import BEAT_BYTES, AcceleratorConfig
 from moevit.hw.image import BlockHeader, unpack_channels, unpack_weights
 from moevit.hw.registers import Error
+from moevit.quant.typing import Ints
 
 from .errors import DeviceError
 
 __all__ = ["External", "OnChip", "Ring", "read_block_rows"]
-
-Ints = np.ndarray[Any, np.dtype[Any]]
 
 
 class External:

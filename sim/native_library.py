@@ -6,7 +6,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from .build import Report, build_library
+from moevit.quant.typing import Report, silent
+
+from .build import build_library
 
 __all__ = ["Parameters", "build_native", "load_native", "master_prefixes"]
 
@@ -48,7 +50,7 @@ def build_native(
     *,
     defines: Mapping[str, str] | None = None,
     label: str = "",
-    report: Report = lambda _what, _share: None,
+    report: Report = silent,
 ) -> Path:
     """Builds `verilog` with the memory harness for `NativeSim`, or finds it in the cache.
 

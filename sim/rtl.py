@@ -24,8 +24,8 @@ from moevit.hw.registers import (
     Register,
     Status,
 )
+from moevit.quant.typing import Report, silent
 
-from .build import Report
 from .counters import Counters
 from .design import array_defines, design_verilog
 from .device import Progress, Result, failure, planes
@@ -51,7 +51,7 @@ def board_memory(config: AcceleratorConfig) -> MemoryTiming:
     )
 
 
-def build_simulator(config: AcceleratorConfig, report: Report = lambda _what, _share: None) -> Path:
+def build_simulator(config: AcceleratorConfig, report: Report = silent) -> Path:
     """The verilated accelerator as a shared library; from the cache after the first call.
 
     Raises :class:`~.build.BuildError` or :class:`~.toolchain.ToolNotFoundError`.
@@ -111,7 +111,7 @@ class RtlDevice:
         *,
         timing: MemoryTiming | None = None,
         max_cycles: int = MAX_CYCLES,
-        report: Report = lambda _what, _share: None,
+        report: Report = silent,
         connect: Connect | None = None,
     ) -> None:
         if max_cycles < 1:

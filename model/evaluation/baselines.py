@@ -22,17 +22,18 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from moevit.quant.typing import Floats32
+
 from ..config import ModelConfig
 from ..training.data import NORMAL_SCALE, Cache
 
 __all__ = ["Constant", "LinearProbe", "Pixels"]
 
-Floats = NDArray[np.float32]
 
 _NEAREST = 0.1  # metres; a linear model's depth is kept positive
 
 
-def _features(images: NDArray[np.uint8]) -> Floats:
+def _features(images: NDArray[np.uint8]) -> Floats32:
     """``(B, H, W, 3)`` to ``(B, H, W, 6)``: colour, x, y and one."""
     batch, height, width, _ = images.shape
     features = np.ones((batch, height, width, 6), np.float32)
@@ -46,8 +47,8 @@ def _features(images: NDArray[np.uint8]) -> Floats:
 class Pixels:
     """A random sample of training pixels: ``features`` ``(n, 6)`` and the truth of each kind."""
 
-    features: Floats
-    truths: dict[str, Floats]
+    features: Floats32
+    truths: dict[str, Floats32]
 
     @classmethod
     def draw(cls, cache: Cache, scenes: int = 2000, each: int = 100, seed: int = 0) -> Pixels:
@@ -77,7 +78,7 @@ class Constant:
     """The best constant of each task, as a backend."""
 
     def __init__(self, config: ModelConfig, pixels: Pixels) -> None:
-        self.raw: dict[str, Floats] = {}
+        self.raw: dict[str, Floats32] = {}
         for task in config.tasks:
             truth = pixels.truths[task.kind]
             if task.kind == "segmentation":
@@ -92,18 +93,18 @@ class Constant:
                 value = np.log(rate / (1 - rate))
             self.raw[task.name] = value.astype(np.float32)
 
-    def __call__(self, images: NDArray[np.uint8], task: str) -> Floats:
+    def __call__(self, images: NDArray[np.uint8], task: str) -> Floats32:
         """``(B, H, W, 3)`` to the same raw value everywhere, ``(B, C, H, W)``."""
         value = self.raw[task][None, :, None, None]
         return np.broadcast_to(value, (len(images), value.shape[1], *images.shape[1:3]))
 
 
-def _least_squares(features: Floats, targets: Floats) -> Floats:
+def _least_squares(features: Floats32, targets: Floats32) -> Floats32:
     solution, *_ = np.linalg.lstsq(features, targets, rcond=None)
     return np.asarray(solution, np.float32)
 
 
-def _regression(features: Floats, truth: Floats, channels: int) -> Floats:
+def _regression(features: Floats32, truth: Floats32, channels: int) -> Floats32:
     """Weights ``(6, channels)`` of a softmax regression, or a logistic one for one channel."""
     x, y = torch.from_numpy(features), torch.from_numpy(truth)
     weight = torch.zeros(features.shape[1], channels, requires_grad=True)
@@ -120,7 +121,7 @@ def _regression(features: Floats, truth: Floats, channels: int) -> Floats:
         return loss
 
     optimiser.step(closure)  # type: ignore[no-untyped-call]
-    result: Floats = weight.detach().numpy()
+    result: Floats32 = weight.detach().numpy()
     return result
 
 
@@ -129,7 +130,7 @@ class LinearProbe:
 
     def __init__(self, config: ModelConfig, pixels: Pixels) -> None:
         self.kinds = {task.name: task.kind for task in config.tasks}
-        self.weights: dict[str, Floats] = {}
+        self.weights: dict[str, Floats32] = {}
         for task in config.tasks:
             truth = pixels.truths[task.kind]
             if task.kind in ("depth", "normals"):
@@ -138,7 +139,7 @@ class LinearProbe:
             else:
                 self.weights[task.name] = _regression(pixels.features, truth, task.channels)
 
-    def __call__(self, images: NDArray[np.uint8], task: str) -> Floats:
+    def __call__(self, images: NDArray[np.uint8], task: str) -> Floats32:
         """``(B, H, W, 3)`` to raw outputs ``(B, C, H, W)``."""
         raw = (_features(images) @ self.weights[task]).transpose(0, 3, 1, 2)
         if self.kinds[task] == "depth":

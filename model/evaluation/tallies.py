@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from moevit.quant.analysis.bootstrap import RESAMPLES, Estimate, draws, estimate
+from moevit.quant.typing import Floats64
 
 from ..config import ModelConfig
 from ..datasets import Example
@@ -24,8 +25,6 @@ from .metrics import LOWER_IS_BETTER, PRIMARY, Scorer, delta_m, scorer
 
 __all__ = ["Paired", "Tallies", "paired", "tally"]
 
-Floats = np.ndarray[Any, np.dtype[np.float64]]
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tallies:
@@ -33,7 +32,7 @@ class Tallies:
 
     kinds: dict[str, str]
     scorers: dict[str, Scorer]
-    counts: dict[str, Floats]
+    counts: dict[str, Floats64]
 
     @property
     def images(self) -> int:
@@ -96,7 +95,7 @@ def tally(
     """
     names = config.task_names if tasks is None else tuple(tasks)
     kinds, scorers = _scorers(config, names)
-    rows: dict[str, list[Floats]] = {name: [] for name in names}
+    rows: dict[str, list[Floats64]] = {name: [] for name in names}
     pending: list[Sample | Example] = []
 
     def score() -> None:
@@ -195,13 +194,13 @@ def _gain(got: Mapping[str, float], reference: Mapping[str, float], kind: str) -
     return 100 * sign * (got[name] - reference[name]) / reference[name]
 
 
-def _vector(scored: Scorer) -> Floats:
+def _vector(scored: Scorer) -> Floats64:
     """The counts of a scorer, one after the other."""
     parts = [np.ravel(np.asarray(getattr(scored, name), np.float64)) for name in scored.COUNTS]
     return np.concatenate(parts)
 
 
-def _filled(prototype: Scorer, vector: Floats) -> Scorer:
+def _filled(prototype: Scorer, vector: Floats64) -> Scorer:
     """A scorer with these counts."""
     filled = copy.copy(prototype)
     start = 0

@@ -21,6 +21,7 @@ from moevit.quant.float.network import (
 )
 from moevit.quant.float.upsampling import FloatStage, FloatUpsamplingHead
 from moevit.quant.network import Geometry
+from moevit.quant.typing import Floats32
 
 from ..config import TaskConfig
 from ..decoder import UpsamplingHead
@@ -29,10 +30,8 @@ from ..moe import MixtureOfExperts
 
 __all__ = ["to_float_network"]
 
-Floats = np.ndarray[Any, np.dtype[np.float32]]
 
-
-def _array(tensor: Tensor) -> Floats:
+def _array(tensor: Tensor) -> Floats32:
     return tensor.detach().to("cpu").float().numpy().copy()
 
 
@@ -126,7 +125,7 @@ def _upsampling(module: UpsamplingHead) -> FloatUpsamplingHead:
     return FloatUpsamplingHead(norm=_norm(own) if own else None, stages=tuple(stages))
 
 
-def _folded(layer: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Floats, Floats]:
+def _folded(layer: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Floats32, Floats32]:
     """A convolution's weight and bias with the running statistics behind it folded in."""
     mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
     gain = norm.weight.double() / torch.sqrt(variance.double() + norm.eps)

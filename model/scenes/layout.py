@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator
 
-from .raycast import Box, Cone, Cylinder, Floats, Room, Solid, Sphere
+from moevit.quant.typing import Floats32
+
+from .raycast import Box, Cone, Cylinder, Room, Solid, Sphere
 
 __all__ = ["CLASSES", "Camera", "Layout", "Light", "Material", "furnish"]
 
@@ -42,9 +44,9 @@ class Material:
     ``frame`` ``(3, 3)`` turns world into texture coordinates, cycles per metre included.
     """
 
-    colours: Floats
+    colours: Floats32
     texture: int
-    frame: Floats
+    frame: Floats32
     gloss: float
 
 
@@ -55,8 +57,8 @@ class Camera:
     ``tangent`` is the tangent of half the field of view across the longer side of the image.
     """
 
-    position: Floats
-    axes: Floats
+    position: Floats32
+    axes: Floats32
     tangent: float
 
 
@@ -64,8 +66,8 @@ class Camera:
 class Light:
     """A point light with linear RGB ``colour`` and the share of ``ambient`` light."""
 
-    position: Floats
-    colour: Floats
+    position: Floats32
+    colour: Floats32
     ambient: float
 
 
@@ -86,7 +88,7 @@ class Layout:
     light: Light
 
 
-def _colour(rng: Generator) -> Floats:
+def _colour(rng: Generator) -> Floats32:
     """A random linear colour: any hue, mostly muted, from dark to light."""
     hue = rng.uniform(0, 6)
     saturation = rng.beta(1.5, 2.5)

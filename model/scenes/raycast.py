@@ -17,9 +17,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Box", "Cone", "Cylinder", "Floats", "Room", "Solid", "Sphere", "nearest", "occluded"]
+from moevit.quant.typing import Floats32
 
-Floats = NDArray[np.float32]
+__all__ = ["Box", "Cone", "Cylinder", "Room", "Solid", "Sphere", "nearest", "occluded"]
+
 
 _NEAR = 1e-3  # hits closer than this fraction of a direction's length are ignored
 
@@ -28,22 +29,22 @@ class Solid(Protocol):
     """What the caster needs to know of a shape."""
 
     @property
-    def bound(self) -> tuple[Floats, float]:
+    def bound(self) -> tuple[Floats32, float]:
         """Centre ``(3,)`` and radius of a sphere around the solid."""
 
-    def distance(self, origin: Floats, directions: Floats) -> Floats:
+    def distance(self, origin: Floats32, directions: Floats32) -> Floats32:
         """First hit of each ray, ``(N,)``, in multiples of its direction; ``inf`` for a miss."""
 
-    def normal(self, points: Floats, directions: Floats) -> Floats:
+    def normal(self, points: Floats32, directions: Floats32) -> Floats32:
         """Outward unit normal ``(3, N)`` at surface points ``(3, N)`` hit along ``directions``."""
 
 
-def _nonzero(values: Floats) -> Floats:
+def _nonzero(values: Floats32) -> Floats32:
     """Directions with exact zeros nudged, so that slab and cap tests may divide by them."""
     return np.where(np.abs(values) < 1e-9, np.float32(1e-9), values)
 
 
-def _axis_normal(local: Floats, directions: Floats, half: Floats) -> Floats:
+def _axis_normal(local: Floats32, directions: Floats32, half: Floats32) -> Floats32:
     """Normal of an axis-aligned box at points on its surface, among the faces seen by the ray."""
     reach = np.abs(local) / half[:, None]
     reach[local * directions >= 0] = -1.0  # a face turned away from the ray cannot be the one hit
@@ -62,12 +63,12 @@ class Room:
     height: float
     depth: float
 
-    def _corners(self) -> tuple[Floats, Floats]:
+    def _corners(self) -> tuple[Floats32, Floats32]:
         low = np.array([-self.width / 2, 0.0, 0.0], np.float32)
         high = np.array([self.width / 2, self.height, self.depth], np.float32)
         return low, high
 
-    def cast(self, origin: Floats, directions: Floats) -> tuple[Floats, Floats]:
+    def cast(self, origin: Floats32, directions: Floats32) -> tuple[Floats32, Floats32]:
         """Distance ``(N,)`` to the wall that each ray leaves by, and inward normals ``(3, N)``."""
         low, high = self._corners()
         safe = _nonzero(directions)
@@ -79,7 +80,7 @@ class Room:
         normal[axis, columns] = -np.sign(safe[axis, columns])
         return exits[axis, columns], normal
 
-    def openness(self, points: Floats, reach: float = 0.6) -> Floats:
+    def openness(self, points: Floats32, reach: float = 0.6) -> Floats32:
         """Share of ambient light at ``points``: 1 in the open, less towards edges and corners."""
         low, high = self._corners()
         near = np.minimum(points - low[:, None], high[:, None] - points) / reach
@@ -100,20 +101,20 @@ class Box:
     yaw: float = 0.0
 
     @property
-    def bound(self) -> tuple[Floats, float]:
+    def bound(self) -> tuple[Floats32, float]:
         return np.array(self.centre, np.float32), float(np.linalg.norm(self.half))
 
-    def _local(self, vectors: Floats) -> Floats:
+    def _local(self, vectors: Floats32) -> Floats32:
         cosine, sine = np.float32(np.cos(self.yaw)), np.float32(np.sin(self.yaw))
         x, y, z = vectors
         return np.stack([cosine * x - sine * z, y, sine * x + cosine * z])
 
-    def _world(self, vectors: Floats) -> Floats:
+    def _world(self, vectors: Floats32) -> Floats32:
         cosine, sine = np.float32(np.cos(self.yaw)), np.float32(np.sin(self.yaw))
         x, y, z = vectors
         return np.stack([cosine * x + sine * z, y, cosine * z - sine * x])
 
-    def distance(self, origin: Floats, directions: Floats) -> Floats:
+    def distance(self, origin: Floats32, directions: Floats32) -> Floats32:
         half = np.array(self.half, np.float32)[:, None]
         centre = np.array(self.centre, np.float32)
         start = self._local((origin - centre)[:, None])
@@ -123,7 +124,7 @@ class Box:
         leave = np.maximum(first, second).min(axis=0)
         return np.where((enter <= leave) & (enter > _NEAR), enter, np.float32(np.inf))
 
-    def normal(self, points: Floats, directions: Floats) -> Floats:
+    def normal(self, points: Floats32, directions: Floats32) -> Floats32:
         centre = np.array(self.centre, np.float32)[:, None]
         half = np.array(self.half, np.float32)
         return self._world(
@@ -139,10 +140,10 @@ class Sphere:
     radius: float
 
     @property
-    def bound(self) -> tuple[Floats, float]:
+    def bound(self) -> tuple[Floats32, float]:
         return np.array(self.centre, np.float32), self.radius
 
-    def distance(self, origin: Floats, directions: Floats) -> Floats:
+    def distance(self, origin: Floats32, directions: Floats32) -> Floats32:
         start = origin - np.array(self.centre, np.float32)
         a = np.einsum("cn,cn->n", directions, directions)
         b = start @ directions
@@ -151,7 +152,7 @@ class Sphere:
         hit = (-b - np.sqrt(np.maximum(root, 0.0))) / a
         return np.where((root > 0) & (hit > _NEAR), hit, np.float32(np.inf))
 
-    def normal(self, points: Floats, directions: Floats) -> Floats:
+    def normal(self, points: Floats32, directions: Floats32) -> Floats32:
         del directions
         offset = points - np.array(self.centre, np.float32)[:, None]
         return np.asarray(offset / np.linalg.norm(offset, axis=0))
@@ -166,10 +167,10 @@ class Cylinder:
     half_height: float
 
     @property
-    def bound(self) -> tuple[Floats, float]:
+    def bound(self) -> tuple[Floats32, float]:
         return np.array(self.centre, np.float32), float(np.hypot(self.radius, self.half_height))
 
-    def distance(self, origin: Floats, directions: Floats) -> Floats:
+    def distance(self, origin: Floats32, directions: Floats32) -> Floats32:
         start = origin - np.array(self.centre, np.float32)
         dx, dy, dz = directions[0], _nonzero(directions[1]), directions[2]
         a = np.maximum(dx * dx + dz * dz, 1e-12)
@@ -186,7 +187,7 @@ class Cylinder:
             result = np.where(on_cap, np.minimum(result, cap), result)
         return result.astype(np.float32, copy=False)
 
-    def normal(self, points: Floats, directions: Floats) -> Floats:
+    def normal(self, points: Floats32, directions: Floats32) -> Floats32:
         del directions
         x, y, z = points - np.array(self.centre, np.float32)[:, None]
         radial = np.maximum(np.hypot(x, z), 1e-9)
@@ -210,12 +211,12 @@ class Cone:
     height: float
 
     @property
-    def bound(self) -> tuple[Floats, float]:
+    def bound(self) -> tuple[Floats32, float]:
         x, y, z = self.apex
         centre = np.array([x, y - self.height / 2, z], np.float32)
         return centre, float(np.hypot(self.radius, self.height / 2))
 
-    def distance(self, origin: Floats, directions: Floats) -> Floats:
+    def distance(self, origin: Floats32, directions: Floats32) -> Floats32:
         start = origin - np.array(self.apex, np.float32)
         slope = np.float32((self.radius / self.height) ** 2)
         dx, dy, dz = directions[0], _nonzero(directions[1]), directions[2]
@@ -237,7 +238,7 @@ class Cone:
             result = np.where(valid, np.minimum(result, base), result)
         return result.astype(np.float32, copy=False)
 
-    def normal(self, points: Floats, directions: Floats) -> Floats:
+    def normal(self, points: Floats32, directions: Floats32) -> Floats32:
         x, y, z = points - np.array(self.apex, np.float32)[:, None]
         slope = np.float32((self.radius / self.height) ** 2)
         side = np.stack([x, -slope * y, z])
@@ -248,7 +249,7 @@ class Cone:
 
 
 def _candidates(
-    solid: Solid, origin: Floats, directions: Floats, squared: Floats
+    solid: Solid, origin: Floats32, directions: Floats32, squared: Floats32
 ) -> NDArray[np.intp]:
     """Indices of the rays that meet the solid's bounding sphere in front of the origin."""
     centre, radius = solid.bound
@@ -261,8 +262,8 @@ def _candidates(
 
 
 def nearest(
-    solids: list[Solid], origin: Floats, directions: Floats, limit: Floats
-) -> tuple[Floats, NDArray[np.int16]]:
+    solids: list[Solid], origin: Floats32, directions: Floats32, limit: Floats32
+) -> tuple[Floats32, NDArray[np.int16]]:
     """Nearest solid of each ray closer than ``limit`` ``(N,)``.
 
     Returns the distances ``(N,)`` (``limit`` where nothing is closer) and the index of the solid
@@ -283,7 +284,7 @@ def nearest(
     return best, index
 
 
-def occluded(solids: list[Solid], light: Floats, points: Floats) -> NDArray[np.bool_]:
+def occluded(solids: list[Solid], light: Floats32, points: Floats32) -> NDArray[np.bool_]:
     """Whether a solid stands between the light ``(3,)`` and each of ``points`` ``(3, N)``."""
     directions = points - light[:, None]
     dark = np.zeros(points.shape[1], np.bool_)

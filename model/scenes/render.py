@@ -18,8 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from moevit.quant.typing import Floats32
+
 from .layout import CLASSES, ROOM_INSTANCES, Layout, furnish
-from .raycast import Floats, nearest
+from .raycast import nearest
 from .shading import shade, to_image
 from .truth import find_edges, find_salient
 
@@ -41,8 +43,8 @@ class Sample:
 
     image: NDArray[np.uint8]
     segmentation: NDArray[np.uint8]
-    depth: Floats
-    normals: Floats
+    depth: Floats32
+    normals: Floats32
     edges: NDArray[np.bool_]
     saliency: NDArray[np.bool_]
 
@@ -52,13 +54,13 @@ class Hits:
     """What a bundle of ``N`` camera rays meets: ``depth`` ``(N,)``, ``points`` and ``normals``
     ``(3, N)`` in the world, ``instances`` ``(N,)``."""
 
-    depth: Floats
-    points: Floats
-    normals: Floats
+    depth: Floats32
+    points: Floats32
+    normals: Floats32
     instances: NDArray[np.int16]
 
 
-def _rays(layout: Layout, height: int, width: int, finer: int) -> Floats:
+def _rays(layout: Layout, height: int, width: int, finer: int) -> Floats32:
     """World directions ``(3, H*finer*W*finer)`` whose component along the optical axis is 1."""
     focal = max(height, width) / 2 / layout.camera.tangent
     u = ((np.arange(width * finer) + 0.5) / finer - width / 2) / focal
@@ -68,7 +70,7 @@ def _rays(layout: Layout, height: int, width: int, finer: int) -> Floats:
     return layout.camera.axes.T @ grid.reshape(3, -1)
 
 
-def _trace(layout: Layout, directions: Floats) -> Hits:
+def _trace(layout: Layout, directions: Floats32) -> Hits:
     origin = layout.camera.position
     far, normals = layout.room.cast(origin, directions)
     depth, index = nearest(layout.solids, origin, directions, far)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from moevit.quant.typing import Floats32
+
 from .layout import Layout
-from .raycast import Floats, occluded
+from .raycast import occluded
 
 __all__ = ["shade", "to_image"]
 
 _TURN = np.float32(2 * np.pi)
 
 
-def _mix(layout: Layout, points: Floats, instances: NDArray[np.int16]) -> Floats:
+def _mix(layout: Layout, points: Floats32, instances: NDArray[np.int16]) -> Floats32:
     """Share of each surface's second colour, ``(N,)`` in 0..1, by its solid texture."""
     mix = np.zeros(points.shape[1], np.float32)
     for instance, material in enumerate(layout.materials):
@@ -33,7 +35,9 @@ def _mix(layout: Layout, points: Floats, instances: NDArray[np.int16]) -> Floats
     return mix
 
 
-def shade(layout: Layout, points: Floats, normals: Floats, instances: NDArray[np.int16]) -> Floats:
+def shade(
+    layout: Layout, points: Floats32, normals: Floats32, instances: NDArray[np.int16]
+) -> Floats32:
     """Linear RGB ``(3, N)`` of surface points: ambient, one shadowed point light, a highlight."""
     colours = np.stack([material.colours for material in layout.materials])  # (I, 2, 3)
     gloss = np.array([material.gloss for material in layout.materials], np.float32)[instances]
@@ -67,7 +71,7 @@ def shade(layout: Layout, points: Floats, normals: Floats, instances: NDArray[np
 
 
 def to_image(
-    colours: Floats, height: int, width: int, finer: int, rng: np.random.Generator
+    colours: Floats32, height: int, width: int, finer: int, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
     """Average, expose, gamma-encode, add noise and quantise: ``(3, N)`` to ``(H, W, 3)`` uint8."""
     grid = colours.reshape(3, height, finer, width, finer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .raycast import Floats
+from moevit.quant.typing import Floats32
 
 __all__ = ["find_edges", "find_salient"]
 
@@ -16,7 +16,7 @@ _RUNNER_UP = 0.6  # objects scoring at least this share of the best are salient 
 
 
 def _breaks(
-    depth: Floats, normals: Floats, rays: Floats, instances: NDArray[np.int16], axis: int
+    depth: Floats32, normals: Floats32, rays: Floats32, instances: NDArray[np.int16], axis: int
 ) -> NDArray[np.bool_]:
     """Whether the surface breaks between each pixel and its next along ``axis``."""
     near = [slice(None), slice(None)]
@@ -34,7 +34,7 @@ def _breaks(
 
 
 def find_edges(
-    depth: Floats, normals: Floats, rays: Floats, instances: NDArray[np.int16]
+    depth: Floats32, normals: Floats32, rays: Floats32, instances: NDArray[np.int16]
 ) -> NDArray[np.bool_]:
     """Pixels on either side of a break in the surface, ``(H, W)`` bool.
 

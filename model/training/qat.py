@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -38,6 +37,7 @@ from moevit.quant.ptq.layers import Fixed, Layers
 from moevit.quant.ptq.options import Options
 from moevit.quant.ptq.quantize import quantise_with_parts
 from moevit.quant.ptq.ranges import Encoding
+from moevit.quant.typing import Floats, Report, silent
 
 from ..m3vit import Attention, Block, M3ViT
 
@@ -51,9 +51,6 @@ _MARGIN = 0.45
 """How far from its code's centre a weight may start, in steps: not at the edge of the next one."""
 
 _TRAINED = re.compile(r"blocks\.(\d+)\.(q|k|v|proj|fc1|fc2|experts\.\d+\.fc[12])")
-
-Floats = np.ndarray[Any, np.dtype[Any]]
-Report = Callable[[str, float], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,7 +273,7 @@ def finetune(
     *,
     tuning: Tuning | None = None,
     seed: int = 0,
-    report: Report = lambda _what, _share: None,
+    report: Report = silent,
 ) -> tuple[Network, Layers]:
     """:func:`~moevit.quant.ptq.quantize.quantise_with_parts`, then ``options.finetune`` steps of
     training.

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from ..typing import Floats64
+
 __all__ = ["LEVEL", "RESAMPLES", "Estimate", "draws", "estimate", "share"]
 
-Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -34,7 +35,7 @@ class Estimate:
         return {name: round(getattr(self, name), digits) for name in ("value", "low", "high")}
 
 
-def draws(images: int, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
+def draws(images: int, resamples: int = RESAMPLES, seed: int = 0) -> Floats64:
     """How often each image is in each draw, ``(resamples, images)``; each row sums to
     ``images``. Raises ``ValueError`` without images or draws."""
     if images < 1 or resamples < 1:

@@ -13,11 +13,10 @@ from ..float.network import FloatNetwork
 from ..formats import LOGIT
 from ..golden import Golden, GoldenResult
 from ..network import Network
+from ..typing import Array
 from .bootstrap import Estimate, share
 
 __all__ = ["Agreement", "Comparison", "compare"]
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(kw_only=True)

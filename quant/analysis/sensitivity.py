@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from math import log2
-from typing import Any
 
 import numpy as np
 
@@ -21,10 +20,10 @@ from ..formats import LOGIT, RESIDUAL
 from ..network import Network
 from ..ptq.layers import Layers
 from ..ptq.ranges import Encoding
+from ..typing import Floats
 
 __all__ = ["KINDS", "WHOLE", "Part", "parts", "simulate"]
 
-Floats = np.ndarray[Any, np.dtype[Any]]
 
 WHOLE = "all"
 """Name of the part that is everything at once."""

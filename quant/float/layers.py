@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-__all__ = ["FloatLinear", "FloatNorm"]
+from ..typing import Floats32
 
-Floats = np.ndarray[Any, np.dtype[np.float32]]
+__all__ = ["FloatLinear", "FloatNorm"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FloatLinear:
     """``x @ weight.T + bias``: weight ``(O, K)``, bias ``(O,)``."""
 
-    weight: Floats
-    bias: Floats
+    weight: Floats32
+    bias: Floats32
 
-    def __call__(self, x: Floats) -> Floats:
+    def __call__(self, x: Floats32) -> Floats32:
         """``(..., K)`` to ``(..., O)``."""
-        out: Floats = x @ self.weight.T + self.bias
+        out: Floats32 = x @ self.weight.T + self.bias
         return out
 
 
@@ -29,13 +28,13 @@ class FloatLinear:
 class FloatNorm:
     """LayerNorm: ``gain`` and ``bias`` ``(D,)``, variance offset ``eps``."""
 
-    gain: Floats
-    bias: Floats
+    gain: Floats32
+    bias: Floats32
     eps: float
 
-    def normalised(self, x: Floats) -> Floats:
+    def normalised(self, x: Floats32) -> Floats32:
         """``x_hat``: zero mean and unit variance over the last axis."""
         centred = x - x.mean(axis=-1, keepdims=True)
         variance = np.mean(centred * centred, axis=-1, keepdims=True)
-        out: Floats = centred / np.sqrt(variance + np.float32(self.eps))
+        out: Floats32 = centred / np.sqrt(variance + np.float32(self.eps))
         return out

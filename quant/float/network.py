@@ -16,6 +16,7 @@ from scipy.special import ndtr
 from ..golden import patchify, raster, unshuffle
 from ..network import Geometry
 from ..operators.gate import NOBODY
+from ..typing import Floats32, Ints64
 from .layers import FloatLinear, FloatNorm
 from .upsampling import FloatUpsamplingHead, surroundings
 
@@ -34,8 +35,6 @@ __all__ = [
     "with_layers",
 ]
 
-Floats = np.ndarray[Any, np.dtype[np.float32]]
-Ints = np.ndarray[Any, np.dtype[np.int64]]
 Observe = Callable[[str, Any], None]
 """Called with a site's name and its rows ``(n, channels)``."""
 Edit = Callable[[str, Any], Any]
@@ -78,14 +77,14 @@ class FloatMoe:
     threshold: float = 0.0
     ahead: bool = False
 
-    def route(self, task: str, logits: Floats) -> tuple[Ints, Floats]:
+    def route(self, task: str, logits: Floats32) -> tuple[Ints64, Floats32]:
         """Logits ``(n, E)`` to the chosen experts and their scores, ``(n, k)``, best first.
 
         A choice that the threshold drops is :data:`~..operators.gate.NOBODY` with score 0.
         """
         probabilities = _softmax(logits)
         chosen = np.argsort(-probabilities, axis=-1, kind="stable")[:, : self.k]
-        scores: Floats = np.take_along_axis(probabilities, chosen, axis=-1)
+        scores: Floats32 = np.take_along_axis(probabilities, chosen, axis=-1)
         if self.renormalise:
             scores = scores / scores.sum(axis=-1, keepdims=True)
         if self.threshold:
@@ -131,10 +130,10 @@ class FloatNetwork:
     """
 
     geometry: Geometry
-    pixel_mean: Floats
-    pixel_std: Floats
+    pixel_mean: Floats32
+    pixel_std: Floats32
     patch_embed: FloatLinear
-    embedding: Floats
+    embedding: Floats32
     blocks: tuple[FloatBlock, ...]
     norm: FloatNorm | None
     heads: dict[str, FloatHead | FloatUpsamplingHead]
@@ -147,7 +146,7 @@ class FloatNetwork:
         tasks: Sequence[str] | None = None,
         observe: Observe | None = None,
         edit: Edit | None = None,
-    ) -> dict[str, Floats]:
+    ) -> dict[str, Floats32]:
         """Images ``(B, H, W, C)`` uint8 to each task's head output ``(B, patches, C*s*s)``.
 
         A head on the class token gives one row, an upsampling head ``(B, pixels, C)``; a task
@@ -180,13 +179,13 @@ class FloatNetwork:
             outputs[task] = self._output(x, task, watch)
         return outputs
 
-    def _embed(self, images: Any, watch: _Tap) -> Floats:
+    def _embed(self, images: Any, watch: _Tap) -> Floats32:
         pixels = ((images - self.pixel_mean) / self.pixel_std).astype(np.float32)
         x = np.repeat(self.embedding[None], len(images), axis=0).astype(np.float32)
         x[:, self.geometry.front :] += self.patch_embed(patchify(pixels, self.geometry.patch))
         return watch("residual", x)
 
-    def _block(self, index: int, x: Floats, task: str, watch: _Tap) -> Floats:
+    def _block(self, index: int, x: Floats32, task: str, watch: _Tap) -> Floats32:
         block, prefix, before = self.blocks[index], f"blocks.{index}.", x
         y = self._norm(block.norm1, x, prefix + "norm1", watch)
         x = watch("residual", x + self._attention(block.attention, y, prefix, watch))
@@ -202,11 +201,11 @@ class FloatNetwork:
         return watch("residual", x + change)
 
     @staticmethod
-    def _norm(norm: FloatNorm, x: Floats, name: str, watch: _Tap) -> Floats:
+    def _norm(norm: FloatNorm, x: Floats32, name: str, watch: _Tap) -> Floats32:
         x_hat = watch(name, norm.normalised(x))
         return x_hat * norm.gain + norm.bias
 
-    def _attention(self, a: FloatAttention, y: Floats, prefix: str, watch: _Tap) -> Floats:
+    def _attention(self, a: FloatAttention, y: Floats32, prefix: str, watch: _Tap) -> Floats32:
         batch, tokens, dim = y.shape
         heads = self.geometry.heads
         split = []
@@ -220,12 +219,12 @@ class FloatNetwork:
         return a.proj(watch(prefix + "attention", out))
 
     @staticmethod
-    def _mlp(mlp: FloatMlp, y: Floats, name: str, watch: _Tap) -> Floats:
+    def _mlp(mlp: FloatMlp, y: Floats32, name: str, watch: _Tap) -> Floats32:
         return mlp.fc2(watch(name, gelu(mlp.fc1(y))))
 
     def _moe(
-        self, moe: FloatMoe, y: Floats, gate_input: Floats, task: str, prefix: str, watch: _Tap
-    ) -> Floats:
+        self, moe: FloatMoe, y: Floats32, gate_input: Floats32, task: str, prefix: str, watch: _Tap
+    ) -> Floats32:
         logits = watch(f"{prefix}logits.{task}", moe.routers[task](gate_input))
         chosen, scores = moe.route(task, logits)
         watch.observe(f"{prefix}routing.{task}", chosen)
@@ -239,7 +238,7 @@ class FloatNetwork:
                 out[rows] += result * scores[rows, rank, None]
         return out
 
-    def _output(self, x: Floats, task: str, watch: _Tap) -> Floats:
+    def _output(self, x: Floats32, task: str, watch: _Tap) -> Floats32:
         head = self.heads.get(task)
         if isinstance(head, FloatUpsamplingHead):
             return self._upsampled(head, x[:, self.geometry.front :], task, watch)
@@ -257,7 +256,9 @@ class FloatNetwork:
             x = watch(f"heads.{task}.mean", x.mean(axis=1, keepdims=True))
         return watch(f"heads.{task}", head.linear(x))
 
-    def _upsampled(self, head: FloatUpsamplingHead, x: Floats, task: str, watch: _Tap) -> Floats:
+    def _upsampled(
+        self, head: FloatUpsamplingHead, x: Floats32, task: str, watch: _Tap
+    ) -> Floats32:
         """Patch tokens ``(B, patches, D)`` through an upsampling head, ``(B, pixels, C)``."""
         name = f"heads.{task}"
         norm, site = (self.norm, "norm") if head.norm is None else (head.norm, f"{name}.norm")
@@ -270,7 +271,7 @@ class FloatNetwork:
             maps = watch(f"{name}.stages.{n}" if stage.relu else name, stage(maps))
         return maps.reshape(len(x), -1, head.channels)
 
-    def planes(self, output: Floats, task: str) -> Floats:
+    def planes(self, output: Floats32, task: str) -> Floats32:
         """Output of a task's head as planes ``(B, C, H', W')``."""
         head, grid = self.heads[task], self.geometry.grid
         if isinstance(head, FloatUpsamplingHead):
@@ -321,9 +322,9 @@ def with_layers(
     )
 
 
-def gelu(x: Floats) -> Floats:
+def gelu(x: Floats32) -> Floats32:
     """Exact GELU, ``x * Phi(x)``."""
-    out: Floats = x * ndtr(x)
+    out: Floats32 = x * ndtr(x)
     return out
 
 
@@ -335,9 +336,9 @@ class _Tap:
         self.observe: Observe = _ignore if observe is None else observe
         self.edited: Edit = _unchanged if edit is None else edit
 
-    def __call__(self, name: str, x: Floats) -> Floats:
+    def __call__(self, name: str, x: Floats32) -> Floats32:
         self.observe(name, _rows(x))
-        out: Floats = self.edited(name, x)
+        out: Floats32 = self.edited(name, x)
         return out
 
 
@@ -350,11 +351,11 @@ def _unchanged(name: str, x: Any) -> Any:
     return x
 
 
-def _softmax(logits: Floats) -> Floats:
+def _softmax(logits: Floats32) -> Floats32:
     e = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    out: Floats = e / e.sum(axis=-1, keepdims=True)
+    out: Floats32 = e / e.sum(axis=-1, keepdims=True)
     return out
 
 
-def _rows(x: Floats) -> Floats:
+def _rows(x: Floats32) -> Floats32:
     return x.reshape(-1, x.shape[-1])

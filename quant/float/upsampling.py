@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from ..operators.upsampling import Window, windows
+from ..typing import Floats32
 from .layers import FloatLinear, FloatNorm
 
 __all__ = ["SAMPLED", "FloatStage", "FloatUpsamplingHead", "read_by", "surroundings"]
 
-Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 SAMPLED = 16
 """Pixels of a map whose surroundings calibration sees: a row is nine pixels wide."""
@@ -32,8 +31,8 @@ class FloatStage:
     with instead, in their order.
     """
 
-    weight: Floats
-    bias: Floats
+    weight: Floats32
+    bias: Floats32
     doubling: bool
     relu: bool
     linears: tuple[FloatLinear, ...] = ()
@@ -64,7 +63,7 @@ class FloatStage:
         """The layer of a window, on the pixels that it reads side by side."""
         return FloatLinear(weight=window.fold(self.weight).astype(np.float32), bias=self.bias)
 
-    def __call__(self, maps: Floats) -> Floats:
+    def __call__(self, maps: Floats32) -> Floats32:
         """Maps ``(B, h, w, C)`` to ``(B, f h, f w, O)``, image by image to save memory."""
         batch, height, width, _ = maps.shape
         found = self.windows((height, width))
@@ -113,7 +112,7 @@ class FloatUpsamplingHead:
         return replace(self, stages=tuple(stages))
 
 
-def surroundings(maps: Floats) -> Floats:
+def surroundings(maps: Floats32) -> Floats32:
     """Three by three pixels around :data:`SAMPLED` of each map ``(B, h, w, C)``: ``(n, 9 * C)``.
 
     Pixels are spread evenly (multiples of the golden section); what would lie outside repeats the
@@ -125,11 +124,11 @@ def surroundings(maps: Floats) -> Floats:
     near = np.array([-1, 0, 1])
     rows = np.clip((places // width)[:, None] + near, 0, height - 1)  # (n, 3)
     columns = np.clip((places % width)[:, None] + near, 0, width - 1)
-    out: Floats = maps[:, rows[:, :, None], columns[:, None, :]]  # (B, n, 3, 3, C)
+    out: Floats32 = maps[:, rows[:, :, None], columns[:, None, :]]  # (B, n, 3, 3, C)
     return out.reshape(batch * count, 9 * channels)
 
 
-def read_by(window: Window, around: Floats) -> Floats:
+def read_by(window: Window, around: Floats32) -> Floats32:
     """What a window's layer reads of :func:`surroundings`: ``(n, taps * C)``."""
     nine = around.reshape(len(around), 3, 3, -1)
     r, c = window.rows, window.columns

@@ -17,11 +17,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
-from typing import Any
 
 import numpy as np
 
 from ..formats import ACTIVATION
+from ..typing import Floats, Ints
 from .layernorm import LayerNorm
 from .linear import Linear, to_activation
 
@@ -41,9 +41,6 @@ KERNELS = (1, 3)
 """Sides of a convolution's kernel."""
 MAX_SIDE = 2048
 """Pixels of a map's side, at most: what a damaged file may ask for is bounded."""
-
-Floats = np.ndarray[Any, np.dtype[Any]]
-Ints = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
