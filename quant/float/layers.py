@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..reproducible import product
 from ..typing import Floats32
 
 __all__ = ["FloatLinear", "FloatNorm"]
@@ -20,7 +21,7 @@ class FloatLinear:
 
     def __call__(self, x: Floats32) -> Floats32:
         """``(..., K)`` to ``(..., O)``."""
-        out: Floats32 = x @ self.weight.T + self.bias
+        out: Floats32 = product(x, self.weight) + self.bias
         return out
 
 

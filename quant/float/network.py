@@ -1,5 +1,8 @@
 """The network before quantisation: float parameters in NumPy, and a forward pass that is watched.
 
+What calibration sees is the same on every machine (:mod:`..reproducible`), and with it the
+integers.
+
 The counterpart of :mod:`..network` with the same structure. An adapter of the training framework
 fills it (``moevit.model.export.float_network``), so that nothing here needs that framework.
 """
@@ -11,11 +14,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtr
 
 from ..golden import patchify, raster, unshuffle
 from ..network import Geometry
 from ..operators.gate import NOBODY
+from ..reproducible import exp, ndtr, product
 from ..typing import Floats32, Ints64
 from .layers import FloatLinear, FloatNorm
 from .upsampling import FloatUpsamplingHead, surroundings
@@ -213,9 +216,10 @@ class FloatNetwork:
             t = watch(prefix + name, linear(y))
             split.append(t.reshape(batch, tokens, heads, -1).transpose(0, 2, 1, 3))
         q, k, v = split
-        scores = q @ k.swapaxes(-1, -2) * np.float32(self.geometry.head_dim**-0.5)
+        scores = product(q, k) * np.float32(self.geometry.head_dim**-0.5)
         weights = watch.edited(prefix + "weights", _softmax(scores))
-        out = (weights @ v).transpose(0, 2, 1, 3).reshape(batch, tokens, dim)
+        out = product(weights, v.swapaxes(-1, -2)).transpose(0, 2, 1, 3)
+        out = out.reshape(batch, tokens, dim)
         return a.proj(watch(prefix + "attention", out))
 
     @staticmethod
@@ -352,7 +356,7 @@ def _unchanged(name: str, x: Any) -> Any:
 
 
 def _softmax(logits: Floats32) -> Floats32:
-    e = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    e = exp(logits - logits.max(axis=-1, keepdims=True))
     out: Floats32 = e / e.sum(axis=-1, keepdims=True)
     return out
 

@@ -66,7 +66,9 @@ class HeadQuantiser(Layers):
         site = self.stats.site(name)
         own = Encoding(scale=norm.gain.astype(np.float64), offset=norm.bias.astype(np.float64))
         folded = [
-            FloatLinear(weight=c.weight * own.scale, bias=c.bias + c.weight @ own.offset)
+            FloatLinear(
+                weight=c.weight * own.scale, bias=c.bias + (c.weight * own.offset).sum(axis=1)
+            )
             for c in (*consumers, *narrow)
         ]
         widths = [8] * len(consumers) + [self.options.expert_bits] * len(narrow)

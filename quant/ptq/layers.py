@@ -14,6 +14,7 @@ import numpy as np
 from ..float.network import FloatLinear
 from ..formats import ACCUMULATOR, ACTIVATION, WEIGHT, Multiplier, weight_max
 from ..operators.linear import Linear
+from ..reproducible import power, product
 from .calibrate import Site
 from .options import Options
 from .ranges import CODES, LEVELS, Encoding, channel_range, quantise_rows, rectified_range
@@ -76,7 +77,7 @@ class Layers:
         """
         outputs, depth = layer.weight.shape
         weight = layer.weight.astype(np.float64) * encoding.scale
-        bias = layer.bias + layer.weight.astype(np.float64) @ encoding.offset - out_offset
+        bias = layer.bias + _applied(layer.weight, encoding.offset) - out_offset
         top = weight_max(bits)
         known = self.fixed.steps.get(name)
         if known is None:
@@ -102,7 +103,7 @@ class Layers:
         self.inputs[name], self.steps[name] = encoding, step
         self.layers[name] = FloatLinear(
             weight=real.astype(np.float32),
-            bias=(bias + out_offset - real @ encoding.offset).astype(np.float32),
+            bias=(bias + out_offset - _applied(real, encoding.offset)).astype(np.float32),
         )
         scales = np.broadcast_to(step / out_scale, (outputs,))
         multipliers = [Multiplier.from_scale(float(s)) for s in scales]
@@ -146,9 +147,10 @@ class Layers:
         if rows is not None and self.options.bias_correction:
             real = rows.astype(np.float64)
             exact = ((real - encoding.offset) / encoding.scale).mean(axis=0)
-            fixed = bias + weight @ exact - got @ encoding.encode(real).mean(axis=0)
+            seen = encoding.encode(real).mean(axis=0)
+            fixed = bias + _applied(weight, exact) - _applied(got, seen)
         else:
-            fixed = bias + (weight - got) @ np.broadcast_to(pivot, weight.shape[1])
+            fixed = bias + _applied(weight - got, np.broadcast_to(pivot, weight.shape[1]))
         return fixed
 
     def channels(
@@ -166,7 +168,7 @@ class Layers:
         rows = site.sample(_TRIAL_ROWS).astype(np.float64)
         trials = []
         for exponent in options.migrate:
-            scale = half**exponent * half.max() ** (1 - exponent) / CODES
+            scale = _between(half, exponent) / CODES
             encoding = Encoding(scale=scale, offset=centre)
             error = 0.0
             if len(options.migrate) > 1:
@@ -187,16 +189,16 @@ class Layers:
         options = self.options
         high = rectified_range(site, options.clip, options.percentile)
         rows = rows[:_TRIAL_ROWS].astype(np.float64)
-        exact, trials = rows @ consumer.weight.T, []
+        exact, trials = product(rows, consumer.weight), []
         for exponent in options.migrate:
-            scale = high**exponent * high.max() ** (1 - exponent) / LEVELS
+            scale = _between(high, exponent) / LEVELS
             encoding = Encoding(scale=scale, offset=-ACTIVATION.min * scale)
             seen = encoding.tiled(taps)
             codes, weight = seen.encode(rows), consumer.weight * seen.scale
             got, step = quantise_rows(weight)
             if options.rounding != "nearest":
                 got = diffused(weight / step[:, None], taps, codes - codes.mean(axis=0), WEIGHT.max)
-            errors = codes @ (got * step[:, None]).T - exact
+            errors = product(codes, got * step[:, None]) - exact
             trials.append((float(np.sum(errors.var(axis=0))), encoding))
         best = self.encodings[name] = min(trials, key=lambda trial: trial[0])[1]
         return best
@@ -214,8 +216,20 @@ class Layers:
         for consumer, bits in zip(consumers, widths, strict=True):
             # At 8 bits a row's clipping hardly matters to the choice; at 4 it is half of it.
             clip = self.options.clip if bits < 8 else "minmax"
-            exact = rows @ consumer.weight.T
+            exact = product(rows, consumer.weight)
             weight, step = quantise_rows(consumer.weight * encoding.scale, clip=clip, bits=bits)
-            got = codes @ (weight * step[:, None]).T + consumer.weight @ encoding.offset
+            got = product(codes, weight * step[:, None])
+            got += _applied(consumer.weight, encoding.offset)
             total += float(np.mean((got - exact) ** 2) / max(float(np.var(exact)), 1e-12))
         return total
+
+
+def _applied(matrix: Floats, vector: Floats) -> Floats:
+    """``matrix (O, K) @ vector (K,)`` with sums in a fixed order."""
+    out: Floats = np.multiply(matrix, vector, dtype=np.float64).sum(axis=1)
+    return out
+
+
+def _between(widths: Floats, exponent: float) -> Floats:
+    """Geometric means of each channel's width, with weight ``exponent``, and the widest one."""
+    return power(widths, exponent) * power(widths.max(keepdims=True), 1 - exponent)

@@ -249,7 +249,7 @@ class _Quantiser(HeadQuantiser):
             codes = np.clip(
                 np.round(rows / step), np.round(low / step), np.round(high * factor / step)
             )
-            error = float(np.mean((codes * step - rows) ** 2 @ importance))
+            error = float(np.mean(((codes * step - rows) ** 2 * importance).sum(axis=1)))
             if error < least:
                 best, least = high * float(factor), error
         return best

@@ -134,12 +134,12 @@ def quantise_rows(
     if clip == "mse":  # the fewer the codes, the more an outlier costs the others
         factors = _SHRINK if bits < 8 else _SHRINK[_SHRINK >= 0.7]
     top = weight_max(bits)
-    weights = np.ones(weight.shape[1]) if importance is None else importance
     best, least = peak / top, np.full(len(weight), np.inf)
     for factor in factors:
         step = peak * factor / top
         codes = np.clip(np.round(weight / step[:, None]), -top, top)
-        error = ((codes * step[:, None] - weight) ** 2) @ weights
+        squared = (codes * step[:, None] - weight) ** 2
+        error = (squared if importance is None else squared * importance).sum(axis=1)
         better = error < least
         best, least = np.where(better, step, best), np.where(better, error, least)
     return np.clip(np.round(weight / best[:, None]), -top, top), best

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from ..formats import WEIGHT
+from ..reproducible import inverse_factor, product
 
 __all__ = [
     "Rounding",
@@ -58,11 +59,11 @@ def moment(inputs: Floats, *, centre: Floats | float = 0.0, prior: Floats | None
     expert with few tokens: all tokens of its layer); they count as ``K`` rows beside the ``n``.
     """
     rows, depth = inputs - centre, inputs.shape[1]
-    found: Floats = rows.T @ rows
+    found = product(rows.T, rows.T)
     count = float(len(rows))
     if prior is not None and len(prior):
         other = prior - centre
-        found, count = found + other.T @ other * (depth / len(other)), count + depth
+        found, count = found + product(other.T, other.T) * (depth / len(other)), count + depth
     found /= max(count, 1.0)
     found[np.diag_indices(depth)] += DAMPING * max(float(np.trace(found)) / depth, 1e-12)
     return found
@@ -71,15 +72,14 @@ def moment(inputs: Floats, *, centre: Floats | float = 0.0, prior: Floats | None
 def cost(weight: Floats, codes: Floats, second: Floats) -> Floats:
     """Mean squared output error of each row ``(O,)``, in steps: ``(q - w) H (q - w)``."""
     change = codes - weight
-    out: Floats = np.einsum("ok,ok->o", change @ second, change)
+    out: Floats = (product(change, second.T) * change).sum(axis=1)
     return out
 
 
 def gptq(weight: Floats, second: Floats, top: int) -> Floats:
     """Codes within ``+-top`` for ``weight (O, K)`` in steps, by falling diagonal of ``second``."""
     order = np.argsort(-np.diag(second), kind="stable")
-    inverse = np.linalg.inv(second[np.ix_(order, order)])
-    upper = np.linalg.cholesky((inverse + inverse.T) / 2).T  # upper triangular, U'U = inverse
+    upper = inverse_factor(second[np.ix_(order, order)])
     rest = weight[:, order].astype(np.float64)
     codes = np.empty_like(rest)
     for j in range(rest.shape[1]):
@@ -96,7 +96,7 @@ def descend(
 ) -> Floats:
     """Codes of no greater :func:`cost`: each in turn the best one beside the others."""
     codes = codes.astype(np.float64).copy()
-    slope = (codes - weight) @ second  # (O, K), half the cost's gradient
+    slope = product(codes - weight, second.T)  # (O, K), half the cost's gradient
     for _ in range(sweeps):
         moved = False
         for j in range(codes.shape[1]):
@@ -127,7 +127,7 @@ def diffused(weight: Floats, taps: int, inputs: Floats, top: int) -> Floats:
         codes[:, t] = np.clip(np.round(wanted), -top, top)
         rest = wanted - codes[:, t]
     found = codes.reshape(outputs, depth)
-    costs = [np.mean((inputs @ (c - weight).T) ** 2, axis=0) for c in (found, nearest)]
+    costs = [np.mean(product(inputs, c - weight) ** 2, axis=0) for c in (found, nearest)]
     return np.where((costs[0] < costs[1])[:, None], found, nearest)
 
 
