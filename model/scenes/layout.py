@@ -6,10 +6,12 @@ size and place only: every surface takes its colours and texture from the same d
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.random import Generator
+from numpy.typing import NDArray
 
 from moevit.quant.typing import Floats32
 
@@ -97,11 +99,26 @@ def _colour(rng: Generator) -> Floats32:
     return np.asarray(value * (1 - saturation * (1 - ramp)), np.float32)
 
 
+def _frame(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Orthogonal columns with the span of those of ``rows (3, 3)``, by two reflections.
+
+    Not by LAPACK, whose last bits are the processor's.
+    """
+    rest, frame = rows.copy(), np.eye(3)
+    for j in (0, 1):
+        v = rest[j:, j].copy()
+        v[0] += math.copysign(math.sqrt(float((v * v).sum())), v[0])
+        twice = 2 / (v * v).sum()
+        rest[j:] -= np.multiply.outer(v, (v[:, None] * rest[j:]).sum(axis=0) * twice)
+        frame[:, j:] -= np.multiply.outer((frame[:, j:] * v).sum(axis=1) * twice, v)
+    return frame
+
+
 def _material(rng: Generator, scale: float) -> Material:
     texture = int(rng.choice(4, p=[0.45, 0.15, 0.2, 0.2]))
     first = _colour(rng)
     second = first + (_colour(rng) - first) * np.float32(rng.uniform(0.2, 1.0))
-    frame, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+    frame = _frame(rng.normal(size=(3, 3)))
     if texture in (1, 2) and rng.random() < 0.7:
         frame = np.eye(3)[rng.permutation(3)]
     frequency = rng.uniform(0.6, 2.5) / scale
@@ -123,16 +140,18 @@ def _camera(rng: Generator, room: Room) -> Camera:
         np.float32,
     )
     target = -position[0] / room.depth  # turn towards the middle of the room, more or less
-    yaw = np.arctan(target) + rng.uniform(-0.45, 0.45)
+    yaw = math.atan(target) + rng.uniform(-0.45, 0.45)
     pitch, roll = rng.uniform(0.05, 0.36), rng.normal(0, 0.02)
-    forward = np.array([np.sin(yaw) * np.cos(pitch), -np.sin(pitch), np.cos(yaw) * np.cos(pitch)])
-    right = np.array([np.cos(yaw), 0.0, -np.sin(yaw)])
+    forward = np.array(
+        [math.sin(yaw) * math.cos(pitch), -math.sin(pitch), math.cos(yaw) * math.cos(pitch)]
+    )
+    right = np.array([math.cos(yaw), 0.0, -math.sin(yaw)])
     down = np.cross(right, forward)
     right, down = (
-        np.cos(roll) * right + np.sin(roll) * down,
-        np.cos(roll) * down - np.sin(roll) * right,
+        math.cos(roll) * right + math.sin(roll) * down,
+        math.cos(roll) * down - math.sin(roll) * right,
     )
-    tangent = np.tan(np.radians(rng.uniform(62, 88)) / 2)
+    tangent = math.tan(math.radians(rng.uniform(62, 88)) / 2)
     axes = np.stack([right, down, forward]).astype(np.float32)
     return Camera(position=position, axes=axes, tangent=float(tangent))
 
@@ -158,7 +177,7 @@ def _table(rng: Generator, x: float, z: float, size: float) -> tuple[list[Solid]
     half_x, half_z = size / 2, size / 2 * float(rng.uniform(0.5, 0.9))
     yaw = float(rng.uniform(0, np.pi))
     solids: list[Solid] = [Box((x, height - thick, z), (half_x, thick, half_z), yaw)]
-    cosine, sine = float(np.cos(yaw)), float(np.sin(yaw))
+    cosine, sine = math.cos(yaw), math.sin(yaw)
     for side in (-1, 1):
         for end in (-1, 1):
             u, w = side * (half_x - leg), end * (half_z - leg)

@@ -11,6 +11,7 @@ direction's own length, ``inf`` for a miss) and which way the surface faces at a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,10 +20,31 @@ from numpy.typing import NDArray
 
 from moevit.quant.typing import Floats32
 
-__all__ = ["Box", "Cone", "Cylinder", "Room", "Solid", "Sphere", "nearest", "occluded"]
+__all__ = [
+    "Box",
+    "Cone",
+    "Cylinder",
+    "Room",
+    "Solid",
+    "Sphere",
+    "dot",
+    "nearest",
+    "occluded",
+    "turned",
+]
 
 
 _NEAR = 1e-3  # hits closer than this fraction of a direction's length are ignored
+
+
+def dot(a: Floats32, b: Floats32) -> Floats32:
+    """Products of vectors ``(3,)`` or ``(3, N)``, added in their order, unlike a BLAS's."""
+    return np.asarray(a[0] * b[0] + a[1] * b[1] + a[2] * b[2])
+
+
+def turned(frame: Floats32, vectors: Floats32) -> Floats32:
+    """``frame (3, 3) @ vectors (3, N)``, row by row as :func:`dot`."""
+    return np.stack([dot(row, vectors) for row in frame])
 
 
 class Solid(Protocol):
@@ -102,15 +124,17 @@ class Box:
 
     @property
     def bound(self) -> tuple[Floats32, float]:
-        return np.array(self.centre, np.float32), float(np.linalg.norm(self.half))
+        return np.array(self.centre, np.float32), math.sqrt(
+            sum(side * side for side in map(float, self.half))
+        )
 
     def _local(self, vectors: Floats32) -> Floats32:
-        cosine, sine = np.float32(np.cos(self.yaw)), np.float32(np.sin(self.yaw))
+        cosine, sine = np.float32(math.cos(self.yaw)), np.float32(math.sin(self.yaw))
         x, y, z = vectors
         return np.stack([cosine * x - sine * z, y, sine * x + cosine * z])
 
     def _world(self, vectors: Floats32) -> Floats32:
-        cosine, sine = np.float32(np.cos(self.yaw)), np.float32(np.sin(self.yaw))
+        cosine, sine = np.float32(math.cos(self.yaw)), np.float32(math.sin(self.yaw))
         x, y, z = vectors
         return np.stack([cosine * x + sine * z, y, cosine * z - sine * x])
 
@@ -145,9 +169,9 @@ class Sphere:
 
     def distance(self, origin: Floats32, directions: Floats32) -> Floats32:
         start = origin - np.array(self.centre, np.float32)
-        a = np.einsum("cn,cn->n", directions, directions)
-        b = start @ directions
-        c = np.float32(start @ start - self.radius**2)
+        a = dot(directions, directions)
+        b = dot(start, directions)
+        c = np.float32(dot(start, start) - self.radius**2)
         root = b * b - a * c
         hit = (-b - np.sqrt(np.maximum(root, 0.0))) / a
         return np.where((root > 0) & (hit > _NEAR), hit, np.float32(np.inf))
@@ -168,7 +192,7 @@ class Cylinder:
 
     @property
     def bound(self) -> tuple[Floats32, float]:
-        return np.array(self.centre, np.float32), float(np.hypot(self.radius, self.half_height))
+        return np.array(self.centre, np.float32), math.sqrt(self.radius**2 + self.half_height**2)
 
     def distance(self, origin: Floats32, directions: Floats32) -> Floats32:
         start = origin - np.array(self.centre, np.float32)
@@ -190,7 +214,7 @@ class Cylinder:
     def normal(self, points: Floats32, directions: Floats32) -> Floats32:
         del directions
         x, y, z = points - np.array(self.centre, np.float32)[:, None]
-        radial = np.maximum(np.hypot(x, z), 1e-9)
+        radial = np.maximum(np.sqrt(x * x + z * z), 1e-9)
         cap = np.abs(y) / self.half_height > radial / self.radius
         none = np.zeros_like(x)
         return np.stack(
@@ -214,7 +238,7 @@ class Cone:
     def bound(self) -> tuple[Floats32, float]:
         x, y, z = self.apex
         centre = np.array([x, y - self.height / 2, z], np.float32)
-        return centre, float(np.hypot(self.radius, self.height / 2))
+        return centre, math.sqrt(self.radius**2 + (self.height / 2) ** 2)
 
     def distance(self, origin: Floats32, directions: Floats32) -> Floats32:
         start = origin - np.array(self.apex, np.float32)
@@ -254,10 +278,10 @@ def _candidates(
     """Indices of the rays that meet the solid's bounding sphere in front of the origin."""
     centre, radius = solid.bound
     to = centre - origin
-    beyond = np.float32(to @ to - radius * radius)
+    beyond = np.float32(dot(to, to) - radius * radius)
     if beyond <= 0:
         return np.arange(directions.shape[1])
-    along = to @ directions
+    along = dot(to, directions)
     return np.flatnonzero((along > 0) & (along * along >= beyond * squared))
 
 
@@ -271,7 +295,7 @@ def nearest(
     """
     best = limit.copy()
     index = np.full(limit.shape, -1, np.int16)
-    squared = np.einsum("cn,cn->n", directions, directions)
+    squared = dot(directions, directions)
     for number, solid in enumerate(solids):
         rays = _candidates(solid, origin, directions, squared)
         if rays.size == 0:
@@ -288,7 +312,7 @@ def occluded(solids: list[Solid], light: Floats32, points: Floats32) -> NDArray[
     """Whether a solid stands between the light ``(3,)`` and each of ``points`` ``(3, N)``."""
     directions = points - light[:, None]
     dark = np.zeros(points.shape[1], np.bool_)
-    squared = np.einsum("cn,cn->n", directions, directions)
+    squared = dot(directions, directions)
     for solid in solids:
         rays = _candidates(solid, light, directions, squared)
         if rays.size:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from moevit.quant.typing import Floats32
 
 from .layout import CLASSES, ROOM_INSTANCES, Layout, furnish
-from .raycast import nearest
+from .raycast import nearest, turned
 from .shading import shade, to_image
 from .truth import find_edges, find_salient
 
@@ -67,7 +67,7 @@ def _rays(layout: Layout, height: int, width: int, finer: int) -> Floats32:
     v = ((np.arange(height * finer) + 0.5) / finer - height / 2) / focal
     grid = np.empty((3, height * finer, width * finer), np.float32)
     grid[0], grid[1], grid[2] = u[None, :], v[:, None], 1.0
-    return layout.camera.axes.T @ grid.reshape(3, -1)
+    return turned(layout.camera.axes.T, grid.reshape(3, -1))
 
 
 def _trace(layout: Layout, directions: Floats32) -> Hits:
@@ -95,8 +95,8 @@ def render(layout: Layout, height: int, width: int, rng: np.random.Generator, fi
     image = to_image(colours, height, width, finer, rng)
     depth = hits.depth.reshape(height, width)
     instances = hits.instances.reshape(height, width)
-    normals = (layout.camera.axes @ hits.normals).T.reshape(height, width, 3)
-    rays = (layout.camera.axes @ directions).T.reshape(height, width, 3)
+    normals = turned(layout.camera.axes, hits.normals).T.reshape(height, width, 3)
+    rays = turned(layout.camera.axes, directions).T.reshape(height, width, 3)
     return Sample(
         image=image,
         segmentation=np.array(layout.labels, np.uint8)[instances],

@@ -5,14 +5,16 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from moevit.quant.reproducible import power, sine
 from moevit.quant.typing import Floats32
 
 from .layout import Layout
-from .raycast import occluded
+from .raycast import dot, occluded, turned
 
 __all__ = ["shade", "to_image"]
 
 _TURN = np.float32(2 * np.pi)
+_DARKEST = 1e-12
 
 
 def _mix(layout: Layout, points: Floats32, instances: NDArray[np.int16]) -> Floats32:
@@ -24,13 +26,13 @@ def _mix(layout: Layout, points: Floats32, instances: NDArray[np.int16]) -> Floa
         rays = np.flatnonzero(instances == instance)
         if rays.size == 0:
             continue
-        u, v, w = material.frame @ points[:, rays] * _TURN
+        u, v, w = turned(material.frame, points[:, rays]) * _TURN
         if material.texture == 1:
-            mix[rays] = (np.sin(u) * np.sin(v) * np.sin(w) > 0).astype(np.float32)
+            mix[rays] = (sine(u) * sine(v) * sine(w) > 0).astype(np.float32)
         elif material.texture == 2:
-            mix[rays] = 0.5 + 0.5 * np.clip(3 * np.sin(u), -1, 1)
+            mix[rays] = 0.5 + 0.5 * np.clip(3 * sine(u), -1, 1)
         else:
-            warped = np.sin(u + 1.5 * np.sin(v)) + np.sin(0.6 * w + 2.0 * np.sin(0.7 * u))
+            warped = sine(u + 1.5 * sine(v)) + sine(0.6 * w + 2.0 * sine(0.7 * u))
             mix[rays] = 0.5 + 0.25 * warped
     return mix
 
@@ -48,9 +50,9 @@ def shade(
         albedo[channel] = first + mix * (second - first)
 
     to_light = layout.light.position[:, None] - points
-    squared = np.einsum("cn,cn->n", to_light, to_light)
+    squared = dot(to_light, to_light)
     to_light /= np.sqrt(squared)
-    facing = np.einsum("cn,cn->n", to_light, normals)
+    facing = dot(to_light, normals)
     lit = facing > 0
     rays = np.flatnonzero(lit)
     lit[rays] = ~occluded(layout.solids, layout.light.position, points[:, rays])
@@ -60,7 +62,7 @@ def shade(
     to_eye /= np.linalg.norm(to_eye, axis=0)
     halfway = to_light + to_eye
     halfway /= np.maximum(np.linalg.norm(halfway, axis=0), 1e-6)
-    shine = np.maximum(np.einsum("cn,cn->n", halfway, normals), 0)
+    shine = np.maximum(dot(halfway, normals), 0)
     for _ in range(5):
         shine *= shine  # to the 32nd power
     ambient = layout.light.ambient * (0.75 + 0.25 * normals[1])
@@ -78,7 +80,7 @@ def to_image(
     mean = grid.sum(axis=4).sum(axis=2) / np.float32(finer * finer)
     level = float(mean.mean())
     exposure = np.float32(rng.uniform(0.2, 0.42) / max(level, 1e-3))
-    encoded = np.clip(mean * exposure, 0, 1) ** np.float32(1 / 2.2)
+    encoded = power(np.clip(mean * exposure, _DARKEST, 1), 1 / 2.2)
     noise = rng.standard_normal(encoded.shape, np.float32) * np.float32(rng.uniform(0, 0.025))
     image = np.clip((encoded + noise) * 255 + 0.5, 0, 255).astype(np.uint8)
     return np.ascontiguousarray(image.transpose(1, 2, 0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from moevit.quant.reproducible import exp
 from moevit.quant.typing import Floats32
 
 __all__ = ["find_edges", "find_salient"]
@@ -24,10 +25,10 @@ def _breaks(
     near[axis], next_[axis] = slice(None, -1), slice(1, None)
     a, b = tuple(near), tuple(next_)
     other = instances[a] != instances[b]
-    crease = np.einsum("hwc,hwc->hw", normals[a], normals[b]) < _CREASE
+    crease = (normals[a] * normals[b]).sum(axis=-1) < _CREASE
     # The depth at which the next pixel's ray would meet this pixel's tangent plane.
-    plane = depth[a] * np.einsum("hwc,hwc->hw", normals[a], rays[a])
-    slant = np.einsum("hwc,hwc->hw", normals[a], rays[b])
+    plane = depth[a] * (normals[a] * rays[a]).sum(axis=-1)
+    slant = (normals[a] * rays[b]).sum(axis=-1)
     expected = plane / np.where(np.abs(slant) < 1e-4, np.float32(-1e-4), slant)
     jump = np.abs(depth[b] - expected) > _JUMP * depth[b]
     return np.asarray(other | crease | jump)
@@ -80,7 +81,7 @@ def find_salient(
     sums = np.stack([np.bincount(flat, channels[:, c], count) for c in range(3)], axis=1)
     rest = (sums.sum(axis=0) - sums) / np.maximum(flat.size - area, 1)[:, None]
     contrast = np.linalg.norm(sums / safe[:, None] - rest, axis=1)
-    place = np.exp(-(centre_x**2 + centre_y**2) / (2 * 0.3**2))
+    place = exp(-(centre_x**2 + centre_y**2) / (2 * 0.3**2))
     score = np.sqrt(area / flat.size) * place * (0.3 + contrast)
     score[:background] = 0
     score[area < _SMALLEST * flat.size] = 0
