@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.machines import answers
 
 from moevit.model.scenes import render as scenes
 from moevit.model.scenes.layout import ROOM_INSTANCES, furnish
@@ -225,3 +226,20 @@ def test_the_bright_central_object_is_salient() -> None:
     salient = find_salient(image, instances, 1, [0, 5, 6])
     assert np.array_equal(salient, instances == 1)
     assert not find_salient(image, np.zeros_like(instances), 1, [0]).any()
+
+
+_RENDER = """
+import hashlib
+from moevit.model.scenes import scene
+found = hashlib.sha256()
+for number in range(6):
+    drawn = scene("calibration", number, 48, 96)
+    for part in (drawn.image, drawn.depth, drawn.normals, drawn.edges, drawn.saliency):
+        found.update(part.tobytes())
+print(found.hexdigest())
+"""
+
+
+def test_the_same_scenes_on_every_machine() -> None:
+    digests = answers(_RENDER)
+    assert len(digests[0]) == 64 and len(set(digests)) == 1, digests

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import ndtr as normal
 from support.float_networks import float_network
+from support.machines import answers
 
 from moevit.quant.reproducible import exp, inverse_factor, log, ndtr, power, product
 
@@ -100,39 +97,10 @@ print(found.hexdigest())
 """
 
 
-def _machines() -> list[dict[str, str]]:
-    """Environments in which the BLAS and NumPy compute otherwise, as far as this machine can."""
-    from numpy._core._multiarray_umath import __cpu_features__ as features
-
-    one, two = {"OPENBLAS_NUM_THREADS": "1", "LC_ALL": "C"}, {"OPENBLAS_NUM_THREADS": "2"}
-    config: Any = np.show_config(mode="dicts")
-    simd = config.get("SIMD Extensions", {}).get("found", [])
-    if simd:
-        one["NPY_DISABLE_CPU_FEATURES"] = " ".join(simd)
-    if features.get("SSE42"):
-        one["OPENBLAS_CORETYPE"] = "Nehalem"
-    found = [two, one]
-    if features.get("AVX512_SKX") and features.get("FMA3"):
-        found.append({"OPENBLAS_CORETYPE": "Haswell"})
-    return found
-
-
 @pytest.mark.slow
 def test_the_same_integers_on_every_machine(tmp_path: Path) -> None:
     """One thread or two, kernels with and without fused additions, NumPy with and without SIMD."""
     networks = [float_network(4), float_network(6, doublings=2, depth=1, own_norm=True)]
     (tmp_path / "networks").write_bytes(pickle.dumps(networks))
-    running = []
-    for number, machine in enumerate(_machines()):
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("OPENBLAS", "NPY_"))}
-        running.append(
-            subprocess.Popen(
-                [sys.executable, "-W", "ignore", "-c", _QUANTISE, str(tmp_path), f"{number}.net"],
-                env={**clean, "OMP_NUM_THREADS": "2", **machine},
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-        )
-    digests = [process.communicate()[0].strip() for process in running]
-    assert all(process.returncode == 0 for process in running)
+    digests = answers(_QUANTISE, str(tmp_path))
     assert len(digests[0]) == 64 and len(set(digests)) == 1, digests

@@ -52,6 +52,7 @@ def recorded(proto: Any, images: Any) -> dict[str, Any]:
     watched.CopyFrom(proto)
     watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
     options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     run = onnxruntime.InferenceSession(watched.SerializeToString(), options).run
     return {**held, **dict(zip(inner, run(inner, {"images": images}), strict=True))}
