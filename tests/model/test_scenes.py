@@ -230,7 +230,7 @@ def test_the_bright_central_object_is_salient() -> None:
 
 _RENDER = """
 import hashlib
-from moevit.model.scenes import scene
+from moevit.model.scenes.render import scene
 found = hashlib.sha256()
 for number in range(6):
     drawn = scene("calibration", number, 48, 96)
