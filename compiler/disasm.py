@@ -6,6 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from moevit.hw.config import BEAT_BYTES
 from moevit.hw.isa import (
+    ACTIVATED,
+    TO_KEY_VALUE,
+    TO_RESIDUAL,
     Attention,
     Destination,
     Fetch,
@@ -65,7 +68,8 @@ def _gemm(i: Gemm) -> str:
         source += f" lines of {i.line or 'all'} in {i.source_line}"
     if i.span:
         source += f" spans of {i.span},"
-    mode = Destination(i.mode)
+    mode = i.mode
+    name = Destination(mode).name if mode in tuple(Destination) else f"destination {mode}"
     tiles = f"{i.depth}x{i.otiles} tiles"
     flags = "".join(f" {name}" for name in ("demand", "keep") if getattr(i, name))
     where = f"+{i.target_stride}]"
@@ -74,19 +78,19 @@ def _gemm(i: Gemm) -> str:
         least = f", scores from {i.mult}" if i.mult else ""
         shared = " renormalised" if i.renormalise else ""
         target = f"queues of {i.experts}{first}, top {i.top_k}{shared}{least}"
-    elif mode in (Destination.KEY, Destination.VALUE):
+    elif mode in TO_KEY_VALUE:
         target = (
             f"KV[{i.target}] heads of {i.head_otiles} tiles, pitch {i.tile_pitch}/{i.head_pitch}"
         )
-    elif mode in (Destination.RESIDUAL, Destination.EXPERT):
+    elif mode in TO_RESIDUAL:
         target = f"X[{i.target}{where}{' scatter' if i.scatter else ''}"
     else:
         target = f"A[{i.target}{where}"
     if i.line:
         target += f" in {i.target_line}"
     base = f" from tile {i.otile_base}" if i.otile_base else ""
-    extra = f" *{i.mult}>>{i.shift}{i.zero_point:+d}" if mode == Destination.GELU8 else ""
-    return f"{mode.name} {target}{base} <- {source} {rows}, {tiles}{extra}{flags}"
+    extra = f" *{i.mult}>>{i.shift}{i.zero_point:+d}" if mode in ACTIVATED else ""
+    return f"{name} {target}{base} <- {source} {rows}, {tiles}{extra}{flags}"
 
 
 def format_instruction(i: Instruction) -> str:

@@ -15,13 +15,21 @@ from dataclasses import MISSING, dataclass, field, fields
 from enum import IntEnum
 from typing import Any, ClassVar
 
+from amaranth.lib import enum
+
 __all__ = [
+    "ACTIVATED",
     "ADDRESS_BITS",
     "INSTRUCTION_BYTES",
     "OPCODES",
     "SEMAPHORES",
     "SEMAPHORE_BITS",
     "TOKEN_BITS",
+    "TO_ACTIVATIONS",
+    "TO_BYTES",
+    "TO_KEY_VALUE",
+    "TO_RESIDUAL",
+    "WITH_LINES",
     "Attention",
     "Destination",
     "Fetch",
@@ -59,8 +67,8 @@ class Opcode(IntEnum):
     SYNC = 8
 
 
-class Destination(IntEnum):
-    """What the epilogue does with a requantised 16-bit value ``v``."""
+class Destination(enum.IntEnum, shape=4):  # type: ignore[call-arg]  # Amaranth's metaclass
+    """What the epilogue does with a requantised 16-bit value ``v``; other codes are errors."""
 
     ACT8 = 0
     """``A`` byte = sat8(v + zero_point)"""
@@ -78,6 +86,20 @@ class Destination(IntEnum):
     """``KV`` in the value layout, v saturated at +-127"""
     GATE = 7
     """router logits to the gate unit"""
+
+
+ACTIVATED = (Destination.GELU8,)
+"""An activation function, then ``mult`` and ``shift``."""
+TO_BYTES = (Destination.ACT8, *ACTIVATED)
+"""Bytes of the activation memory, with a zero point."""
+TO_ACTIVATIONS = (*TO_BYTES, Destination.ACT16)
+"""The activation memory."""
+TO_RESIDUAL = (Destination.RESIDUAL, Destination.EXPERT)
+"""Added to the residual memory."""
+TO_KEY_VALUE = (Destination.KEY, Destination.VALUE)
+"""The key/value memory."""
+WITH_LINES = (*TO_ACTIVATIONS, Destination.RESIDUAL)
+"""Rows may be those of a map: ``line``, ``source_line``, ``target_line``, ``span``."""
 
 
 class LoadKind(IntEnum):
@@ -284,7 +306,7 @@ class Gemm(Instruction):
     keep: int = bits(1, "do not release the weights")
     otiles: int = bits(10, "output tiles of O channels")
     otile_base: int = bits(10, "first output tile in the destination")
-    mode: int = bits(3, "Destination")
+    mode: int = bits(4, "Destination")
     target: int = bits(ADDRESS_BITS, "first word or row of the destination")
     target_stride: int = bits(12, "words from a row to the next")
     mult: int = bits(16, "GELU8: output multiplier; GATE: least score, 15 bits")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Iterable
 from dataclasses import fields
+from enum import IntEnum
 from pathlib import Path
 
 from .isa import INSTRUCTION_BYTES, OPCODES, SEMAPHORES, Destination, Instruction, LoadKind
-from .registers import Control, Counter, Error, Register, Status
+from .registers import Access, Control, Counter, Error, Register, Status
 
 __all__ = ["render"]
 
 
-def _enum_docs(kind: type) -> dict[str, str]:
+def _source_docs(kind: type) -> dict[str, str]:
     """The string under each member of an enumeration, from its source."""
     lines = inspect.getsource(kind).splitlines()
     docs: dict[str, str] = {}
@@ -27,12 +29,38 @@ def _enum_docs(kind: type) -> dict[str, str]:
     return docs
 
 
-def _enum(kind: type, *, form: str = "{}") -> list[str]:
-    docs = _enum_docs(kind)
-    return [
-        f"| {form.format(int(m))} | `{m.name}` | {docs.get(m.name, '').replace('|', '/')} |"
-        for m in kind  # type: ignore[attr-defined]
-    ]
+def _table(head: str, rows: Iterable[tuple[str, ...]]) -> list[str]:
+    """A table; ``head`` is its first line."""
+    lines = [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows]
+    return [head, "|" + "---|" * (head.count("|") - 1), *lines, ""]
+
+
+def _enum(kind: type[IntEnum]) -> list[str]:
+    docs = _source_docs(kind) if not hasattr(next(iter(kind)), "meaning") else {}
+    return _table(
+        "| value | name | meaning |",
+        ((f"{int(m)}", f"`{m.name}`", docs.get(m.name) or getattr(m, "meaning", "")) for m in kind),
+    )
+
+
+def _access_docs() -> Iterable[tuple[Access, str]]:
+    docs = _source_docs(Access)
+    return ((access, docs[access.name]) for access in Access)
+
+
+def _registers() -> list[str]:
+    return _table(
+        "| offset | name | access | meaning |",
+        (
+            (
+                f"{int(r):#04x}",
+                f"`{r.name}`",
+                r.access.value,
+                r.meaning + (f"; a multiple of {r.alignment}" if r.alignment else ""),
+            )
+            for r in Register
+        ),
+    )
 
 
 def _instruction(kind: type[Instruction]) -> list[str]:
@@ -68,17 +96,18 @@ def render() -> str:
     ]
     for kind in OPCODES.values():
         lines += _instruction(kind)
-    for title, names, form in (
-        ("Destinations of a GEMM", Destination, "{}"),
-        ("Kinds of LOAD", LoadKind, "{}"),
-        ("Registers (AXI4-Lite, byte offsets)", Register, "{:#04x}"),
-        ("Bits of CONTROL", Control, "{}"),
-        ("Bits of STATUS", Status, "{}"),
-        ("Error codes", Error, "{}"),
-        ("Performance counters", Counter, "{}"),
+    access = [f"`{a.value}`: {text}" for a, text in _access_docs()]
+    lines += ["## Registers (AXI4-Lite, byte offsets)", "", f"{'; '.join(access)}.", ""]
+    lines += _registers()
+    for title, names in (
+        ("Destinations of a GEMM", Destination),
+        ("Kinds of LOAD", LoadKind),
+        ("Bits of CONTROL", Control),
+        ("Bits of STATUS", Status),
+        ("Error codes", Error),
+        ("Performance counters", Counter),
     ):
-        lines += [f"## {title}", "", "| value | name | meaning |", "|---|---|---|"]
-        lines += [*_enum(names, form=form), ""]
+        lines += [f"## {title}", "", *_enum(names)]
     return "\n".join(lines).replace("::\n", ":\n").rstrip() + "\n"
 
 

@@ -1,13 +1,19 @@
-"""AXI4-Lite register map, error codes and performance counters: used by hardware and drivers."""
+"""AXI4-Lite register map, error codes and performance counters, as data.
+
+The hardware (``control/axi_lite``), ``docs/isa.md``, the simulator and drivers in any language take
+addresses, access, bits and meanings from here.
+"""
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, StrEnum
+from typing import Self
 
 __all__ = [
     "COUNTER_BASE",
     "DEVICE_ID",
     "EXPERT_BASE",
+    "Access",
     "Control",
     "Counter",
     "Error",
@@ -17,122 +23,130 @@ __all__ = [
 
 DEVICE_ID = int.from_bytes(b"MoeV", "little")
 
-
-class Register(IntEnum):
-    """Byte offsets of 32-bit registers; those marked rw can be written while the device is idle."""
-
-    ID = 0x00
-    """reads DEVICE_ID"""
-    VERSION = 0x04
-    """reads the ISA version"""
-    HASH_LOW = 0x08
-    """configuration hash, bits 0..31"""
-    HASH_HIGH = 0x0C
-    """configuration hash, bits 32..63"""
-    CONTROL = 0x10
-    """write: see Control; reads 0"""
-    STATUS = 0x14
-    """see Status"""
-    ERROR = 0x18
-    """see Error; cleared by START"""
-    PROGRAM_BASE = 0x1C
-    """rw: address of the task's program, a multiple of 64. Changing it switches the task."""
-    IMAGE_BASE = 0x20
-    """rw: address of the image, a multiple of 16"""
-    OUTPUT_BASE = 0x24
-    """rw: address of the outputs, a multiple of 16"""
-    IRQ_ENABLE = 0x28
-    """rw: bit 0 lets ``irq`` follow done or error"""
-
-
 COUNTER_BASE = 0x100
-"""Counter n at ``COUNTER_BASE + 4 * n``; cleared by START."""
+"""Counter n at ``COUNTER_BASE + 4 * n``; read only, cleared by START."""
 EXPERT_BASE = 0x200
-"""Tokens sent to expert e in this frame, all layers, at ``EXPERT_BASE + 4 * e``."""
+"""Tokens sent to expert e in this frame, all layers, at ``EXPERT_BASE + 4 * e``; read only."""
 
 
-class Control(IntEnum):
+class Access(StrEnum):
+    """What a host may do with a register."""
+
+    READ_ONLY = "ro"
+    """a write is answered with an error"""
+    READ_WRITE = "rw"
+    """keeps what is written; a write while a frame runs is answered with an error"""
+    COMMAND = "w1"
+    """each bit that is written as 1 does something, at any time; reads 0"""
+
+
+class _Described(IntEnum):
+    """Members that say in ``meaning`` what they stand for."""
+
+    meaning: str
+
+    def __new__(cls, value: int, meaning: str) -> Self:
+        """A member of ``value``."""
+        member = int.__new__(cls, value)
+        member._value_ = value
+        member.meaning = meaning
+        return member
+
+
+class Control(_Described):
     """Bit numbers of CONTROL."""
 
-    START = 0
-    """run the program at PROGRAM_BASE; ignored while busy"""
-    ABORT = 1
-    """give the frame up"""
-    CLEAR_IRQ = 2
-    """clear DONE and FAILED"""
+    START = 0, "run the program at PROGRAM_BASE; ignored while busy"
+    ABORT = 1, "give the frame up"
+    CLEAR_IRQ = 2, "clear DONE and FAILED"
 
 
-class Status(IntEnum):
+class Status(_Described):
     """Bit numbers of STATUS. DONE and FAILED stay until START or CLEAR_IRQ."""
 
-    BUSY = 0
-    """a frame is running"""
-    DONE = 1
-    """the last frame is complete"""
-    FAILED = 2
-    """the last frame was given up, see ERROR"""
+    BUSY = 0, "a frame is running"
+    DONE = 1, "the last frame is complete"
+    FAILED = 2, "the last frame was given up, see ERROR"
 
 
-class Error(IntEnum):
+class Error(_Described):
     """Why a frame was given up. The device is idle afterwards and runs the next frame."""
 
-    NONE = 0
-    """no error"""
-    HEADER = 1
-    """magic or version of the program header"""
-    HASH = 2
-    """program for another configuration"""
-    OPCODE = 3
-    """illegal instruction"""
-    FIELD = 4
-    """an instruction's field is out of range (no tiles, too many experts, ...)"""
-    ADDRESS = 5
-    """an address outside an on-chip memory"""
-    STREAM = 6
-    """a stream block without its magic"""
-    READ = 7
-    """an AXI read answered with an error"""
-    WRITE = 8
-    """an AXI write answered with an error"""
-    TRUNCATED = 9
-    """the program ended without HALT"""
-    HANG = 10
-    """no engine advanced for the watchdog's time"""
-    ABORTED = 11
-    """given up on request"""
+    NONE = 0, "no error"
+    HEADER = 1, "the program header has another magic or version"
+    HASH = 2, "the program was compiled for another configuration"
+    OPCODE = 3, "the program has an illegal instruction"
+    FIELD = 4, "an instruction has a field that is out of range"
+    ADDRESS = 5, "an instruction has an address outside its on-chip memory"
+    STREAM = 6, "a block of the weight stream lacks its magic"
+    READ = 7, "a memory read was answered with an error"
+    WRITE = 8, "a memory write was answered with an error"
+    TRUNCATED = 9, "the program ends without HALT"
+    HANG = 10, "no engine advanced for the watchdog's time"
+    ABORTED = 11, "the frame was given up on request"
 
 
-class Counter(IntEnum):
+class Counter(_Described):
     """Performance counters, 32 bits each."""
 
-    CYCLES = 0
-    """from START to done"""
-    ARRAY_BUSY = 1
-    """cycles in which the array multiplied"""
-    STALL_OPERAND = 2
-    """array waited for tokens (loader, semaphores)"""
-    STALL_WEIGHT = 3
-    """array waited for the weight ring"""
-    STALL_DRAIN = 4
-    """array waited for the epilogue or the softmax unit to take a tile"""
-    STALL_SOFTMAX = 5
-    """array waited for attention weights"""
-    NO_WORK = 6
-    """array had no instruction"""
-    NORM_BUSY = 7
-    """words that the norm engine wrote"""
-    GATE_BUSY = 8
-    """gate unit had tokens"""
-    SOFTMAX_BUSY = 9
-    """softmax unit had scores"""
-    DATA_READ_BEATS = 10
-    """code, pixels and tables, 16 bytes each"""
-    DATA_WRITE_BEATS = 11
-    """results, 16 bytes each"""
-    WEIGHT_BEATS = 12
-    """all ports together, demand fetches included"""
-    DEMAND_BEATS = 13
-    MISSES = 14
-    """experts fetched on demand"""
-    EMPTY_QUEUES = 15
-    """expert GEMMs skipped"""
+    CYCLES = 0, "from START to done"
+    ARRAY_BUSY = 1, "cycles in which the array multiplied"
+    STALL_OPERAND = 2, "array waited for tokens (loader, semaphores)"
+    STALL_WEIGHT = 3, "array waited for the weight ring"
+    STALL_DRAIN = 4, "array waited for the epilogue or the softmax unit to take a tile"
+    STALL_SOFTMAX = 5, "array waited for attention weights"
+    NO_WORK = 6, "array had no instruction"
+    NORM_BUSY = 7, "words that the norm engine wrote"
+    GATE_BUSY = 8, "gate unit had tokens"
+    SOFTMAX_BUSY = 9, "softmax unit had scores"
+    DATA_READ_BEATS = 10, "code, pixels and tables, 16 bytes each"
+    DATA_WRITE_BEATS = 11, "results, 16 bytes each"
+    WEIGHT_BEATS = 12, "all ports together, demand fetches included"
+    DEMAND_BEATS = 13, "those of experts fetched on demand, 16 bytes each"
+    MISSES = 14, "experts fetched on demand"
+    EMPTY_QUEUES = 15, "expert GEMMs skipped"
+
+
+class Register(IntEnum):
+    """Byte offsets of 32-bit registers.
+
+    ``access`` and ``meaning`` say what each does; ``alignment``: what a frame needs the value to be
+    a multiple of, 0 for anything; ``fields``: names of its bits or of its values.
+    """
+
+    access: Access
+    meaning: str
+    alignment: int
+    fields: type[IntEnum] | None
+
+    def __new__(
+        cls,
+        value: int,
+        access: Access,
+        meaning: str,
+        alignment: int = 0,
+        fields: type[IntEnum] | None = None,
+    ) -> Self:
+        """A register at offset ``value``."""
+        member = int.__new__(cls, value)
+        member._value_ = value
+        member.access, member.meaning = access, meaning
+        member.alignment, member.fields = alignment, fields
+        return member
+
+    ID = 0x00, Access.READ_ONLY, f"{DEVICE_ID:#x}"
+    VERSION = 0x04, Access.READ_ONLY, "version of the instruction set"
+    HASH_LOW = 0x08, Access.READ_ONLY, "configuration hash, bits 0..31"
+    HASH_HIGH = 0x0C, Access.READ_ONLY, "configuration hash, bits 32..63"
+    CONTROL = 0x10, Access.COMMAND, "bits: see Control", 0, Control
+    STATUS = 0x14, Access.READ_ONLY, "bits: see Status", 0, Status
+    ERROR = 0x18, Access.READ_ONLY, "value: see Error; cleared by START", 0, Error
+    PROGRAM_BASE = (
+        0x1C,
+        Access.READ_WRITE,
+        "address of the task's program; changing it switches the task",
+        64,
+    )
+    IMAGE_BASE = 0x20, Access.READ_WRITE, "address of the image", 16
+    OUTPUT_BASE = 0x24, Access.READ_WRITE, "address of the outputs", 16
+    IRQ_ENABLE = 0x28, Access.READ_WRITE, "bit 0 lets ``irq`` follow done or error"

@@ -28,27 +28,14 @@ __all__ = ["Device", "DeviceError", "Progress", "Result", "failure", "planes"]
 Progress = Callable[[int], None]
 """Told the cycles that have passed in this frame."""
 
-_MEANING = {
-    Error.NONE: "no error",
-    Error.HEADER: "the program header has another magic or version",
-    Error.HASH: "the program was compiled for another configuration",
-    Error.OPCODE: "the program has an illegal instruction",
-    Error.FIELD: "an instruction has a field that is out of range",
-    Error.ADDRESS: "an instruction has an address outside its on-chip memory",
-    Error.STREAM: "a block of the weight stream lacks its magic",
-    Error.READ: "a memory read was answered with an error",
-    Error.WRITE: "a memory write was answered with an error",
-    Error.TRUNCATED: "the program ends without HALT",
-    Error.HANG: "no engine advanced for the watchdog's time",
-    Error.ABORTED: "the frame was given up on request",
-}
-
 
 def failure(code: int, detail: str) -> DeviceError:
     """The exception for an ERROR register's ``code``; ``detail`` says what was being done."""
-    if code not in _MEANING:
+    try:
+        error = Error(code)
+    except ValueError:
         return DeviceError(Error.HANG, f"unknown error code {code}; {detail}")
-    return DeviceError(Error(code), f"{_MEANING[Error(code)]}; {detail}")
+    return DeviceError(error, f"{error.meaning}; {detail}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

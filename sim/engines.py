@@ -13,7 +13,10 @@ from moevit.hw.compute.norm import DIM_BITS, longest_row
 from moevit.hw.config import BEAT_BYTES, AcceleratorConfig
 from moevit.hw.image import BlockHeader, unpack_channels
 from moevit.hw.isa import (
+    TO_KEY_VALUE,
+    TO_RESIDUAL,
     TOKEN_BITS,
+    WITH_LINES,
     Attention,
     Destination,
     Fetch,
@@ -159,6 +162,7 @@ class Engines:
     def check_gemm(self, i: Gemm) -> None:
         """Fields that the hardware checks before it starts."""
         limits = self.config.limits
+        require(i.mode in tuple(Destination), f"GEMM of destination {i.mode}")
         require(i.otiles > 0 and i.depth > 0, "GEMM of no weights")
         require(i.depth * self.config.array.inputs <= limits.depth, f"GEMM of depth {i.depth}")
         if i.use_queue:
@@ -166,7 +170,7 @@ class Engines:
         else:
             require(0 < i.tokens <= limits.tokens, f"GEMM of {i.tokens} tokens")
         if i.line or i.source_line or i.target_line or i.span:
-            plain = not i.use_queue and i.mode <= Destination.RESIDUAL
+            plain = not i.use_queue and i.mode in WITH_LINES
             require(plain, f"{Destination(i.mode).name} GEMM of lines or spans")
         if i.mode == Destination.GATE:
             end = i.shift + i.experts
@@ -208,13 +212,13 @@ class Engines:
             return
         tiles = values.reshape(len(row), i.otiles, array.outputs)  # (rows, otiles, O)
         ct = i.otile_base + np.arange(i.otiles)
-        if i.mode in (Destination.RESIDUAL, Destination.EXPERT):
+        if i.mode in TO_RESIDUAL:
             if i.mode == Destination.EXPERT:
                 tiles = round_shift(tiles * scores[:, None, None], SCORE.frac)
             start = i.target + row * i.target_stride + i.otile_base
             words = chip.span(chip.residual, start, i.otiles)
             chip.residual[words] = RESIDUAL.saturate(chip.residual[words] + tiles)
-        elif i.mode in (Destination.KEY, Destination.VALUE):
+        elif i.mode in TO_KEY_VALUE:
             self._keep_kv(i, row, ct, to_key_value(tiles))
         else:
             word = (i.target + row * i.target_stride)[:, None] * array.inputs

@@ -19,7 +19,9 @@ from ..interfaces import ReadPort, TakeSignature
 from ..isa import (
     ADDRESS_BITS,
     INSTRUCTION_BYTES,
+    TO_KEY_VALUE,
     TOKEN_BITS,
+    WITH_LINES,
     Attention,
     Destination,
     Gemm,
@@ -411,7 +413,6 @@ class Loader(Component):
         """1 for a GEMM or ATTENTION that the units behind cannot count."""
         array, limits = self._config.array, self._config.limits
         chunks = limits.depth // array.inputs
-        to_kv = (g.mode == int(Destination.KEY)) | (g.mode == int(Destination.VALUE))
         gate_otiles = sum(
             g.experts > first for first in range(0, limits.experts, array.outputs)
         )  # ceil(experts / outputs)
@@ -427,13 +428,14 @@ class Loader(Component):
         )
         lines = Cat(g.line, g.source_line, g.target_line, g.span).any()
         gemm = (
-            (g.otiles == 0)
+            ~g.mode.matches(*Destination)
+            | (g.otiles == 0)
             | (g.depth == 0)
             | (g.depth > chunks)
             | Mux(g.use_queue, g.queue >= limits.experts, g.tokens > limits.tokens)
-            | (to_kv & (g.head_otiles == 0))
-            | ((g.mode == int(Destination.GATE)) & gate)
-            | (lines & (g.use_queue | (g.mode > int(Destination.RESIDUAL))))
+            | (g.mode.matches(*TO_KEY_VALUE) & (g.head_otiles == 0))
+            | ((g.mode == Destination.GATE) & gate)
+            | (lines & (g.use_queue | ~g.mode.matches(*WITH_LINES)))
         )
         attention = (
             (at.heads == 0)

@@ -48,7 +48,7 @@ AxiLite = Signature(
 )
 """AXI4-Lite, seen from the master."""
 
-_BASES = {Register.PROGRAM_BASE: 64, Register.IMAGE_BASE: 16, Register.OUTPUT_BASE: 16}
+_BASES = {register: register.alignment for register in Register if register.alignment}
 """Alignment that a frame needs."""
 
 

@@ -17,6 +17,7 @@ from moevit.hw.image import BlockHeader, ProgramHeader
 from moevit.hw.isa import (
     INSTRUCTION_BYTES,
     OPCODES,
+    WITH_LINES,
     Attention,
     Destination,
     Fetch,
@@ -236,6 +237,7 @@ FIELDS: list[tuple[type, dict[str, int], dict[str, int]]] = [
     (Fetch, {}, {"queue": LIMITS.experts}),
     (Fetch, {}, {"weight_rows": MEMORY.demand_rows + 1}),
     (Fetch, {}, {"param_rows": MEMORY.demand_param_rows + 1}),
+    (Gemm, {}, {"mode": max(Destination) + 1}),
     (Gemm, {}, {"otiles": 0}),
     (Gemm, {}, {"depth": 0}),
     (Gemm, {}, {"depth": LIMITS.depth // SMALL.array.inputs + 1}),
@@ -255,7 +257,7 @@ FIELDS: list[tuple[type, dict[str, int], dict[str, int]]] = [
     (Gemm, {"mode": Destination.GATE}, {"otiles": 3}),
     *[
         (Gemm, which, {name: 1})
-        for which in ({"mode": m} for m in Destination if m > Destination.RESIDUAL)
+        for which in ({"mode": m} for m in Destination if m not in WITH_LINES)
         for name in ("line", "source_line", "target_line", "span")
     ],
     (Gemm, {"use_queue": 1, "mode": Destination.GELU8}, {"line": 5}),
