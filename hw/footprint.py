@@ -14,6 +14,7 @@ from moevit.quant.operators.exp2 import GATE_EXP, SOFTMAX_EXP
 
 from .compute import gate, norm, softmax
 from .config import BEAT_BYTES, AcceleratorConfig
+from .interfaces import queue_entry, weights_address
 from .lib import exp2
 from .lib.storage import Bank, banks_of, sections
 from .transfer import weight_port
@@ -30,7 +31,7 @@ def buffers(config: AcceleratorConfig) -> dict[str, list[Bank]]:
     words = limits.depth // a.inputs
     ring = 1 << ceil_log2(norm.longest_row(config) + norm.HIDDEN)
     scores = 2 << max(1, ceil_log2(softmax.key_tiles(config) * (a.tokens // 2)))
-    weights = 1 << softmax.weights_address(config).size
+    weights = 1 << weights_address(config).size
     slots = 1 << (ceil_log2(gate.slots(config)) + ceil_log2(limits.experts))
     found = {
         "activation": banks_of(8 * a.inputs, mem.activation_words, bank=8 * config.piece_bytes),
@@ -53,7 +54,7 @@ def buffers(config: AcceleratorConfig) -> dict[str, list[Bank]]:
         "norm words": banks_of(RESIDUAL.width * a.outputs, ring),
         "scores": banks_of(2 * LOGIT.width * a.outputs, scores),
         "attention weights": banks_of(8 * a.inputs, weights, count=a.tokens),
-        "expert queues": [Bank(gate.queue_entry.size, slots)],
+        "expert queues": [Bank(queue_entry.size, slots)],
         "softmax tables": exp2.tables(SOFTMAX_EXP, 2 * a.outputs),
         "gate tables": exp2.tables(GATE_EXP, limits.experts),
     }

@@ -15,7 +15,9 @@ from dataclasses import MISSING, dataclass, field, fields
 from enum import IntEnum
 from typing import Any, ClassVar
 
+from amaranth.hdl import Shape, unsigned
 from amaranth.lib import enum
+from amaranth.lib.data import StructLayout
 
 __all__ = [
     "ACTIVATED",
@@ -161,12 +163,14 @@ class Instruction:
         return {f.name: (f.metadata["width"], f.metadata["signed"]) for f in fields(cls)}
 
     @classmethod
-    def layout(cls) -> Any:
-        """Amaranth ``StructLayout`` of the instruction, padded to 256 bits."""
-        from amaranth.hdl import signed, unsigned
-        from amaranth.lib.data import StructLayout
+    def shape(cls, name: str) -> Shape:
+        """Amaranth ``Shape`` of a field."""
+        return Shape(*cls.widths()[name])
 
-        members = {n: signed(w) if s else unsigned(w) for n, (w, s) in cls.widths().items()}
+    @classmethod
+    def layout(cls) -> StructLayout:
+        """Amaranth ``StructLayout`` of the instruction, padded to 256 bits."""
+        members = {n: Shape(*width) for n, width in cls.widths().items()}
         used = sum(w for w, _ in cls.widths().values())
         return StructLayout({**members, "reserved": unsigned(8 * INSTRUCTION_BYTES - used)})
 

@@ -8,13 +8,19 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
-from amaranth.lib import stream
-from amaranth.lib.data import ArrayLayout, StructLayout
 from amaranth.lib.wiring import Component, In, Out
-from amaranth.utils import ceil_log2
 
 from .config import AcceleratorConfig
-from .interfaces import ActivationWrite, ReadPort, activation_write, residual_word
+from .interfaces import (
+    ActivationRead,
+    ActivationWrite,
+    KeyValueWrite,
+    ReadPort,
+    ResidualRead,
+    ResidualWrite,
+    activation_write,
+    weight_row,
+)
 from .isa import ADDRESS_BITS
 from .lib.storage import BANK_BITS, Memory, sections
 
@@ -43,11 +49,10 @@ class Activations(Component):
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self._config = config
-        port = ReadPort(ADDRESS_BITS, unsigned(8 * config.array.inputs))
         super().__init__(
             {
                 "writes": In(ActivationWrite(config)).array(3),
-                "reads": In(port).array(2),
+                "reads": In(ActivationRead(config)).array(2),
                 "grant": Out(1),
             }
         )
@@ -110,12 +115,10 @@ class Residual(Component):
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self._config = config
-        word = residual_word(config)
-        payload = StructLayout({"addr": unsigned(ADDRESS_BITS), "data": word})
         super().__init__(
             {
-                "writes": In(stream.Signature(payload)).array(2),
-                "reads": In(ReadPort(ADDRESS_BITS, word)).array(3),
+                "writes": In(ResidualWrite(config)).array(2),
+                "reads": In(ResidualRead(config)).array(3),
                 "grant": Out(1),
             }
         )
@@ -202,26 +205,22 @@ class Residual(Component):
 class KeyValues(Component):
     """Rows of ``inputs * outputs`` int8; one group of ``outputs`` bytes is written a cycle.
 
-    Group g is bytes ``g*O..``. ``write``: en, addr, group, data; ``read``: a row, one cycle later.
+    Group g is bytes ``g*O..``. ``read``: a row, one cycle later.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self._config = config
-        a = config.array
         super().__init__(
             {
-                "en": In(1),
-                "addr": In(ADDRESS_BITS),
-                "group": In(ceil_log2(a.inputs)),
-                "data": In(ArrayLayout(unsigned(8), a.outputs)),
-                "read": In(ReadPort(ADDRESS_BITS, unsigned(8 * a.inputs * a.outputs))),
+                "write": In(KeyValueWrite(config)),
+                "read": In(ReadPort(ADDRESS_BITS, weight_row(config))),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         a, depth = self._config.array, self._config.memory.kv_rows
-        flat = self.data.as_value()
+        flat = self.write.data.as_value()
         data = []
         for group in range(a.inputs):
             for i, memory in enumerate(
@@ -229,8 +228,8 @@ class KeyValues(Component):
             ):
                 write, read = memory.write_port(), memory.read_port()
                 m.d.comb += [
-                    write.en.eq(self.en & (self.group == group)),
-                    write.addr.eq(self.addr),
+                    write.en.eq(self.write.en & (self.write.group == group)),
+                    write.addr.eq(self.write.addr),
                     write.data.eq(flat[i * BANK_BITS : (i + 1) * BANK_BITS]),
                     read.en.eq(self.read.en),
                     read.addr.eq(self.read.addr),

@@ -13,6 +13,7 @@ __all__ = [
     "COUNTER_BASE",
     "DEVICE_ID",
     "EXPERT_BASE",
+    "REGISTER_ADDRESS_BITS",
     "Access",
     "Control",
     "Counter",
@@ -23,6 +24,8 @@ __all__ = [
 
 DEVICE_ID = int.from_bytes(b"MoeV", "little")
 
+REGISTER_ADDRESS_BITS = 12
+"""Byte addresses of the AXI4-Lite port."""
 COUNTER_BASE = 0x100
 """Counter n at ``COUNTER_BASE + 4 * n``; read only, cleared by START."""
 EXPERT_BASE = 0x200

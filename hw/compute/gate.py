@@ -23,26 +23,15 @@ from moevit.quant.operators.exp2 import GATE_EXP
 from moevit.quant.operators.pwl import RECIPROCAL
 
 from ..config import AcceleratorConfig
-from ..interfaces import ReadPort
-from ..isa import TOKEN_BITS
+from ..interfaces import SENT_BITS, Lengths, ReadPort, gate_row, queue_address, queue_entry
+from ..isa import Gemm
 from ..lib import exp2
 from ..lib.pipeline import Pipeline
 from ..lib.pwl import Inverse, inverse_latency
 from ..lib.storage import Memory
 from ..memories import banks
-from .epilogue import gate_row
 
-__all__ = ["Gate", "queue_address", "queue_entry"]
-
-_LENGTH_BITS = TOKEN_BITS + 1
-_SENT_BITS = 16
-_EXPERT_BITS = 6
-"""Of an expert's number in instructions and addresses."""
-
-queue_address = StructLayout({"slot": TOKEN_BITS, "expert": _EXPERT_BITS})
-"""Address of an entry of the queues."""
-queue_entry = StructLayout({"token": unsigned(TOKEN_BITS), "score": unsigned(SCORE.width)})
-"""A token in an expert's queue."""
+__all__ = ["Gate", "slots"]
 
 
 def slots(config: AcceleratorConfig) -> int:
@@ -88,12 +77,12 @@ class Gate(wiring.Component):
         super().__init__(
             {
                 "i": In(stream.Signature(gate_row(config))),
-                "queue": In(ReadPort(queue_address.size, queue_entry)),
-                "lengths": Out(ArrayLayout(unsigned(_LENGTH_BITS), experts)),
+                "queue": In(ReadPort(queue_address, queue_entry)),
+                "lengths": Out(Lengths(config)),
                 "done": Out(1),
                 "busy": Out(1),
                 "clear": In(1),
-                "tokens_sent": Out(ArrayLayout(unsigned(_SENT_BITS), experts)),
+                "tokens_sent": Out(ArrayLayout(unsigned(SENT_BITS), experts)),
             }
         )
         self._sum_bits = bits_for(GATE_EXP.peak * experts)
@@ -126,18 +115,13 @@ class Gate(wiring.Component):
         complete, first = Signal(tokens), Signal(tokens)
         facts = StructLayout(
             {
-                "token": TOKEN_BITS,
-                "experts": 6,
-                "top_k": 4,
-                "end": 1,
-                "base": _EXPERT_BITS,
-                "least": SCORE.width,
-                "renormalise": 1,
+                name: gate_row(config)[name].shape
+                for name in ("token", "experts", "top_k", "end", "base", "least", "renormalise")
             }
         )
         slots = [Signal(facts, name=f"slot_{t}", reset_less=True) for t in range(tokens)]
         accept, take = Signal(), Signal()
-        oldest, pause = Signal(range(tokens)), Signal(4)
+        oldest, pause = Signal(range(tokens)), Signal(Gemm.shape("top_k"))
         head = Signal(facts)
         m.d.comb += [
             i.ready.eq(~complete.bit_select(row.slot, 1)),
@@ -183,8 +167,7 @@ class Gate(wiring.Component):
                 ]
                 position += width
                 data.append(read.data)
-        with p.step():
-            pass  # the memory's
+        p.delay(1)  # the memory's
         word, width = Cat(*data), LOGIT.width
         with p.step() as reg:
             # An expert that is not there loses: of equal logits the lower index wins.
@@ -249,8 +232,8 @@ class Gate(wiring.Component):
     def _select(self, m, p, rank, exponentials):
         """Ranks 0 to k-1 one after the other, with their scores; a pipeline of entries."""
         # The token's registers keep their values until the next token, at least top_k cycles.
-        count, place, running = Signal(4), Signal(4), Signal()
-        last = Signal()
+        count, place = Signal(Gemm.shape("top_k")), Signal(Gemm.shape("top_k"))
+        running, last = Signal(), Signal()
         m.d.comb += [
             place.eq(Mux(p.valid, 0, count)),
             last.eq(place + 1 >= p.tag["top_k"]),
@@ -289,9 +272,7 @@ class Gate(wiring.Component):
         (total,) = p.reduce(lambda a, b: a + b, summands)
         m.submodules.inverse = inverse = Inverse(RECIPROCAL, self._sum_bits)
         m.d.comb += [inverse.valid.eq(p.valid), inverse.i.eq(total)]
-        while q.latency < self._wait:
-            with q.step():
-                pass
+        q.delay(self._wait - q.latency)
         entry, position = {}, 0
         for name, part in parts.items():
             entry[name] = q.tag["entry"][position : position + len(part)]
@@ -312,7 +293,7 @@ class Gate(wiring.Component):
                 rounded[: SCORE.width] | over.replicate(SCORE.width),
                 name="score",
             )
-            expert = reg((q.tag["expert"] + q.tag["base"])[:_EXPERT_BITS], name="expert")
+            expert = reg((q.tag["expert"] + q.tag["base"])[: len(q.tag["base"])], name="expert")
         q.drop("expert", "base")
         q.add(score=score, expert=expert)
         return q
@@ -352,9 +333,8 @@ class Gate(wiring.Component):
         ]
         m.d.sync += self.done.eq(q.valid & tag["end"])
 
-        at = Signal(queue_address)
+        at = self.queue.addr
         m.d.comb += [
-            at.eq(self.queue.addr),
             read.en.eq(self.queue.en),
             read.addr.eq(Cat(at.slot[:slot_bits], at.expert[:expert_bits])),
             self.queue.data.eq(read.data),

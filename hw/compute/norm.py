@@ -23,9 +23,9 @@ from ..interfaces import (
     ActivationWrite,
     ChannelParams,
     GiveSignature,
-    ReadPort,
+    ResidualRead,
     TakeSignature,
-    residual_word,
+    load_beat,
 )
 from ..isa import ADDRESS_BITS, TOKEN_BITS, Norm
 from ..lib.fifo import MemoryFifo
@@ -35,7 +35,7 @@ from ..lib.storage import Memory
 from ..memories import banks
 from ..registers import Error
 
-__all__ = ["DIM_BITS", "NormEngine", "load_beat"]
+__all__ = ["DIM_BITS", "NormEngine"]
 
 DIM_BITS = 10
 """``dim`` is at most 1023: then ``D x - S`` has 27 bits and multiplies ``r`` in one DSP block."""
@@ -52,17 +52,6 @@ _RESULTS = 32
 _FAULT = Shape.cast(range(max(Error) + 1))
 CHANNEL_BITS = 54
 """Of a channel's parameters: bias 32, gain 16, shift 6."""
-
-
-def load_beat(config: AcceleratorConfig) -> StructLayout:
-    """A beat of norm parameters: bytes ``16 * part ..`` of parameter row ``row``."""
-    return StructLayout(
-        {
-            "row": unsigned(12),
-            "part": range(config.param_row_bytes // BEAT_BYTES),
-            "data": unsigned(8 * BEAT_BYTES),
-        }
-    )
 
 
 def longest_row(config: AcceleratorConfig) -> int:
@@ -95,7 +84,7 @@ class NormEngine(wiring.Component):
         Instructions.
     take, give:
         Semaphores: a credit for each tile of T tokens, or ``wait_count`` at first.
-    x:
+    residual:
         Reads of the residual memory, granted in each cycle.
     o:
         Writes to the activation memory: one group of O bytes each.
@@ -112,7 +101,7 @@ class NormEngine(wiring.Component):
                 "i": In(stream.Signature(Norm.layout())),
                 "take": Out(TakeSignature),
                 "give": Out(GiveSignature),
-                "x": Out(ReadPort(ADDRESS_BITS, residual_word(config))),
+                "residual": Out(ResidualRead(config)),
                 "o": Out(ActivationWrite(config)),
                 "load": In(stream.Signature(load_beat(config))),
                 "busy": Out(1),
@@ -132,7 +121,9 @@ class NormEngine(wiring.Component):
 
         # The instruction, and what its parts tell one another.
         order = Signal(Norm.layout(), reset_less=True)
-        final = Signal(10, reset_less=True)  # the last word of a token; ready before it is needed
+        final = Signal(
+            Norm.shape("words"), reset_less=True
+        )  # the last word of a token; ready before it is needed
         m.d.sync += final.eq(order.words - 1)
         begin, running, finished = Signal(), Signal(), Signal()
         issue, started = Signal(), Signal()  # a read; a token's second pass
@@ -153,10 +144,9 @@ class NormEngine(wiring.Component):
 
         # First pass: sums of a word by trees, sums of the token in s and q.
         p = Pipeline(m, valid=issue, first=first, last=last)
-        with p.step():
-            pass  # the memory's
+        p.delay(1)  # the memory's
         with p.step() as reg:
-            x = [reg(self.x.data[n], name="x") for n in range(outputs)]
+            x = [reg(self.residual.data[n], name="x") for n in range(outputs)]
         self._write_ring(m, ring, ring_depth, p.valid, Cat(*x))
         with p.step() as reg:
             x_1 = [reg(v, name="x") for v in x]
@@ -237,7 +227,7 @@ class NormEngine(wiring.Component):
         # What decides on a read is in registers: whether the address is inside the memory, the
         # word a token's first, the row a tile's first, and anything left.
         addr, inside = Signal(ADDRESS_BITS + 1), Signal()
-        word, row, left = Signal(10), Signal(range(tile)), Signal(TOKEN_BITS)
+        word, row, left = Signal(Norm.shape("words")), Signal(range(tile)), Signal(TOKEN_BITS)
         first, last, new_tile, some = Signal(), Signal(), Signal(), Signal()
         words = config.memory.residual_words
         under_way, room = Signal(range(_UNDER_WAY + 1)), Signal()
@@ -249,8 +239,8 @@ class NormEngine(wiring.Component):
             issue.eq(ask & inside),
             read_fault.eq(ask & ~inside),
             spend.eq(issue & first & new_tile),
-            self.x.en.eq(issue),
-            self.x.addr.eq(addr),
+            self.residual.en.eq(issue),
+            self.residual.addr.eq(addr),
         ]
         m.d.sync += under_way.eq(under_way + (issue & first) - started)
         with m.If(begin):
@@ -321,9 +311,7 @@ class NormEngine(wiring.Component):
             positive = reg(Mux(variance[-1], 1, low), name="positive")
         m.submodules.root = root = Inverse(RSQRT, bits)
         m.d.comb += [root.valid.eq(p.valid), root.i.eq(positive)]
-        for _ in range(root.latency):
-            with p.step():
-                pass
+        p.delay(root.latency)
         token = StructLayout(
             {
                 "s": signed(_NUMBER_BITS - 1),
@@ -351,7 +339,11 @@ class NormEngine(wiring.Component):
             unsigned(ACTIVATION.width * outputs), depth=_RESULTS
         )
         places, popped = Signal(range(_RESULTS + 1), init=_RESULTS), Signal()
-        word, at, row = Signal(10), Signal(range(ring_depth)), Signal(range(norm_rows))
+        word, at, row = (
+            Signal(Norm.shape("words")),
+            Signal(range(ring_depth)),
+            Signal(range(norm_rows)),
+        )
         go, first, last = Signal(), Signal(), Signal()
         m.d.comb += [
             go.eq(roots.valid & (places != 0)),
@@ -387,8 +379,7 @@ class NormEngine(wiring.Component):
             port = memory.read_port()
             m.d.comb += [port.en.eq(go), port.addr.eq(at)]
             reads.append(port.data)
-        with p.step():
-            pass  # the ring's
+        p.delay(1)  # the ring's
         x = _lanes(Cat(*reads), outputs, signed(VALUE.width))
         with p.step() as reg:
             x = [reg(v, name="x") for v in x]
@@ -460,7 +451,7 @@ class NormEngine(wiring.Component):
         groups = config.array.inputs // config.array.outputs
         pieces = config.array.outputs // config.piece_bytes
         addr, base = Signal(ADDRESS_BITS + 1), Signal(ADDRESS_BITS + 1)
-        group, word = Signal(range(groups)), Signal(10)
+        group, word = Signal(range(groups)), Signal(Norm.shape("words"))
         row, left = Signal(range(tile)), Signal(TOKEN_BITS)
         inside, last, tile_done = Signal(), Signal(), Signal()  # inside: addr, in the memory
         words = config.memory.activation_words

@@ -19,17 +19,15 @@ from moevit.quant.operators.exp2 import SOFTMAX_EXP
 from moevit.quant.operators.pwl import RECIPROCAL
 
 from ..config import AcceleratorConfig
-from ..interfaces import ReadPort
+from ..interfaces import AttentionRead, accumulators, row_scales, score_tile, weights_address
 from ..lib import exp2
 from ..lib.fifo import MemoryFifo
 from ..lib.pipeline import Pipeline, double_shift, round_saturate
 from ..lib.pwl import Inverse
 from ..lib.storage import BANK_BITS, Memory
 from ..memories import banks
-from .epilogue import row_scales
-from .tiles import accumulators, score_tile
 
-__all__ = ["Softmax", "weights_address"]
+__all__ = ["Softmax", "key_tiles"]
 
 _SCORE = signed(LOGIT.width)
 _SCALES = 4
@@ -39,12 +37,6 @@ _SCALES = 4
 def key_tiles(config: AcceleratorConfig) -> int:
     """Most key tiles of a query tile."""
     return -(-config.limits.tokens // config.array.outputs)
-
-
-def weights_address(config: AcceleratorConfig) -> StructLayout:
-    """Address of the attention weights."""
-    words = -(-config.limits.tokens // config.array.inputs)
-    return StructLayout({"word": ceil_log2(max(words, 2)), "half": 1})
 
 
 class Softmax(wiring.Component):
@@ -69,9 +61,7 @@ class Softmax(wiring.Component):
     i:
         Key tiles of T x O sums. Keys from ``valid`` on of a ``last`` tile have weight 0.
     weights:
-        Reads: T x I bytes, ``[token][key]``.
-    ready, half, release:
-        The oldest half is complete; which; its last read is over.
+        In(AttentionRead).
     rows:
         Multiplier and shift of T rows for each query tile.
     busy:
@@ -85,15 +75,7 @@ class Softmax(wiring.Component):
         super().__init__(
             {
                 "i": In(stream.Signature(tile)),
-                "weights": In(
-                    ReadPort(
-                        weights_address(config).size,
-                        unsigned(ACTIVATION.width * a.inputs * a.tokens),
-                    )
-                ),
-                "ready": Out(1),
-                "half": Out(1),
-                "release": In(1),
+                "weights": In(AttentionRead(config)),
                 "rows": Out(stream.Signature(row_scales(config))),
                 "busy": Out(1),
             }
@@ -240,7 +222,7 @@ class Softmax(wiring.Component):
         ]
         m.d.sync += [
             fresh.eq(start),
-            held.eq(held + start - self.release),
+            held.eq(held + start - self.weights.release),
             scales.eq(scales + start - gone),
             gone.eq(self.rows.valid & self.rows.ready),
         ]
@@ -266,7 +248,7 @@ class Softmax(wiring.Component):
             with m.If(at == turn):
                 m.d.sync += finish.eq(1)
 
-        group, word = Signal(range(groups)), Signal(len(self.weights.addr) - 1)
+        group, word = Signal(range(groups)), Signal.like(self.weights.addr.word)
         target = Signal(init=1)
         with m.If(start):
             m.d.sync += [pair.eq(0), group.eq(0), word.eq(0), first.eq(1), target.eq(~target)]
@@ -303,8 +285,7 @@ class Softmax(wiring.Component):
             read = memory.read_port()
             m.d.comb += [read.en.eq(active), read.addr.eq(Cat(at, source))]
             words.append(read.data)
-        with p.step():
-            pass  # the buffer's
+        p.delay(1)  # the buffer's
         score, width = Cat(*words), LOGIT.width
         rows = [Array(maximum[2 * q + r] for q in range(pairs))[p.tag["pair"]] for r in range(2)]
         with p.step() as reg:
@@ -324,11 +305,11 @@ class Softmax(wiring.Component):
         complete, last = Signal(range(3)), Signal()
         m.d.comb += [
             last.eq(p.valid & p.tag["finish"] & (p.tag["pair"] == pairs - 1)),
-            self.ready.eq(complete != 0),
+            self.weights.ready.eq(complete != 0),
         ]
-        m.d.sync += complete.eq(complete + last - self.release)
-        with m.If(self.release):
-            m.d.sync += self.half.eq(~self.half)
+        m.d.sync += complete.eq(complete + last - self.weights.release)
+        with m.If(self.weights.release):
+            m.d.sync += self.weights.half.eq(~self.weights.half)
 
         p.drop("group", "word", "half")
         part = p.reduce(lambda a, b: a + b, weights[:outputs], weights[outputs:])
@@ -348,7 +329,7 @@ class Softmax(wiring.Component):
                 group, lane = divmod(i, outputs)
                 m.submodules[f"weights_{t}_{i}"] = memory = Memory(
                     shape=unsigned(lanes * ACTIVATION.width),
-                    depth=1 << len(self.weights.addr),
+                    depth=1 << weights_address(config).size,
                     init=[],
                 )
                 write, read = memory.write_port(), memory.read_port()
@@ -389,9 +370,7 @@ class Softmax(wiring.Component):
         m.submodules.inverse = inverse = Inverse(RECIPROCAL, bits_for(most))
         p = Pipeline(m, valid=serving, row=row)
         m.d.comb += [inverse.valid.eq(serving), inverse.i.eq(Array(total)[row])]
-        for _ in range(inverse.latency):
-            with p.step():
-                pass
+        p.delay(inverse.latency)
         m.d.comb += outs.ready.eq(p.valid & (p.tag["row"] == tokens - 1))
         with p.step() as reg:
             product = reg(inverse.value * outs.payload.mult, name="mult")

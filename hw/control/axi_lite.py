@@ -13,6 +13,7 @@ from ..registers import (
     COUNTER_BASE,
     DEVICE_ID,
     EXPERT_BASE,
+    REGISTER_ADDRESS_BITS,
     Control,
     Counter,
     Error,
@@ -20,14 +21,13 @@ from ..registers import (
     Status,
 )
 
-__all__ = ["ADDRESS_BITS", "AxiLite", "ControlRegisters"]
+__all__ = ["AxiLite", "ControlRegisters"]
 
-ADDRESS_BITS = 12
 _OKAY, _SLAVE_ERROR = 0, 2
 
 AxiLite = Signature(
     {
-        "awaddr": Out(ADDRESS_BITS),
+        "awaddr": Out(REGISTER_ADDRESS_BITS),
         "awvalid": Out(1),
         "awready": In(1),
         "wdata": Out(32),
@@ -37,7 +37,7 @@ AxiLite = Signature(
         "bresp": In(2),
         "bvalid": In(1),
         "bready": Out(1),
-        "araddr": Out(ADDRESS_BITS),
+        "araddr": Out(REGISTER_ADDRESS_BITS),
         "arvalid": Out(1),
         "arready": In(1),
         "rdata": In(32),
@@ -184,7 +184,7 @@ class ControlRegisters(wiring.Component):
         """Address, then one word of each group, then the answer."""
         bus = self.bus
         accepted, selected = Signal(), Signal()
-        word = Signal(ADDRESS_BITS - 2)
+        word = Signal(REGISTER_ADDRESS_BITS - 2)
         plain, known = Signal(32), Signal()
         m.d.comb += bus.arready.eq(~accepted & ~selected & ~bus.rvalid)
         with m.If(bus.arready):

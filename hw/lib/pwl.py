@@ -173,9 +173,7 @@ class Inverse(wiring.Component):
             unit.valid.eq(p.valid),
             unit.mantissa.eq(Cat(Const(0, missing), value)[-self._mantissa :]),
         ]
-        for _ in range(unit.latency):
-            with p.step():
-                pass
+        p.delay(unit.latency)
         m.d.comb += [
             self.done.eq(unit.done),
             self.value.eq(unit.value),

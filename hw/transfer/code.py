@@ -9,8 +9,8 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from ..config import BEAT_BYTES
-from ..control.sequencer import code_word
 from ..image import HEADER_BYTES
+from ..interfaces import code_word
 from ..isa import INSTRUCTION_BYTES
 from ..lib import fifo
 from . import bursts

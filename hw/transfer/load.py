@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import stream, wiring
-from amaranth.lib.data import StructLayout, View
+from amaranth.lib.data import View
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from .. import isa
-from ..compute.norm import load_beat
 from ..config import BEAT_BYTES, AcceleratorConfig
 from ..interfaces import (
     ActivationWrite,
     GiveSignature,
+    ResidualWrite,
     TakeSignature,
     activation_write,
-    residual_word,
+    load_beat,
 )
 from ..isa import LoadKind
 from ..lib import fifo
@@ -25,15 +25,10 @@ from ..registers import Error
 from . import bursts
 from .pixels import Unpacker
 
-__all__ = ["LoadEngine", "residual_write"]
+__all__ = ["LoadEngine"]
 
 _BEAT = 8 * BEAT_BYTES
 _BEAT_SHIFT = ceil_log2(BEAT_BYTES)
-
-
-def residual_write(config: AcceleratorConfig) -> StructLayout:
-    """A word for the residual memory."""
-    return StructLayout({"addr": unsigned(isa.ADDRESS_BITS), "data": residual_word(config)})
 
 
 class LoadEngine(wiring.Component):
@@ -53,8 +48,8 @@ class LoadEngine(wiring.Component):
     take, give:
         Out. One credit is taken for ``wait_count`` 0.
     a_write, x_write, norm:
-        Out(ActivationWrite), Out(stream of :func:`residual_write`), Out(stream of
-        ``norm.load_beat``).
+        Out(ActivationWrite), Out(ResidualWrite), Out(stream of
+        ``load_beat``).
     job, beat, data, freed:
         One requester of a :class:`bursts.Reader`.
     busy:
@@ -75,7 +70,7 @@ class LoadEngine(wiring.Component):
                 "take": Out(TakeSignature),
                 "give": Out(GiveSignature),
                 "a_write": Out(ActivationWrite(config)),
-                "x_write": Out(stream.Signature(residual_write(config))),
+                "x_write": Out(ResidualWrite(config)),
                 "norm": Out(stream.Signature(load_beat(config))),
                 "job": Out(stream.Signature(bursts.Job)),
                 "beat": In(1),

@@ -9,7 +9,7 @@ from amaranth.utils import ceil_log2
 
 from .. import isa
 from ..config import BEAT_BYTES, AcceleratorConfig
-from ..interfaces import AxiWrite, GiveSignature, ReadPort, TakeSignature, residual_word
+from ..interfaces import ActivationRead, AxiWrite, GiveSignature, ResidualRead, TakeSignature
 from ..lib import fifo
 from ..registers import Error
 from . import bursts
@@ -165,9 +165,9 @@ class StoreEngine(wiring.Component):
                 "output": In(32),
                 "take": Out(TakeSignature),
                 "give": Out(GiveSignature),
-                "a_read": Out(ReadPort(isa.ADDRESS_BITS, unsigned(8 * config.array.inputs))),
+                "a_read": Out(ActivationRead(config)),
                 "a_grant": In(1),
-                "x_read": Out(ReadPort(isa.ADDRESS_BITS, residual_word(config))),
+                "x_read": Out(ResidualRead(config)),
                 "x_grant": In(1),
                 "axi": Out(AxiWrite),
                 "cancel": In(1),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from support.compute import ComputeEngine
+from support.compute import ComputeBench
 from support.windows import Windows, window_cases
 
 from moevit.hw.compute import gate, norm, softmax
@@ -23,7 +23,7 @@ UNITS = {
     "softmax": softmax.Softmax,
     "weights": weights.WeightEngine,
     "data": data.DataEngine,
-    "compute": ComputeEngine,
+    "compute": ComputeBench,
 }
 
 
@@ -39,7 +39,7 @@ def test_unit(name: str) -> None:
 
 @cache
 def _engine() -> str:
-    return to_verilog(ComputeEngine(preset("micro")), "top")
+    return to_verilog(ComputeBench(preset("micro")), "top")
 
 
 @settings(max_examples=4, deadline=None, phases=[Phase.explicit, Phase.generate])
