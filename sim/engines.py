@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moevit.hw.compute.norm import DIM_BITS, longest_row
+from moevit.hw.compute.norm_roots import DIM_BITS, longest_row
 from moevit.hw.config import BEAT_BYTES, AcceleratorConfig
 from moevit.hw.image import BlockHeader, unpack_channels
 from moevit.hw.isa import (

@@ -8,35 +8,27 @@ are kept in one half of a buffer, while those of the tile before it, in the othe
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.data import StructLayout
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import bits_for, ceil_log2
+from amaranth.utils import ceil_log2
 
-from moevit.quant.formats import ACTIVATION, LOGIT, MULTIPLIER_BITS, SHIFT_BITS
+from moevit.quant.formats import LOGIT, MULTIPLIER_BITS, SHIFT_BITS
 from moevit.quant.operators.exp2 import SOFTMAX_EXP
-from moevit.quant.operators.pwl import RECIPROCAL
 
 from ..config import AcceleratorConfig
-from ..interfaces import AttentionRead, accumulators, row_scales, score_tile, weights_address
+from ..interfaces import AttentionRead, accumulators, row_scales, score_tile
 from ..lib import exp2
 from ..lib.fifo import MemoryFifo
 from ..lib.pipeline import Pipeline, double_shift, round_saturate
-from ..lib.pwl import Inverse
-from ..lib.storage import BANK_BITS, Memory
 from ..memories import banks
+from .row_scales import OUTPUT_SCALE, WAITING, RowScales, key_tiles
+from .weight_buffer import WeightBuffer
 
-__all__ = ["Softmax", "key_tiles"]
+__all__ = ["Softmax"]
 
 _SCORE = signed(LOGIT.width)
-_SCALES = 4
-"""Query tiles whose row scales can wait for the epilogue or be under way."""
-
-
-def key_tiles(config: AcceleratorConfig) -> int:
-    """Most key tiles of a query tile."""
-    return -(-config.limits.tokens // config.array.outputs)
 
 
 class Softmax(wiring.Component):
@@ -205,7 +197,7 @@ class Softmax(wiring.Component):
         start, fresh, ending, stop = Signal(), Signal(), Signal(), Signal(self._buffer_bits)
         upcoming, pair, first, finish = Signal(), Signal(range(pairs)), Signal(), Signal()
         turn = Signal(self._buffer_bits)  # where the last key tile begins, less one
-        held, scales, gap = Signal(range(3)), Signal(range(_SCALES + 1)), Signal(range(tokens))
+        held, scales, gap = Signal(range(3)), Signal(range(WAITING + 1)), Signal(range(tokens))
         crowded, single, gone = Signal(), Signal(), Signal()  # gone: rows' scales, a cycle ago
         m.d.comb += [
             # Scales are made one row a cycle: last key tiles of two query tiles are T cycles apart.
@@ -216,7 +208,7 @@ class Softmax(wiring.Component):
                 full.bit_select(upcoming, 1)
                 & (~active | ending)
                 & (held != 2)
-                & (scales != _SCALES)
+                & (scales != WAITING)
                 & ~crowded
             ),
         ]
@@ -262,9 +254,10 @@ class Softmax(wiring.Component):
         # The tile's own values, from the cycle on in which its first scores come out of the buffer.
         maximum = [Signal(_SCORE, name=f"maximum_{t}", reset_less=True) for t in range(tokens)]
         beyond = Signal(outputs, reset_less=True)
-        m.submodules.outs = outs = MemoryFifo(
-            StructLayout({"mult": MULTIPLIER_BITS, "shift": SHIFT_BITS}), depth=_SCALES
-        )
+        m.submodules.row_scales = scaling = RowScales(config)
+        wiring.connect(m, scaling.rows, wiring.flipped(self.rows))
+        m.submodules.outs = outs = MemoryFifo(OUTPUT_SCALE, depth=WAITING)
+        wiring.connect(m, outs.o, scaling.output)
         with m.If(fresh):
             for h in range(2):
                 with m.If(source == h):
@@ -299,100 +292,27 @@ class Softmax(wiring.Component):
                 for n in range(2 * outputs)
             ]
         weights = exp2.lanes(m, p, SOFTMAX_EXP, distance, name="octave")
-        self._write_weights(m, p, weights)
-
-        # A half is complete when its last weights are written.
-        complete, last = Signal(range(3)), Signal()
+        m.submodules.buffer = buffer = WeightBuffer(config)
+        wiring.connect(m, wiring.flipped(self.weights), buffer.read)
         m.d.comb += [
-            last.eq(p.valid & p.tag["finish"] & (p.tag["pair"] == pairs - 1)),
-            self.weights.ready.eq(complete != 0),
+            buffer.valid.eq(p.valid),
+            buffer.pair.eq(p.tag["pair"]),
+            buffer.group.eq(p.tag["group"]),
+            buffer.address.word.eq(p.tag["word"]),
+            buffer.address.half.eq(p.tag["half"]),
+            *(kept.eq(weight) for kept, weight in zip(buffer.weights, weights, strict=True)),
+            buffer.last.eq(p.tag["finish"] & (p.tag["pair"] == pairs - 1)),
         ]
-        m.d.sync += complete.eq(complete + last - self.weights.release)
-        with m.If(self.weights.release):
-            m.d.sync += self.weights.half.eq(~self.weights.half)
-
         p.drop("group", "word", "half")
-        part = p.reduce(lambda a, b: a + b, weights[:outputs], weights[outputs:])
-        self._scale_rows(m, p, part, outs.o)
-        return held, scales
-
-    def _write_weights(self, m, p, weights):
-        """O weights of two rows to their group of a word; groups further on become 0."""
-        config, outputs = self._config, self._config.array.outputs
-        lanes = min(outputs, BANK_BITS // ACTIVATION.width)
-        groups = config.array.inputs // outputs
-        up_to = [p.tag["group"] <= g for g in range(groups - 1)] + [Const(1, 1)]
-        data = []
-        for t in range(config.array.tokens):
-            mine = [weights[t % 2 * outputs + o] for o in range(outputs)]
-            for i in range(0, config.array.inputs, lanes):
-                group, lane = divmod(i, outputs)
-                m.submodules[f"weights_{t}_{i}"] = memory = Memory(
-                    shape=unsigned(lanes * ACTIVATION.width),
-                    depth=1 << weights_address(config).size,
-                    init=[],
-                )
-                write, read = memory.write_port(), memory.read_port()
-                bytes_ = Cat(
-                    Cat(w, Const(0, ACTIVATION.width - len(w))) for w in mine[lane : lane + lanes]
-                )
-                m.d.comb += [
-                    write.en.eq(p.valid & (p.tag["pair"] == t // 2) & up_to[group]),
-                    write.addr.eq(Cat(p.tag["word"], p.tag["half"])),
-                    write.data.eq(Mux(p.tag["group"] == group, bytes_, 0)),
-                    read.en.eq(self.weights.en),
-                    read.addr.eq(self.weights.addr),
-                ]
-                data.append(read.data)
-        m.d.comb += self.weights.data.eq(Cat(*data))
-
-    def _scale_rows(self, m, p, part, outs):
-        """Row sums from those of a key tile, then ``Softmax.row`` of each, one row a cycle."""
-        config, tokens = self._config, self._config.array.tokens
-        most = SOFTMAX_EXP.peak * key_tiles(config) * config.array.outputs
-        sums = [Signal(range(most + 1), name=f"sum_{t}", reset_less=True) for t in range(tokens)]
-        total = [Signal(range(most + 1), name=f"total_{t}", reset_less=True) for t in range(tokens)]
-        with m.If(p.valid):
-            for t in range(tokens):
-                with m.If(p.tag["pair"] == t // 2):
-                    value = Mux(p.tag["first"], 0, sums[t]) + part[t % 2]
-                    m.d.sync += sums[t].eq(value)
-                    with m.If(p.tag["finish"]):
-                        m.d.sync += total[t].eq(value)
-
-        row, serving = Signal(range(tokens)), Signal()
-        with m.If(p.valid & p.tag["finish"] & (p.tag["pair"] == 0)):
-            m.d.sync += [serving.eq(1), row.eq(0)]
-        with m.Elif(serving):
-            m.d.sync += row.eq(row + 1)
-            with m.If(row == tokens - 1):
-                m.d.sync += serving.eq(0)
-        m.submodules.inverse = inverse = Inverse(RECIPROCAL, bits_for(most))
-        p = Pipeline(m, valid=serving, row=row)
-        m.d.comb += [inverse.valid.eq(serving), inverse.i.eq(Array(total)[row])]
-        p.delay(inverse.latency)
-        m.d.comb += outs.ready.eq(p.valid & (p.tag["row"] == tokens - 1))
-        with p.step() as reg:
-            product = reg(inverse.value * outs.payload.mult, name="mult")
-            shift = reg(inverse.exponent + outs.payload.shift, name="shift")
-        # Beyond the largest shift nothing is left of a sum, so a larger one is the same.
-        m.submodules.scales = scales = MemoryFifo(row_scales(config), depth=_SCALES)
-        entry = Signal(row_scales(config), reset_less=True)
-        largest = (1 << SHIFT_BITS) - 1
-        with m.If(p.valid):
-            for t in range(tokens):
-                with m.If(p.tag["row"] == t):
-                    m.d.sync += [
-                        entry[t].mult.eq(product[MULTIPLIER_BITS:]),
-                        entry[t].shift.eq(Mux(shift > largest, largest, shift)),
-                    ]
-        m.d.sync += scales.i.valid.eq(p.valid & (p.tag["row"] == tokens - 1))
+        sums = p.reduce(lambda a, b: a + b, weights[:outputs], weights[outputs:])
         m.d.comb += [
-            scales.i.payload.eq(entry),
-            self.rows.valid.eq(scales.o.valid),
-            self.rows.payload.eq(scales.o.payload),
-            scales.o.ready.eq(self.rows.ready),
+            scaling.valid.eq(p.valid),
+            scaling.pair.eq(p.tag["pair"]),
+            scaling.first.eq(p.tag["first"]),
+            scaling.finish.eq(p.tag["finish"]),
+            *(part.eq(value) for part, value in zip(scaling.sums, sums, strict=True)),
         ]
+        return held, scales
 
 
 def _split(word, memories) -> list:

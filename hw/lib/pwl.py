@@ -16,7 +16,14 @@ from moevit.quant.operators.pwl import Pwl
 from .pipeline import Pipeline
 from .storage import Memory, Style
 
-__all__ = ["RESULT_BITS", "Inverse", "PiecewiseLinear", "inverse_latency", "mantissa_bits"]
+__all__ = [
+    "RESULT_BITS",
+    "Inverse",
+    "PiecewiseLinear",
+    "exponent_bits",
+    "inverse_latency",
+    "mantissa_bits",
+]
 
 RESULT_BITS = 16
 """A table's value (``Pwl``: at most 16 bits)."""
@@ -95,6 +102,11 @@ def _levels(pwl: Pwl, width: int) -> tuple[int, int]:
     """Bits that the normaliser counts in (1, of a square root 2), and its conditional shifts."""
     step = {-1.0: 1, -0.5: 2}[pwl.power]
     return step, max(1, ceil_log2(-(-width // step)))
+
+
+def exponent_bits(pwl: Pwl, width: int) -> int:
+    """Width of an :class:`Inverse`'s exponent."""
+    return _levels(pwl, width)[1]
 
 
 def inverse_latency(pwl: Pwl, width: int) -> int:

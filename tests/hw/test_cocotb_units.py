@@ -1,5 +1,6 @@
 """Each unit on Verilator under cocotb, all streams stalling at random, against its reference."""
 
+import random
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -40,6 +41,16 @@ def test_unit(name: str) -> None:
 @cache
 def _engine() -> str:
     return to_verilog(ComputeBench(preset("micro")), "top")
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_gemms(seed: int) -> None:
+    """One tile or several, one word or several, one output tile or several; in any order."""
+    sizes = [(t, *words) for t in (1, 2, 5) for words in ((1, 1), (3, 2), (2, 5))]
+    cases = [(*size, mode) for mode in ("ACT8", "GELU8", "RESIDUAL") for size in sizes]
+    random.Random(seed).shuffle(cases)
+    parameters = {"cases": cases, "seed": seed}
+    assert run_bench(_engine(), "bench_gemms", search=SEARCH, parameters=parameters, seed=seed)
 
 
 @settings(max_examples=4, deadline=None, phases=[Phase.explicit, Phase.generate])

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from moevit.hw.compute import norm
+from moevit.hw.compute.norm_roots import longest_row
 from moevit.hw.config import BEAT_BYTES, ArrayConfig, preset
 from moevit.hw.image import pack_channels
 from moevit.hw.interfaces import residual_word
@@ -290,7 +291,7 @@ def test_latency():
     [
         ({"tokens": 0}, Error.FIELD, 0, 0),
         ({"words": 0}, Error.FIELD, 0, 0),
-        ({"words": norm.longest_row(MICRO) + 1}, Error.FIELD, 0, 0),
+        ({"words": longest_row(MICRO) + 1}, Error.FIELD, 0, 0),
         ({"dim": 0}, Error.FIELD, 0, 0),
         ({"dim": 1024}, Error.FIELD, 0, 0),
         ({"params": 127}, Error.ADDRESS, 0, 0),
