@@ -7,7 +7,7 @@ from typing import Any
 from amaranth.hdl import Cat, Module, Value
 from amaranth.lib import stream
 from amaranth.lib.data import ArrayLayout, View
-from amaranth.lib.wiring import Component, In, Out, connect, flipped
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from .compute.engine import ComputeEngine
 from .config import AcceleratorConfig
@@ -15,6 +15,7 @@ from .control.semaphore import Semaphores
 from .control.sequencer import QUEUES
 from .interfaces import INSTRUCTION, SENT_BITS, AxiRead, AxiWrite, code_word
 from .isa import INSTRUCTION_BYTES, Fetch, Load, Norm, Store
+from .lib.component import Component
 from .lib.queue import SmallFifo
 from .memories import Activations, KeyValues, Residual
 from .registers import Counter, Error

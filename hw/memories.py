@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.wiring import In, Out
 
 from .config import AcceleratorConfig
 from .interfaces import (
@@ -22,6 +22,7 @@ from .interfaces import (
     weight_row,
 )
 from .isa import ADDRESS_BITS
+from .lib.component import Component
 from .lib.storage import BANK_BITS, Memory, sections
 
 __all__ = ["Activations", "KeyValues", "Residual", "banks"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib.data import ArrayLayout
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from moevit.quant.formats import ACTIVATION, VALUE
@@ -16,6 +16,7 @@ from moevit.quant.operators.gelu import GELU, Gelu
 
 from ..config import AcceleratorConfig
 from ..isa import ACTIVATED, TO_BYTES, Destination, Gemm
+from ..lib.component import Component
 from ..lib.pipeline import Pipeline, double_shift
 from ..lib.storage import Memory, Style
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import stream
 from amaranth.lib.data import StructLayout, View
-from amaranth.lib.wiring import Component, In, Out, connect, flipped
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from moevit.quant.formats import ACCUMULATOR, ACTIVATION
 
@@ -26,6 +26,7 @@ from ..interfaces import (
     weight_row,
 )
 from ..isa import ADDRESS_BITS
+from ..lib.component import Component
 from ..lib.queue import SmallFifo
 from ..registers import Error
 from .descriptors import array_tile, drain_tile

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib.data import ArrayLayout
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from moevit.quant.formats import ACTIVATION, RESIDUAL, WEIGHT
@@ -21,6 +21,7 @@ from ..isa import (
     Destination,
     Gemm,
 )
+from ..lib.component import Component
 from ..lib.pipeline import Pipeline
 from ..registers import Error
 from .descriptors import drain_tile, issued_row

@@ -5,7 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Module
 from amaranth.lib import stream
 from amaranth.lib.data import ArrayLayout
-from amaranth.lib.wiring import Component, In, Out, connect, flipped
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from ..config import AcceleratorConfig
 from ..interfaces import (
@@ -28,6 +28,7 @@ from ..interfaces import (
     weight_row,
 )
 from ..isa import ADDRESS_BITS, Norm
+from ..lib.component import Component
 from ..registers import Error
 from .array import ComputeArray
 from .epilogue import Epilogue

@@ -9,7 +9,7 @@ from __future__ import annotations
 from amaranth.hdl import Array, Cat, Module, Signal, Value
 from amaranth.lib import stream
 from amaranth.lib.data import View
-from amaranth.lib.wiring import Component, In, Out, connect, flipped
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from ..config import AcceleratorConfig
 from ..interfaces import (
@@ -27,6 +27,7 @@ from ..interfaces import (
     row_scales,
 )
 from ..isa import TO_RESIDUAL, Destination, Gemm
+from ..lib.component import Component
 from ..lib.pipeline import Pipeline
 from ..registers import Error
 from .activation import Activate

@@ -13,7 +13,7 @@ from functools import reduce
 from operator import or_
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, unsigned
-from amaranth.lib import stream, wiring
+from amaranth.lib import stream
 from amaranth.lib.data import ArrayLayout, StructLayout
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, ceil_log2
@@ -26,6 +26,7 @@ from ..config import AcceleratorConfig
 from ..interfaces import SENT_BITS, Lengths, ReadPort, gate_row, queue_address, queue_entry
 from ..isa import Gemm
 from ..lib import exp2
+from ..lib.component import Component
 from ..lib.pipeline import Pipeline
 from ..lib.pwl import Inverse, inverse_latency
 from ..lib.storage import Memory
@@ -39,7 +40,7 @@ def slots(config: AcceleratorConfig) -> int:
     return max(min(config.limits.tokens, config.limits.routed), 2)
 
 
-class Gate(wiring.Component):
+class Gate(Component):
     """Ranks, scores and queues.
 
     Latency: :attr:`latency` cycles from a token's last row to its first entry, and ``top_k`` more

@@ -9,7 +9,7 @@ from __future__ import annotations
 from amaranth.hdl import Module, Mux, Signal, Value, unsigned
 from amaranth.lib import stream
 from amaranth.lib.data import ArrayLayout, View
-from amaranth.lib.wiring import Component, In, Out, connect, flipped
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from moevit.quant.formats import SCORE
 
@@ -26,6 +26,7 @@ from ..interfaces import (
     queue_entry,
 )
 from ..isa import ADDRESS_BITS, TOKEN_BITS, Attention, Destination, Gemm, Opcode, Sync
+from ..lib.component import Component
 from ..lib.queue import SmallFifo
 from ..registers import Error
 from .descriptors import ATTENTION_FIELDS, GEMM_FIELDS, Kind, array_tile

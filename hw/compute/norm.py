@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import stream
-from amaranth.lib.wiring import Component, In, Out, connect, flipped
+from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import ceil_log2
 
 from moevit.quant.formats import ACTIVATION, VALUE
@@ -24,6 +24,7 @@ from ..interfaces import (
     load_beat,
 )
 from ..isa import Norm
+from ..lib.component import Component
 from ..lib.fifo import MemoryFifo
 from ..lib.pipeline import Pipeline
 from ..memories import banks

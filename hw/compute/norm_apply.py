@@ -5,7 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Module, Mux, Value, signed, unsigned
 from amaranth.lib import stream
 from amaranth.lib.data import ArrayLayout, StructLayout, View
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.wiring import In, Out
 
 from moevit.quant.formats import ACTIVATION, SHIFT_BITS, VALUE
 from moevit.quant.operators.layernorm import X_HAT_FRAC
@@ -13,6 +13,7 @@ from moevit.quant.operators.layernorm import X_HAT_FRAC
 from ..config import BEAT_BYTES, CHANNEL_BYTES, AcceleratorConfig
 from ..interfaces import ChannelParams, load_beat, residual_word
 from ..isa import Norm
+from ..lib.component import Component
 from ..lib.pipeline import Pipeline, double_shift, round_saturate
 from ..lib.storage import Memory
 from .norm_roots import DIM_BITS, NUMBER_BITS, token_root

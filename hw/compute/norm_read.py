@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.wiring import In, Out
 
 from ..config import AcceleratorConfig
 from ..interfaces import ResidualRead, TakeSignature
 from ..isa import ADDRESS_BITS, TOKEN_BITS, Norm
+from ..lib.component import Component
 
 __all__ = ["UNDER_WAY", "NormReader"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import stream
 from amaranth.lib.data import StructLayout
-from amaranth.lib.wiring import Component, In, Out, connect, flipped
+from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import bits_for, ceil_log2
 
 from moevit.quant.formats import VALUE
@@ -14,6 +14,7 @@ from moevit.quant.operators.pwl import RSQRT
 from ..config import AcceleratorConfig
 from ..interfaces import residual_word
 from ..isa import Norm
+from ..lib.component import Component
 from ..lib.fifo import MemoryFifo
 from ..lib.pipeline import Pipeline
 from ..lib.pwl import RESULT_BITS, Inverse, exponent_bits, inverse_latency

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal, unsigned
 from amaranth.lib import stream
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.wiring import In, Out
 
 from moevit.quant.formats import ACTIVATION
 
 from ..config import AcceleratorConfig
 from ..interfaces import ActivationWrite, GiveSignature
 from ..isa import ADDRESS_BITS, TOKEN_BITS, Norm
+from ..lib.component import Component
 
 __all__ = ["NormWriter"]
 

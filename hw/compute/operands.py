@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.wiring import In, Out
 
 from moevit.quant.formats import ACTIVATION
 
 from ..config import AcceleratorConfig
 from ..interfaces import OperandWrite, operand_words
+from ..lib.component import Component
 from ..memories import banks
 
 __all__ = ["OperandBuffer"]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from amaranth.hdl import Array, Module, Mux, signed
 from amaranth.lib.data import ArrayLayout
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.wiring import In, Out
 
 from moevit.quant.formats import ACCUMULATOR, SHIFT_BITS, VALUE
 
 from ..config import AcceleratorConfig
 from ..interfaces import accumulators, param_row, row_scales
+from ..lib.component import Component
 from ..lib.pipeline import Pipeline, double_shift, round_saturate
 
 __all__ = ["Requantise"]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, signed, unsigned
 from amaranth.lib.data import ArrayLayout
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.wiring import In, Out
 
 from moevit.quant.formats import RESIDUAL, SCORE, VALUE
 
 from ..config import AcceleratorConfig
 from ..interfaces import residual_word
 from ..isa import Destination, Gemm
+from ..lib.component import Component
 from ..lib.pipeline import Pipeline, double_shift
 from .activation import saturate
 

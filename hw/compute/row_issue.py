@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.wiring import In, Out
 
 from ..config import AcceleratorConfig
 from ..interfaces import POINTER_BITS, GiveSignature, ReadPort, param_address, param_row
 from ..isa import TO_RESIDUAL, Destination, Gemm
+from ..lib.component import Component
 from .descriptors import Kind, drain_tile, issued_row
 
 __all__ = ["RowIssue"]

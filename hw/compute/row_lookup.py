@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal, unsigned
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.wiring import In, Out
 
 from moevit.quant.formats import SCORE
 
 from ..interfaces import ReadPort, queue_address, queue_entry
 from ..isa import ADDRESS_BITS, TOKEN_BITS, Gemm
+from ..lib.component import Component
 
 __all__ = ["RowLookup"]
 

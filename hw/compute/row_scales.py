@@ -5,7 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import Array, Module, Mux, Signal, unsigned
 from amaranth.lib import stream
 from amaranth.lib.data import ArrayLayout, StructLayout
-from amaranth.lib.wiring import Component, In, Out, connect, flipped
+from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import bits_for, ceil_log2
 
 from moevit.quant.formats import MULTIPLIER_BITS, SHIFT_BITS
@@ -14,6 +14,7 @@ from moevit.quant.operators.pwl import RECIPROCAL
 
 from ..config import AcceleratorConfig
 from ..interfaces import row_scales
+from ..lib.component import Component
 from ..lib.fifo import MemoryFifo
 from ..lib.pipeline import Pipeline
 from ..lib.pwl import Inverse

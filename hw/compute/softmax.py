@@ -20,6 +20,7 @@ from moevit.quant.operators.exp2 import SOFTMAX_EXP
 from ..config import AcceleratorConfig
 from ..interfaces import AttentionRead, accumulators, row_scales, score_tile
 from ..lib import exp2
+from ..lib.component import Component
 from ..lib.fifo import MemoryFifo
 from ..lib.pipeline import Pipeline, double_shift, round_saturate
 from ..memories import banks
@@ -31,7 +32,7 @@ __all__ = ["Softmax"]
 _SCORE = signed(LOGIT.width)
 
 
-class Softmax(wiring.Component):
+class Softmax(Component):
     """Two rows x O lanes of scaling, maximum, exponential and sum.
 
     Latency: :attr:`latency` cycles and T/2 cycles for each key tile, from the last key tile of a

@@ -7,11 +7,12 @@ from itertools import pairwise
 from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import stream
 from amaranth.lib.data import StructLayout
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.wiring import In, Out
 
 from ..config import AcceleratorConfig
 from ..interfaces import POINTER_BITS, score_tile
 from ..isa import Attention, Gemm
+from ..lib.component import Component
 from ..lib.counter import LookaheadCounter
 from .descriptors import Kind, array_tile, drain_tile
 from .weight_rows import WeightRows

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module, Signal, signed
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.wiring import In, Out
 
 from moevit.quant.formats import ACCUMULATOR
 
 from ..config import FINISHED_TILES, AcceleratorConfig
 from ..interfaces import accumulators
+from ..lib.component import Component
 from ..lib.storage import Memory
 
 __all__ = ["FinishedTiles"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.lib.data import ArrayLayout
-from amaranth.lib.wiring import Component, In
+from amaranth.lib.wiring import In
 from amaranth.utils import bits_for, ceil_log2
 
 from moevit.quant.formats import ACTIVATION
@@ -12,6 +12,7 @@ from moevit.quant.operators.exp2 import SOFTMAX_EXP
 
 from ..config import AcceleratorConfig
 from ..interfaces import AttentionRead, weights_address
+from ..lib.component import Component
 from ..lib.storage import BANK_BITS, Memory
 
 __all__ = ["WeightBuffer"]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.wiring import In, Out
 
 from ..config import AcceleratorConfig
 from ..interfaces import POINTER_BITS, row_address
+from ..lib.component import Component
 
 __all__ = ["WeightRows"]
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.wiring import In, Out
 
 from ..config import AcceleratorConfig
 from ..interfaces import ActivationRead, OperandWrite
 from ..isa import ADDRESS_BITS, Gemm
+from ..lib.component import Component
 
 __all__ = ["WordReader"]
 

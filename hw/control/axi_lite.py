@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal
-from amaranth.lib import wiring
 from amaranth.lib.data import ArrayLayout
 from amaranth.lib.wiring import In, Out, Signature
 from amaranth.utils import ceil_log2
 
 from ..config import ISA_VERSION, AcceleratorConfig
+from ..lib.component import Component
 from ..registers import (
     COUNTER_BASE,
     DEVICE_ID,
@@ -52,7 +52,7 @@ _BASES = {register: register.alignment for register in Register if register.alig
 """Alignment that a frame needs."""
 
 
-class ControlRegisters(wiring.Component):
+class ControlRegisters(Component):
     """Registers between a host and the sequencer.
 
     One access at a time in each direction; a read takes three cycles, a write two. A write needs

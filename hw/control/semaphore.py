@@ -7,11 +7,12 @@ from operator import or_
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
 from amaranth.lib.data import StructLayout
-from amaranth.lib.wiring import Component, In
+from amaranth.lib.wiring import In
 from amaranth.utils import ceil_log2
 
 from ..interfaces import GiveSignature, TakeSignature
 from ..isa import SEMAPHORE_BITS, SEMAPHORES
+from ..lib.component import Component
 from ..lib.pipeline import pairwise
 
 __all__ = ["Semaphores"]

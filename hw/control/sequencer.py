@@ -10,12 +10,13 @@ from __future__ import annotations
 from amaranth.hdl import Module, Mux, Signal, unsigned
 from amaranth.lib import stream
 from amaranth.lib.data import StructLayout
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.wiring import In, Out
 
 from ..config import AcceleratorConfig
 from ..image import PROGRAM_MAGIC, PROGRAM_VERSION
 from ..interfaces import INSTRUCTION, code_word
 from ..isa import Opcode
+from ..lib.component import Component
 from ..registers import Error
 
 __all__ = ["QUEUES", "Sequencer"]

@@ -6,13 +6,13 @@ The integers are those of quant/operators/pwl.py.
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Signal, unsigned
-from amaranth.lib import wiring
 from amaranth.lib.data import StructLayout
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, ceil_log2
 
 from moevit.quant.operators.pwl import Pwl
 
+from .component import Component
 from .pipeline import Pipeline
 from .storage import Memory, Style
 
@@ -34,7 +34,7 @@ def mantissa_bits(pwl: Pwl) -> int:
     return pwl.frac_bits + bits_for(pwl.first + pwl.segments - 1)
 
 
-class PiecewiseLinear(wiring.Component):
+class PiecewiseLinear(Component):
     """``Pwl.compute``: one table read, one small multiplication.
 
     Latency: :attr:`latency` cycles. Throughput: one value a cycle. It cannot be stalled.
@@ -114,7 +114,7 @@ def inverse_latency(pwl: Pwl, width: int) -> int:
     return -(-_levels(pwl, width)[1] // 2) + PiecewiseLinear.latency
 
 
-class Inverse(wiring.Component):
+class Inverse(Component):
     """``quant.softmax.reciprocal`` or ``quant.layernorm.rsqrt`` of a positive integer.
 
     The leading one (of the square root: the leading pair of bits) is moved to the mantissa's top by

@@ -21,6 +21,7 @@ from ..interfaces import (
     code_word,
     load_beat,
 )
+from ..lib.component import Component
 from ..registers import Error
 from . import bursts
 from . import code as data_code
@@ -33,7 +34,7 @@ CODE, LOAD = 0, 1
 """AXI IDs of the two requesters on the reading master; CODE goes first."""
 
 
-class DataEngine(wiring.Component):
+class DataEngine(Component):
     """Header, instruction prefetch, LOAD and STORE, independent of one another.
 
     Latency of memory is hidden by ``landing_beats`` of loads and 16 instructions on their way.

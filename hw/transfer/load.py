@@ -20,6 +20,7 @@ from ..interfaces import (
 )
 from ..isa import LoadKind
 from ..lib import fifo
+from ..lib.component import Component
 from ..lib.queue import SmallFifo
 from ..registers import Error
 from . import bursts
@@ -31,7 +32,7 @@ _BEAT = 8 * BEAT_BYTES
 _BEAT_SHIFT = ceil_log2(BEAT_BYTES)
 
 
-class LoadEngine(wiring.Component):
+class LoadEngine(Component):
     """Executes LOADs in order; the next one's data is asked for while this one's is written.
 
     The fields are checked and the credits taken before anything is read. Pixel rows are read as

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, unsigned
-from amaranth.lib import stream, wiring
+from amaranth.lib import stream
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from .. import isa
 from ..config import BEAT_BYTES, AcceleratorConfig
 from ..interfaces import ActivationWrite
+from ..lib.component import Component
 
 __all__ = ["Unpacker"]
 
@@ -17,7 +18,7 @@ _Fields = isa.Load.layout()
 _SIGN = 0x80
 
 
-class Unpacker(wiring.Component):
+class Unpacker(Component):
     """LOAD PIXELS: every pixel row arrives as whole beats from its own first beat on.
 
     A cycle takes as many bytes as lie together in a beat, a patch row and an activation word: patch

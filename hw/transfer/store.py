@@ -11,6 +11,7 @@ from .. import isa
 from ..config import BEAT_BYTES, AcceleratorConfig
 from ..interfaces import ActivationRead, AxiWrite, GiveSignature, ResidualRead, TakeSignature
 from ..lib import fifo
+from ..lib.component import Component
 from ..registers import Error
 from . import bursts
 
@@ -23,7 +24,7 @@ _AHEAD = 4
 """Words read ahead of the bus, rows asked for ahead of the bursts, bursts ahead of their data."""
 
 
-class Writer(wiring.Component):
+class Writer(Component):
     """Writes jobs as bursts that end at multiples of ``burst`` beats, several open at a time.
 
     Members
@@ -131,7 +132,7 @@ class Writer(wiring.Component):
         return m
 
 
-class StoreEngine(wiring.Component):
+class StoreEngine(Component):
     """Executes STOREs one after the other; the next begins when all answers have come.
 
     Words are read ahead while the bus is busy, only when ``grant`` is given. A row's bursts are

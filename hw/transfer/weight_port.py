@@ -13,6 +13,7 @@ from ..config import BEAT_BYTES, AcceleratorConfig
 from ..image import BLOCK_MAGIC
 from ..interfaces import POINTER_BITS, AxiRead
 from ..lib import fifo
+from ..lib.component import Component
 from . import bursts
 from .weight_rings import RowWrite
 
@@ -72,7 +73,7 @@ def _unpacked(data: Value) -> Value:
     )
 
 
-class RowSink(wiring.Component):
+class RowSink(Component):
     """Takes the rows of one block after another, a beat a cycle, to a parameter and a weight ring.
 
     A beat that is taken is in memory after two cycles, and its row is counted then. ``i.ready``
@@ -181,7 +182,7 @@ LANDED = StructLayout({"data": _BEAT, "is_block": 1})
 _FLAGS = ("quiet", "stream_busy", "demand_busy", "beat", "demand_beat", "bad_read", "bad_block")
 
 
-class Port(wiring.Component):
+class Port(Component):
     """One 128-bit weight port.
 
     The stream's beats land in a queue of ``landing_beats`` and leave it a beat a cycle, block

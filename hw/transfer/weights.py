@@ -21,6 +21,7 @@ from ..interfaces import (
     row_address,
     weight_row,
 )
+from ..lib.component import Component
 from ..registers import Error
 from .weight_port import Port, ring_beats, ring_lanes, ring_rows
 from .weight_rings import Ring
@@ -32,7 +33,7 @@ _NEARLY_EMPTY = 8  # a ring that has less than this part of its rows
 _RINGS = ("ring", "param", "demand", "demand_param")
 
 
-class WeightEngine(wiring.Component):
+class WeightEngine(Component):
     """Weight ports, landing buffers and rings.
 
     The stream runs by itself from ``start`` to its last beat, as far ahead as the rings allow. A
