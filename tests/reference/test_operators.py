@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference import operators as theirs
 
 from moevit.quant.formats import Multiplier
 from moevit.quant.operators.exp2 import GATE_EXP, SOFTMAX_EXP
@@ -20,7 +21,6 @@ from moevit.quant.operators.linear import GeluOutput, Linear, to_activation, to_
 from moevit.quant.operators.rescale import Rescale
 from moevit.quant.operators.softmax import Softmax, reciprocal, token_mean
 from moevit.quant.operators.upsampling import KERNELS, Stage, windows
-from reference import operators as theirs
 
 INT16 = np.arange(-32768, 32768)
 int8s = st.integers(-128, 127)
