@@ -11,7 +11,7 @@ from typing import Any
 from amaranth.hdl import ShapeLike, signed, unsigned
 from amaranth.lib import stream
 from amaranth.lib.data import ArrayLayout, StructLayout
-from amaranth.lib.wiring import In, Out, Signature
+from amaranth.lib.wiring import In, Member, Out, Signature
 from amaranth.utils import ceil_log2
 
 from moevit.quant.formats import (
@@ -339,13 +339,19 @@ ID_BITS = 2
 AXI_SIZE, AXI_BURST = ceil_log2(BEAT_BYTES), 1
 """Of every burst: 16-byte beats, incrementing."""
 
+
+def _constant(width: int, value: int) -> Member:
+    """An output that keeps its initial value."""
+    return Out(width, init=value)  # type: ignore[call-arg]  # not in the stubs
+
+
 AxiRead = Signature(
     {
         "arid": Out(ID_BITS),
         "araddr": Out(32),
         "arlen": Out(8),
-        "arsize": Out(3, init=AXI_SIZE),
-        "arburst": Out(2, init=AXI_BURST),
+        "arsize": _constant(3, AXI_SIZE),
+        "arburst": _constant(2, AXI_BURST),
         "arvalid": Out(1),
         "arready": In(1),
         "rid": In(ID_BITS),
@@ -363,8 +369,8 @@ AxiWrite = Signature(
         "awid": Out(1),
         "awaddr": Out(32),
         "awlen": Out(8),
-        "awsize": Out(3, init=AXI_SIZE),
-        "awburst": Out(2, init=AXI_BURST),
+        "awsize": _constant(3, AXI_SIZE),
+        "awburst": _constant(2, AXI_BURST),
         "awvalid": Out(1),
         "awready": In(1),
         "wdata": Out(8 * BEAT_BYTES),

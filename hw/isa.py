@@ -69,7 +69,7 @@ class Opcode(IntEnum):
     SYNC = 8
 
 
-class Destination(enum.IntEnum, shape=4):  # type: ignore[call-arg]  # Amaranth's metaclass
+class Destination(enum.IntEnum, shape=4):
     """What the epilogue does with a requantised 16-bit value ``v``; other codes are errors."""
 
     ACT8 = 0

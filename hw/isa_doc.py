@@ -39,7 +39,10 @@ def _enum(kind: type[IntEnum]) -> list[str]:
     docs = _source_docs(kind) if not hasattr(next(iter(kind)), "meaning") else {}
     return _table(
         "| value | name | meaning |",
-        ((f"{int(m)}", f"`{m.name}`", docs.get(m.name) or getattr(m, "meaning", "")) for m in kind),
+        (
+            (f"{int(m)}", f"`{m.name}`", str(docs.get(m.name) or getattr(m, "meaning", "")))
+            for m in kind
+        ),
     )
 
 

@@ -65,7 +65,7 @@ class Activations(Component):
         depth = config.memory.activation_words
         chosen = Signal(activation_write(config))
         valid, landed = Signal(), Signal()
-        w = Signal(activation_write(config), reset_less=True)
+        w: Any = Signal(activation_write(config), reset_less=True)
         first, second, third = self.writes
         m.d.comb += [
             first.ready.eq(1),
@@ -139,7 +139,7 @@ class Residual(Component):
         ]
         epilogue, norm, store = self.reads
         m.d.comb += self.grant.eq(~norm.en)
-        outputs: list[list[Any]] = []
+        outputs: list[Value] = []
         for copy in ("own", "norm"):
             read_en, read_addr = (
                 Signal(name=f"{copy}_en"),
@@ -197,7 +197,7 @@ class Residual(Component):
             words.append(Cat(*lanes))
             chosen.append(latest)
             first += depth
-        word = words[0]
+        word: Value = words[0]
         for there, other in zip(chosen[1:], words[1:], strict=True):
             word = Mux(there, other, word)
         return word

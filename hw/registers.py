@@ -48,7 +48,7 @@ class _Described(IntEnum):
 
     meaning: str
 
-    def __new__(cls, value: int, meaning: str) -> Self:
+    def __new__(cls, value: int, meaning: str = "") -> Self:
         """A member of ``value``."""
         member = int.__new__(cls, value)
         member._value_ = value
@@ -125,8 +125,8 @@ class Register(IntEnum):
     def __new__(
         cls,
         value: int,
-        access: Access,
-        meaning: str,
+        access: Access = Access.READ_ONLY,
+        meaning: str = "",
         alignment: int = 0,
         fields: type[IntEnum] | None = None,
     ) -> Self:

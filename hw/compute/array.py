@@ -7,7 +7,9 @@ enter each cycle.
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import stream
 from amaranth.lib.data import StructLayout, View
 from amaranth.lib.wiring import In, Out, connect, flipped
@@ -168,7 +170,8 @@ class ComputeArray(Component):
     ) -> None:
         """Operands as read, a cycle later, to registers."""
         a = self._config.array
-        step, facts = Signal(name="step_1"), Signal(step_facts, name="facts_1")
+        step = Signal(name="step_1")
+        facts: Any = Signal(step_facts, name="facts_1")
         m.d.sync += [step.eq(issue.step), facts.eq(issue.facts)]
         # One register for all operands of a kind: a simulator moves whole words of it.
         weights = Signal(ACTIVATION.width * a.inputs * a.outputs, reset_less=True)
@@ -195,13 +198,12 @@ class ComputeArray(Component):
         score_tiles: FinishedTiles,
     ) -> None:
         """Adds up the steps of a tile; a finished one goes to its queue."""
-        facts = step_facts
-        moving = Cat(issue.step, issue.facts.as_value())
+        moving: Value = Cat(issue.step, issue.facts.as_value())
         for n in range(2 + dot.latency):
             later = Signal(moving.shape(), name=f"moving_{n + 1}")
             m.d.sync += later.eq(moving)
             moving = later
-        step, about = moving[0], View(facts, moving[1:])
+        step, about = moving[0], View(step_facts, moving[1:])
         done = step & about.last
         m.d.comb += [
             drain_tiles.push.eq(done & ~about.to_score),

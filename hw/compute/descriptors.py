@@ -15,7 +15,7 @@ from ..isa import TOKEN_BITS, Attention, Gemm, Sync
 __all__ = ["ATTENTION_FIELDS", "GEMM_FIELDS", "Kind", "array_tile", "drain_tile", "issued_row"]
 
 
-class Kind(Enum, shape=unsigned(2)):  # type: ignore[call-arg]  # Amaranth's metaclass
+class Kind(Enum, shape=unsigned(2)):
     """What a descriptor stands for."""
 
     GEMM = 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from amaranth.hdl import Cat, Mux, Value
-from amaranth.lib.data import View
+from amaranth.lib.data import StructLayout, View
 from amaranth.utils import ceil_log2
 
 from moevit.quant.formats import SCORE
@@ -15,12 +17,17 @@ from ..isa import TO_KEY_VALUE, WITH_LINES, Destination
 __all__ = ["bad_field"]
 
 
-def bad_field(config: AcceleratorConfig, g: View, at: View, is_attention: Value) -> Value:
+def bad_field(
+    config: AcceleratorConfig,
+    g: View[StructLayout],
+    at: View[StructLayout],
+    is_attention: Value,
+) -> Value:
     """1 for an instruction that the components behind the loader cannot count."""
     return Mux(is_attention, _bad_attention(config, at), _bad_gemm(config, g))
 
 
-def _bad_gemm(config: AcceleratorConfig, g: View) -> Value:
+def _bad_gemm(config: AcceleratorConfig, g: View[StructLayout]) -> Any:
     limits = config.limits
     lines = Cat(g.line, g.source_line, g.target_line, g.span).any()
     return (
@@ -35,7 +42,7 @@ def _bad_gemm(config: AcceleratorConfig, g: View) -> Value:
     )
 
 
-def _bad_gate(config: AcceleratorConfig, g: View) -> Value:
+def _bad_gate(config: AcceleratorConfig, g: View[StructLayout]) -> Any:
     limits, outputs = config.limits, config.array.outputs
     otiles = sum(g.experts > first for first in range(0, limits.experts, outputs))  # rounded up
     return (
@@ -50,7 +57,7 @@ def _bad_gate(config: AcceleratorConfig, g: View) -> Value:
     )
 
 
-def _bad_attention(config: AcceleratorConfig, at: View) -> Value:
+def _bad_attention(config: AcceleratorConfig, at: View[StructLayout]) -> Any:
     inputs, limits = config.array.inputs, config.limits
     return (
         (at.heads == 0)

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from functools import reduce
 from operator import or_
+from typing import Any
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, unsigned
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import stream
 from amaranth.lib.data import ArrayLayout, StructLayout
 from amaranth.lib.wiring import In, Out
@@ -72,7 +73,7 @@ class Gate(Component):
         A GEMM's rows are under way.
     """
 
-    def __init__(self, config: AcceleratorConfig):
+    def __init__(self, config: AcceleratorConfig) -> None:
         self._config = config
         experts = config.limits.experts
         super().__init__(
@@ -90,7 +91,7 @@ class Gate(Component):
         self._wait = 1 + ceil_log2(experts) + inverse_latency(RECIPROCAL, self._sum_bits)
         self.latency = exp2.LATENCY + self._wait + 11
 
-    def elaborate(self, platform):
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         under_way = Signal(4)
         row = self.i.payload
@@ -106,7 +107,7 @@ class Gate(Component):
         self._push(m, self._select(m, p, rank, exponentials))
         return m
 
-    def _collect(self, m):
+    def _collect(self, m: Module) -> tuple[Pipeline, list[Signal]]:
         """Rows to whole tokens: a pipeline with a token's logits."""
         config, i = self._config, self.i
         outputs, tokens = config.array.outputs, config.array.tokens
@@ -120,10 +121,10 @@ class Gate(Component):
                 for name in ("token", "experts", "top_k", "end", "base", "least", "renormalise")
             }
         )
-        slots = [Signal(facts, name=f"slot_{t}", reset_less=True) for t in range(tokens)]
+        slots: list[Any] = [Signal(facts, name=f"slot_{t}", reset_less=True) for t in range(tokens)]
         accept, take = Signal(), Signal()
         oldest, pause = Signal(range(tokens)), Signal(Gemm.shape("top_k"))
-        head = Signal(facts)
+        head: Any = Signal(facts)
         m.d.comb += [
             i.ready.eq(~complete.bit_select(row.slot, 1)),
             accept.eq(i.valid & i.ready),
@@ -185,7 +186,9 @@ class Gate(Component):
         p.add(there=there)
         return p, logits
 
-    def _rank(self, m, p, logits):
+    def _rank(
+        self, m: Module, p: Pipeline, logits: list[Signal]
+    ) -> tuple[list[Value], list[Value]]:
         """How many experts beat each, and the exponentials relative to the best."""
         experts, width = len(logits), LOGIT.width
         with p.step() as reg:
@@ -230,7 +233,9 @@ class Gate(Component):
         p.drop("rank")
         return ranks, exponentials
 
-    def _select(self, m, p, rank, exponentials):
+    def _select(
+        self, m: Module, p: Pipeline, rank: list[Value], exponentials: list[Value]
+    ) -> Pipeline:
         """Ranks 0 to k-1 one after the other, with their scores; a pipeline of entries."""
         # The token's registers keep their values until the next token, at least top_k cycles.
         count, place = Signal(Gemm.shape("top_k")), Signal(Gemm.shape("top_k"))
@@ -279,11 +284,11 @@ class Gate(Component):
             entry[name] = q.tag["entry"][position : position + len(part)]
             position += len(part)
         q.drop("entry")
-        value = entry.pop("value")
+        exponential = entry.pop("value")
         q.add(**entry)
 
         with q.step() as reg:
-            product = reg(value * inverse.value, name="product")
+            product = reg(exponential * inverse.value, name="product")
             shift = reg(inverse.exponent, name="shift")
         with q.step() as reg:  # twice the product, shifted by exponent + 1
             doubled = reg((product >> shift)[: SCORE.width + 3], name="doubled")
@@ -299,7 +304,7 @@ class Gate(Component):
         q.add(score=score, expert=expert)
         return q
 
-    def _push(self, m, q):
+    def _push(self, m: Module, q: Pipeline) -> None:
         """Entries to the queues."""
         experts = self._config.limits.experts
         slot_bits, expert_bits = ceil_log2(slots(self._config)), ceil_log2(experts)

@@ -6,6 +6,8 @@ map are windows of it, read where they lie, so that no window is ever copied eit
 
 from __future__ import annotations
 
+from typing import Any
+
 from amaranth.hdl import Module, Mux, Signal, Value, unsigned
 from amaranth.lib import stream
 from amaranth.lib.data import ArrayLayout, View
@@ -69,10 +71,10 @@ class _Position:
         self.ct = Signal(Gemm.shape("otile_base"), name="ct", reset_less=True)
         self.row = Signal(range(tokens), name="row")
         self.count = Signal(range(tokens + 1), name="count", reset_less=True)
-        self.tokens = Signal(
+        self.tokens: Any = Signal(
             ArrayLayout(unsigned(TOKEN_BITS), tokens), name="tokens", reset_less=True
         )
-        self.scores = Signal(
+        self.scores: Any = Signal(
             ArrayLayout(unsigned(SCORE.width), tokens), name="scores", reset_less=True
         )
 
@@ -154,7 +156,8 @@ class Loader(Component):
         with m.If((reader.fault | lookup.fault) & (self.fault == Error.NONE)):
             m.d.sync += self.fault.eq(Error.ADDRESS)
 
-        described, tile = Signal(), Signal(array_tile(config), reset_less=True)
+        described = Signal()
+        tile: Any = Signal(array_tile(config), reset_less=True)
         free = Signal()  # the descriptor can be written
         m.d.comb += [
             tiles.i.valid.eq(described),
@@ -318,9 +321,9 @@ class Loader(Component):
 
     @staticmethod
     def _last_head(order: _Order, at: _Position) -> Value:
-        return ~order.is_attention | (at.head + 1 == order.attention.heads)
+        return Value.cast(~order.is_attention | (at.head + 1 == order.attention.heads))
 
-    def _describe_none(self, m: Module, tile: View, order: _Order) -> None:
+    def _describe_none(self, m: Module, tile: Any, order: _Order) -> None:
         """SYNC, and a GEMM of an empty queue."""
         g, is_sync, drain = order.gemm, order.is_sync, tile.drain
         m.d.sync += [
@@ -336,7 +339,7 @@ class Loader(Component):
             drain.otiles.eq(g.otiles),
         ]
 
-    def _describe(self, m: Module, tile: View, order: _Order, at: _Position) -> None:
+    def _describe(self, m: Module, tile: Any, order: _Order, at: _Position) -> None:
         """A tile that is in the operand buffer."""
         g, attention, is_attention = order.gemm, order.attention, order.is_attention
         last_head, drain = self._last_head(order, at), tile.drain

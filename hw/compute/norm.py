@@ -8,7 +8,9 @@ so that short tokens too hide the latency of the square root.
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import stream
 from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import ceil_log2
@@ -109,7 +111,7 @@ class NormEngine(Component):
         connect(m, writer.o, flipped(self.o))
         connect(m, writer.give, flipped(self.give))
 
-        order = Signal(Norm.layout(), reset_less=True)
+        order: Any = Signal(Norm.layout(), reset_less=True)
         final = Signal(Norm.shape("words"), reset_less=True)  # ready before it is needed
         m.d.sync += final.eq(order.words - 1)
         begin, running = Signal(), Signal()
@@ -136,7 +138,7 @@ class NormEngine(Component):
         return m
 
     def _accept(
-        self, m: Module, order: Signal, begin: Signal, running: Signal, finished: Signal
+        self, m: Module, order: Any, begin: Signal, running: Signal, finished: Signal
     ) -> None:
         """Instructions in, checks, and ``busy``."""
         checking, bad_field, bad_params = Signal(), Signal(), Signal()
@@ -167,7 +169,7 @@ class NormEngine(Component):
             m.d.sync += running.eq(0)
 
     def _second_pass(
-        self, m: Module, order: Signal, final: Signal, begin: Signal, push: Signal, words: Signal
+        self, m: Module, order: Any, final: Signal, begin: Signal, push: Value, words: Value
     ) -> None:
         """Words wait in the ring; one is taken when there is a place for its result."""
         config = self._config

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from amaranth.hdl import Array, Module, Mux, Signal, unsigned
 from amaranth.lib import stream
 from amaranth.lib.data import ArrayLayout, StructLayout
@@ -91,14 +93,14 @@ class RowScales(Component):
         p = Pipeline(m, valid=serving, row=row)
         m.d.comb += [inverse.valid.eq(serving), inverse.i.eq(Array(total)[row])]
         p.delay(inverse.latency)
-        scale = self.output.payload
+        scale: Any = self.output.payload
         m.d.comb += self.output.ready.eq(p.valid & (p.tag["row"] == tokens - 1))
         with p.step() as reg:
             product = reg(inverse.value * scale.mult, name="mult")
             shift = reg(inverse.exponent + scale.shift, name="shift")
         # Beyond the largest shift nothing is left of a sum, so a larger one is the same.
         m.submodules.waiting = waiting = MemoryFifo(row_scales(self._config), depth=WAITING)
-        entry = Signal(row_scales(self._config), reset_less=True)
+        entry: Any = Signal(row_scales(self._config), reset_less=True)
         largest = (1 << SHIFT_BITS) - 1
         with m.If(p.valid):
             for t in range(tokens):

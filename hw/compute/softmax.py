@@ -8,7 +8,9 @@ are kept in one half of a buffer, while those of the tile before it, in the othe
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
+from typing import Any
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.data import StructLayout
 from amaranth.lib.wiring import In, Out
@@ -30,6 +32,30 @@ from .weight_buffer import WeightBuffer
 __all__ = ["Softmax"]
 
 _SCORE = signed(LOGIT.width)
+
+
+class _ScoreBuffer:
+    """Scores of two query tiles; whether each half is taken and full, maxima, its last key tile."""
+
+    def __init__(self, m: Module, config: AcceleratorConfig, address_bits: int) -> None:
+        a = config.array
+        self.occupied, self.full = Signal(2, name="occupied"), Signal(2, name="full")
+        self.maxima = [
+            [Signal(_SCORE, name=f"maximum_{h}_{t}", reset_less=True) for t in range(a.tokens)]
+            for h in range(2)
+        ]
+        last = StructLayout(
+            {
+                "at": address_bits,
+                "single": 1,
+                "valid": range(a.outputs + 1),
+                "mult": MULTIPLIER_BITS,
+                "shift": SHIFT_BITS,
+            }
+        )
+        self.end: list[Any] = [Signal(last, name=f"end_{h}", reset_less=True) for h in range(2)]
+        width = LOGIT.width * 2 * a.outputs
+        self.memories = banks(m, "scores", width=width, depth=2 << address_bits)
 
 
 class Softmax(Component):
@@ -61,7 +87,7 @@ class Softmax(Component):
         Anything in the unit.
     """
 
-    def __init__(self, config: AcceleratorConfig):
+    def __init__(self, config: AcceleratorConfig) -> None:
         self._config = config
         a = config.array
         tile = StructLayout({"tile": score_tile(config), "acc": accumulators(config)})
@@ -77,44 +103,15 @@ class Softmax(Component):
         self._buffer_bits = max(1, ceil_log2(key_tiles(config) * self._pairs))
         self.latency = ceil_log2(a.outputs) + exp2.LATENCY + 9
 
-    def elaborate(self, platform):
+    def elaborate(self, platform: object) -> Module:
         m = Module()
-        tokens = self._config.array.tokens
-
-        # Of each half of the score buffer.
-        occupied, full = Signal(2), Signal(2)
-        maxima = [
-            [Signal(_SCORE, name=f"maximum_{h}_{t}", reset_less=True) for t in range(tokens)]
-            for h in range(2)
-        ]
-        end = [
-            Signal(
-                StructLayout(
-                    {
-                        "at": self._buffer_bits,
-                        "single": 1,
-                        "valid": range(self._config.array.outputs + 1),
-                        "mult": MULTIPLIER_BITS,
-                        "shift": SHIFT_BITS,
-                    }
-                ),
-                name=f"end_{h}",
-                reset_less=True,
-            )
-            for h in range(2)
-        ]
-        scores = banks(
-            m,
-            "scores",
-            width=LOGIT.width * 2 * self._config.array.outputs,
-            depth=2 << self._buffer_bits,
-        )
-        filling = self._fill(m, occupied, full, maxima, end, scores)
-        held, scales = self._empty(m, occupied, full, maxima, end, scores)
-        m.d.comb += self.busy.eq(filling | occupied.any() | (held != 0) | (scales != 0))
+        buffer = _ScoreBuffer(m, self._config, self._buffer_bits)
+        filling = self._fill(m, buffer)
+        held, scales = self._empty(m, buffer)
+        m.d.comb += self.busy.eq(filling | buffer.occupied.any() | (held != 0) | (scales != 0))
         return m
 
-    def _fill(self, m, occupied, full, maxima, end, scores):
+    def _fill(self, m: Module, buffer: _ScoreBuffer) -> Value:
         """Sums to scores and their row maxima; returns whether a query tile is half way in."""
         outputs, pairs = self._config.array.outputs, self._pairs
         tile = self.i.payload.tile
@@ -123,8 +120,8 @@ class Softmax(Component):
         m.d.comb += [
             tile_end.eq(pair == pairs - 1),
             finish.eq(tile_end & tile.last),
-            enter.eq(self.i.valid & ~occupied.bit_select(half, 1)),
-            self.i.ready.eq(~occupied.bit_select(half, 1) & tile_end),
+            enter.eq(self.i.valid & ~buffer.occupied.bit_select(half, 1)),
+            self.i.ready.eq(~buffer.occupied.bit_select(half, 1) & tile_end),
         ]
         with m.If(enter):
             m.d.sync += [pair.eq(Mux(tile_end, 0, pair + 1)), at.eq(at + 1)]
@@ -135,12 +132,12 @@ class Softmax(Component):
                 for h in range(2):
                     with m.If(half == h):
                         m.d.sync += [
-                            occupied[h].eq(1),
-                            end[h].at.eq(at),
-                            end[h].single.eq(first),
-                            end[h].valid.eq(tile.valid),
-                            end[h].mult.eq(tile.out_mult),
-                            end[h].shift.eq(tile.out_shift),
+                            buffer.occupied[h].eq(1),
+                            buffer.end[h].at.eq(at),
+                            buffer.end[h].single.eq(first),
+                            buffer.end[h].valid.eq(tile.valid),
+                            buffer.end[h].mult.eq(tile.out_mult),
+                            buffer.end[h].shift.eq(tile.out_shift),
                         ]
 
         beyond = Cat(tile.last & (tile.valid <= o) for o in range(outputs))
@@ -159,7 +156,7 @@ class Softmax(Component):
         p.drop("shift")
         with p.step() as reg:
             score = [reg(round_saturate(m, v, LOGIT, name="score"), name="score") for v in doubled]
-        for memory, word in zip(scores, _split(Cat(*score), scores), strict=True):
+        for memory, word in zip(buffer.memories, _split(Cat(*score), buffer.memories), strict=True):
             write = memory.write_port()
             m.d.comb += [
                 write.en.eq(p.valid),
@@ -178,16 +175,16 @@ class Softmax(Component):
             for h in range(2):
                 with m.If(p.tag["half"] == h):
                     with m.If(p.tag["finish"]):
-                        m.d.sync += full[h].eq(1)
+                        m.d.sync += buffer.full[h].eq(1)
                     for q in range(pairs):
                         with m.If(p.tag["pair"] == q):
                             for r in range(2):
-                                kept = maxima[h][2 * q + r]
+                                kept = buffer.maxima[h][2 * q + r]
                                 with m.If(p.tag["first"] | (largest[r] > kept)):
                                     m.d.sync += kept.eq(largest[r])
         return (pair != 0) | ~first
 
-    def _empty(self, m, occupied, full, maxima, end, scores):
+    def _empty(self, m: Module, buffer: _ScoreBuffer) -> tuple[Signal, Signal]:
         """Scores to weights and sums; returns the halves held and the scales under way."""
         config, outputs, pairs = self._config, self._config.array.outputs, self._pairs
         tokens = config.array.tokens
@@ -202,11 +199,11 @@ class Softmax(Component):
         crowded, single, gone = Signal(), Signal(), Signal()  # gone: rows' scales, a cycle ago
         m.d.comb += [
             # Scales are made one row a cycle: last key tiles of two query tiles are T cycles apart.
-            single.eq(Mux(upcoming, end[1].single, end[0].single)),
+            single.eq(Mux(upcoming, buffer.end[1].single, buffer.end[0].single)),
             crowded.eq(single & ((gap != 0) | (active & finish & (pair == 0)))),
             ending.eq(at == stop),
             start.eq(
-                full.bit_select(upcoming, 1)
+                buffer.full.bit_select(upcoming, 1)
                 & (~active | ending)
                 & (held != 2)
                 & (scales != WAITING)
@@ -229,13 +226,13 @@ class Softmax(Component):
                 at.eq(0),
                 source.eq(upcoming),
                 upcoming.eq(~upcoming),
-                stop.eq(Mux(upcoming, end[1].at, end[0].at)),
-                turn.eq(Mux(upcoming, end[1].at, end[0].at) - pairs),
+                stop.eq(Mux(upcoming, buffer.end[1].at, buffer.end[0].at)),
+                turn.eq(Mux(upcoming, buffer.end[1].at, buffer.end[0].at) - pairs),
                 finish.eq(single),
             ]
             for h in range(2):
                 with m.If(upcoming == h):  # what comes in stays behind what is read
-                    m.d.sync += [full[h].eq(0), occupied[h].eq(0)]
+                    m.d.sync += [buffer.full[h].eq(0), buffer.occupied[h].eq(0)]
         with m.Elif(active):
             m.d.sync += [at.eq(at + 1), active.eq(~ending)]
             with m.If(at == turn):
@@ -262,11 +259,13 @@ class Softmax(Component):
         with m.If(fresh):
             for h in range(2):
                 with m.If(source == h):
-                    m.d.sync += [kept.eq(new) for kept, new in zip(maximum, maxima[h], strict=True)]
-                    m.d.sync += beyond.eq(Cat(end[h].valid <= o for o in range(outputs)))
+                    m.d.sync += [
+                        kept.eq(new) for kept, new in zip(maximum, buffer.maxima[h], strict=True)
+                    ]
+                    m.d.sync += beyond.eq(Cat(buffer.end[h].valid <= o for o in range(outputs)))
                     m.d.comb += [
-                        outs.i.payload.mult.eq(end[h].mult),
-                        outs.i.payload.shift.eq(end[h].shift),
+                        outs.i.payload.mult.eq(buffer.end[h].mult),
+                        outs.i.payload.shift.eq(buffer.end[h].shift),
                     ]
         m.d.comb += outs.i.valid.eq(fresh)
 
@@ -275,7 +274,7 @@ class Softmax(Component):
             finish=finish,
         )  # fmt: skip
         words = []
-        for memory in scores:
+        for memory in buffer.memories:
             read = memory.read_port()
             m.d.comb += [read.en.eq(active), read.addr.eq(Cat(at, source))]
             words.append(read.data)
@@ -293,16 +292,16 @@ class Softmax(Component):
                 for n in range(2 * outputs)
             ]
         weights = exp2.lanes(m, p, SOFTMAX_EXP, distance, name="octave")
-        m.submodules.buffer = buffer = WeightBuffer(config)
-        wiring.connect(m, wiring.flipped(self.weights), buffer.read)
+        m.submodules.weight_buffer = kept = WeightBuffer(config)
+        wiring.connect(m, wiring.flipped(self.weights), kept.read)
         m.d.comb += [
-            buffer.valid.eq(p.valid),
-            buffer.pair.eq(p.tag["pair"]),
-            buffer.group.eq(p.tag["group"]),
-            buffer.address.word.eq(p.tag["word"]),
-            buffer.address.half.eq(p.tag["half"]),
-            *(kept.eq(weight) for kept, weight in zip(buffer.weights, weights, strict=True)),
-            buffer.last.eq(p.tag["finish"] & (p.tag["pair"] == pairs - 1)),
+            kept.valid.eq(p.valid),
+            kept.pair.eq(p.tag["pair"]),
+            kept.group.eq(p.tag["group"]),
+            kept.address.word.eq(p.tag["word"]),
+            kept.address.half.eq(p.tag["half"]),
+            *(lane.eq(weight) for lane, weight in zip(kept.weights, weights, strict=True)),
+            kept.last.eq(p.tag["finish"] & (p.tag["pair"] == pairs - 1)),
         ]
         p.drop("group", "word", "half")
         sums = p.reduce(lambda a, b: a + b, weights[:outputs], weights[outputs:])
@@ -316,7 +315,7 @@ class Softmax(Component):
         return held, scales
 
 
-def _split(word, memories) -> list:
+def _split(word: Value, memories: list[Any]) -> list[Value]:
     """``word`` in pieces as wide as the memories, which make it up."""
     pieces, position = [], 0
     for memory in memories:
@@ -326,5 +325,5 @@ def _split(word, memories) -> list:
     return pieces
 
 
-def _larger(a, b):
+def _larger(a: Value, b: Value) -> Value:
     return Mux(a > b, a, b)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import stream
@@ -132,7 +133,7 @@ class StepIssue(Component):
 
         # Heads and tiles whose scores are issued and whose weighted values are not yet; the oldest
         # comes first.
-        ahead = [
+        ahead: list[Any] = [
             Signal(array_tile(self._config), name=f"ahead_{n}", reset_less=True)
             for n in range(_AHEAD + 1)
         ]
@@ -208,7 +209,7 @@ class StepIssue(Component):
         m: Module,
         end_of_k: Signal,
         keys_left: Signal,
-        ahead: list[Signal],
+        ahead: list[Any],
         pending: Signal,
         ending: Signal,
     ) -> None:
@@ -254,7 +255,7 @@ class StepIssue(Component):
         end_of_k: Signal,
         last_ot: Signal,
         keys_left: Signal,
-        ahead: list[Signal],
+        ahead: list[Any],
         pending: Signal,
         ending: Signal,
     ) -> None:

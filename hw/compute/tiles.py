@@ -38,7 +38,7 @@ class FinishedTiles(Component):
                 "reserve": In(1),
                 "push": In(1),
                 "sums": In(accumulators(config)),
-                "room": Out(1, init=1),
+                "room": Out(1, init=1),  # type: ignore[call-arg]  # not in the stubs
                 "valid": Out(1),
                 "tile": Out(accumulators(config)),
                 "pop": In(1),

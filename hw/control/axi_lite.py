@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from typing import Any
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib.data import ArrayLayout
 from amaranth.lib.wiring import In, Out, Signature
 from amaranth.utils import ceil_log2
@@ -145,7 +147,13 @@ class ControlRegisters(Component):
         )
         return m
 
-    def _write(self, m: Module, writable: dict, busy: Signal, outcome: tuple) -> None:
+    def _write(
+        self,
+        m: Module,
+        writable: dict[Register, Any],
+        busy: Signal,
+        outcome: tuple[Signal, Signal, Signal],
+    ) -> None:
         bus = self.bus
         done, failed, error = outcome
         take = Signal()
@@ -180,7 +188,7 @@ class ControlRegisters(Component):
                                         bus.wdata[low : min(low + 8, len(signal))]
                                     )
 
-    def _read(self, m: Module, readable: dict) -> None:
+    def _read(self, m: Module, readable: dict[Register, Any]) -> None:
         """Address, then one word of each group, then the answer."""
         bus = self.bus
         accepted, selected = Signal(), Signal()
@@ -197,7 +205,8 @@ class ControlRegisters(Component):
             for register, value in readable.items():
                 with m.Case(register >> 2):
                     m.d.sync += [plain.eq(value), known.eq(1)]
-        answer, found = plain, known
+        answer: Value = plain
+        found: Value = known
         for base, values in ((COUNTER_BASE, self.counters), (EXPERT_BASE, self.experts)):
             bits = ceil_log2(max(len(values), 2))
             here = Signal(name=f"in_{base:x}")

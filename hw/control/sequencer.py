@@ -7,6 +7,8 @@ are awaited, everything is reset, and the device is idle with an error code.
 
 from __future__ import annotations
 
+from typing import Any
+
 from amaranth.hdl import Module, Mux, Signal, unsigned
 from amaranth.lib import stream
 from amaranth.lib.data import StructLayout
@@ -108,7 +110,7 @@ class Sequencer(Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        header = Signal(_HEADER, reset_less=True)
+        header: Any = Signal(_HEADER, reset_less=True)
         error = Signal(4)
         settle = Signal(5)
         limit = self._config.watchdog_cycles

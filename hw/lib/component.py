@@ -10,7 +10,7 @@ __all__ = ["Component"]
 
 if TYPE_CHECKING:
 
-    class Component(wiring.Component):
+    class Component(wiring.Component[Any]):
         """Its members follow from the signature that it is built with, which no checker sees."""
 
         def __getattr__(self, name: str) -> Any: ...

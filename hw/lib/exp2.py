@@ -79,7 +79,7 @@ class Exp2Lanes(Component):
 
     latency = LATENCY
 
-    def __init__(self, exp: Exp2, *, count: int = 1):
+    def __init__(self, exp: Exp2, *, count: int = 1) -> None:
         if not isinstance(exp, Exp2):
             raise TypeError(f"Parameters must be an Exp2, not {exp!r}")
         if not isinstance(count, int) or count < 1:
@@ -94,7 +94,7 @@ class Exp2Lanes(Component):
             }
         )
 
-    def elaborate(self, platform):
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         p = Pipeline(m, valid=self.valid)
         values = lanes(m, p, self._exp, [self.i[n] for n in range(self._count)], name="table")

@@ -53,7 +53,7 @@ class Pipeline:
             return register
 
         yield reg
-        tags = {name: reg(value, name=name) for name, value in self.tag.items()}
+        tags: dict[str, Value] = {name: reg(value, name=name) for name, value in self.tag.items()}
         valid = Signal(name=f"valid_{self.latency + 1}")
         self._m.d.sync += valid.eq(self.valid)
         if statements:
@@ -88,7 +88,7 @@ class Pipeline:
         return [values[0] for values in lists]
 
 
-def pairwise(operation: Callable[[Any, Any], Value], values: Sequence[Value]) -> list[Value]:
+def pairwise(operation: Callable[[Any, Any], Value], values: Sequence[Any]) -> list[Any]:
     """One level of a reduction tree; a last odd value passes."""
     pairs = [operation(a, b) for a, b in zip(values[0::2], values[1::2], strict=False)]
     return pairs + ([values[-1]] if len(values) % 2 else [])
@@ -97,8 +97,10 @@ def pairwise(operation: Callable[[Any, Any], Value], values: Sequence[Value]) ->
 def double_shift(value: ValueLike, shift: ValueLike) -> Value:
     """``2 * value >> shift``: what :func:`round_saturate` rounds. Signed values keep their sign."""
     value = Value.cast(value)
-    doubled = Cat(Const(0, 1), value)
-    return (doubled.as_signed() if value.shape().signed else doubled) >> shift
+    doubled: Value = Cat(Const(0, 1), value)
+    if value.shape().signed:
+        doubled = doubled.as_signed()
+    return Value.cast(doubled >> shift)
 
 
 def round_saturate(m: Module, doubled: ValueLike, form: QFormat, *, name: str = "rounded") -> Value:

@@ -5,7 +5,7 @@ The integers are those of quant/operators/pwl.py.
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Signal, unsigned
+from amaranth.hdl import Cat, Const, Module, Signal, Value, unsigned
 from amaranth.lib.data import StructLayout
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, ceil_log2
@@ -67,7 +67,7 @@ class PiecewiseLinear(Component):
             }
         )
 
-    def elaborate(self, platform):
+    def elaborate(self, platform: object) -> Module:
         m, pwl = Module(), self._pwl
         entry = StructLayout(
             {"base": unsigned(RESULT_BITS), "slope": unsigned(bits_for(max(pwl.slope)))}
@@ -156,12 +156,13 @@ class Inverse(Component):
             }
         )
 
-    def elaborate(self, platform):
+    def elaborate(self, platform: object) -> Module:
         m, step = Module(), self._step
         m.submodules.chords = unit = PiecewiseLinear(self._pwl)
         width = step << self._levels
         p = Pipeline(m, valid=self.valid)
-        value, exponent = Signal(width, name="value_0"), []
+        value = Signal(width, name="value_0")
+        exponent: list[Value] = []
         m.d.comb += value.eq(self.i)
         levels = list(reversed(range(self._levels)))
         for pair in range(0, len(levels), 2):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import stream
 from amaranth.lib.data import StructLayout
 from amaranth.lib.wiring import In, Out
@@ -118,7 +118,7 @@ class Reader(Component):
                 grant.eq(want & slot & ~Cat(wanted).any()),
                 ended.eq(axi.rvalid & axi.rlast & (axi.rid == k)),
             ]
-            fits = Const(1)
+            fits: Value = Const(1)
             if (capacity := self._capacity[k]) is not None:
                 room = Signal(range(capacity + 1), init=capacity, name=f"room{k}")
                 fits = room >= length

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import stream, wiring
-from amaranth.lib.data import View
+from amaranth.lib.data import StructLayout, View
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
@@ -221,7 +221,11 @@ class LoadEngine(Component):
         return left == 0
 
     def _activations(
-        self, m: Module, load: View, beat: stream.Interface, starts: dict[LoadKind, Signal]
+        self,
+        m: Module,
+        load: View[StructLayout],
+        beat: stream.Interface,
+        starts: dict[LoadKind, Signal],
     ) -> tuple[Value, Value]:
         """Patches of an image, or whole words; when each has ended."""
         m.submodules.pixels = pixels = Unpacker(self._config)
@@ -263,7 +267,9 @@ class LoadEngine(Component):
             m.d.sync += self.fault.eq(Error.ADDRESS)
         return pixels.done & ~written.o.valid, ended & ~written.o.valid
 
-    def _residual(self, m: Module, load: View, beat: stream.Interface, start: Signal) -> Value:
+    def _residual(
+        self, m: Module, load: View[StructLayout], beat: stream.Interface, start: Signal
+    ) -> Value:
         out = self.x_write
         return self._words(
             m, load, beat, start, LoadKind.RESIDUAL,
@@ -274,7 +280,7 @@ class LoadEngine(Component):
     def _words(
         self,
         m: Module,
-        load: View,
+        load: View[StructLayout],
         beat: stream.Interface,
         start: Signal,
         kind: LoadKind,
@@ -320,7 +326,9 @@ class LoadEngine(Component):
             m.d.sync += [left.eq(load.beats), active.eq(1), address.eq(load.target), part.eq(0)]
         return ~active & ~valid
 
-    def _norm(self, m: Module, load: View, beat: stream.Interface, start: Signal) -> Value:
+    def _norm(
+        self, m: Module, load: View[StructLayout], beat: stream.Interface, start: Signal
+    ) -> Value:
         out = self.norm
         parts = self._config.param_row_bytes // BEAT_BYTES
         left, row, part = Signal.like(load.beats), Signal.like(load.target), Signal(range(parts))
@@ -346,4 +354,4 @@ class LoadEngine(Component):
                 m.d.sync += self.fault.eq(Error.ADDRESS)
         with m.If(start):
             m.d.sync += [left.eq(load.beats), active.eq(1), row.eq(load.target), part.eq(0)]
-        return ~active & ~out.valid
+        return Value.cast(~active & ~out.valid)

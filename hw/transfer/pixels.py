@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, unsigned
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import stream
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -187,6 +187,6 @@ class Unpacker(Component):
         return m
 
 
-def _bytes(value, count: int) -> list:
+def _bytes(value: Value, count: int) -> list[Value]:
     """The bytes of a value, lowest first."""
     return [value.word_select(k, 8) for k in range(count)]

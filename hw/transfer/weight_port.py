@@ -47,7 +47,8 @@ _Header = StructLayout(
 
 def ring_rows(config: AcceleratorConfig, ring: str) -> int:
     """Depth of memory ``ring``: "ring", "param", "demand" or "demand_param"."""
-    return getattr(config.memory, f"{ring}_rows")
+    depth: int = getattr(config.memory, f"{ring}_rows")
+    return depth
 
 
 def ring_beats(config: AcceleratorConfig, ring: str) -> int:
@@ -165,7 +166,7 @@ class RowSink(Component):
         return m
 
 
-def _is_block(header: Any) -> Value:
+def _is_block(header: Any) -> Any:
     """Whether a beat would do as a block's header."""
     return (
         (header.magic == BLOCK_MAGIC)
