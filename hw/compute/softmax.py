@@ -20,7 +20,7 @@ from moevit.quant.formats import LOGIT, MULTIPLIER_BITS, SHIFT_BITS
 from moevit.quant.operators.exp2 import SOFTMAX_EXP
 
 from ..config import AcceleratorConfig
-from ..interfaces import AttentionRead, accumulators, row_scales, score_tile
+from ..interfaces import AttentionRead, accumulators, row_scales, score_tile, weights_address
 from ..lib import exp2
 from ..lib.component import Component
 from ..lib.fifo import MemoryFifo
@@ -56,6 +56,21 @@ class _ScoreBuffer:
         self.end: list[Any] = [Signal(last, name=f"end_{h}", reset_less=True) for h in range(2)]
         width = LOGIT.width * 2 * a.outputs
         self.memories = banks(m, "scores", width=width, depth=2 << address_bits)
+
+
+class _Reading:
+    """Which scores are read and where their weights go; query tiles whose weights are held, and
+    whose scales are under way."""
+
+    def __init__(self, config: AcceleratorConfig, address_bits: int) -> None:
+        a = config.array
+        self.active, self.fresh, self.source = Signal(), Signal(), Signal()
+        self.at = Signal(address_bits)
+        self.pair, self.group = Signal(range(a.tokens // 2)), Signal(range(a.inputs // a.outputs))
+        self.word = Signal(weights_address(config)["word"].shape)
+        self.half = Signal(init=1)
+        self.first, self.finish = Signal(), Signal()
+        self.held, self.scales = Signal(range(3)), Signal(range(WAITING + 1))
 
 
 class Softmax(Component):
@@ -184,70 +199,76 @@ class Softmax(Component):
                                     m.d.sync += kept.eq(largest[r])
         return (pair != 0) | ~first
 
-    def _empty(self, m: Module, buffer: _ScoreBuffer) -> tuple[Signal, Signal]:
-        """Scores to weights and sums; returns the halves held and the scales under way."""
-        config, outputs, pairs = self._config, self._config.array.outputs, self._pairs
-        tokens = config.array.tokens
-        groups = config.array.inputs // outputs
-
-        # Query tiles follow one another without a gap; each is read without a pause.
-        source, active, at = Signal(), Signal(), Signal(self._buffer_bits)
-        start, fresh, ending, stop = Signal(), Signal(), Signal(), Signal(self._buffer_bits)
-        upcoming, pair, first, finish = Signal(), Signal(range(pairs)), Signal(), Signal()
+    def _read(self, m: Module, buffer: _ScoreBuffer) -> _Reading:
+        """Query tiles follow one another without a gap; each is read without a pause."""
+        pairs, tokens = self._pairs, self._config.array.tokens
+        now = _Reading(self._config, self._buffer_bits)
+        start, ending, stop = Signal(), Signal(), Signal(self._buffer_bits)
         turn = Signal(self._buffer_bits)  # where the last key tile begins, less one
-        held, scales, gap = Signal(range(3)), Signal(range(WAITING + 1)), Signal(range(tokens))
+        upcoming, gap = Signal(), Signal(range(tokens))
         crowded, single, gone = Signal(), Signal(), Signal()  # gone: rows' scales, a cycle ago
+        last_pair = now.active & now.finish & (now.pair == 0)
         m.d.comb += [
             # Scales are made one row a cycle: last key tiles of two query tiles are T cycles apart.
             single.eq(Mux(upcoming, buffer.end[1].single, buffer.end[0].single)),
-            crowded.eq(single & ((gap != 0) | (active & finish & (pair == 0)))),
-            ending.eq(at == stop),
+            crowded.eq(single & ((gap != 0) | last_pair)),
+            ending.eq(now.at == stop),
             start.eq(
                 buffer.full.bit_select(upcoming, 1)
-                & (~active | ending)
-                & (held != 2)
-                & (scales != WAITING)
+                & (~now.active | ending)
+                & (now.held != 2)
+                & (now.scales != WAITING)
                 & ~crowded
             ),
         ]
         m.d.sync += [
-            fresh.eq(start),
-            held.eq(held + start - self.weights.release),
-            scales.eq(scales + start - gone),
+            now.fresh.eq(start),
+            now.held.eq(now.held + start - self.weights.release),
+            now.scales.eq(now.scales + start - gone),
             gone.eq(self.rows.valid & self.rows.ready),
         ]
-        with m.If(active & finish & (pair == 0)):
+        with m.If(last_pair):
             m.d.sync += gap.eq(tokens - 2)
         with m.Elif(gap != 0):
             m.d.sync += gap.eq(gap - 1)
         with m.If(start):
+            end = Mux(upcoming, buffer.end[1].at, buffer.end[0].at)
             m.d.sync += [
-                active.eq(1),
-                at.eq(0),
-                source.eq(upcoming),
+                now.active.eq(1),
+                now.at.eq(0),
+                now.source.eq(upcoming),
                 upcoming.eq(~upcoming),
-                stop.eq(Mux(upcoming, buffer.end[1].at, buffer.end[0].at)),
-                turn.eq(Mux(upcoming, buffer.end[1].at, buffer.end[0].at) - pairs),
-                finish.eq(single),
+                stop.eq(end),
+                turn.eq(end - pairs),
+                now.finish.eq(single),
+                now.pair.eq(0),
+                now.group.eq(0),
+                now.word.eq(0),
+                now.first.eq(1),
+                now.half.eq(~now.half),
             ]
             for h in range(2):
                 with m.If(upcoming == h):  # what comes in stays behind what is read
                     m.d.sync += [buffer.full[h].eq(0), buffer.occupied[h].eq(0)]
-        with m.Elif(active):
-            m.d.sync += [at.eq(at + 1), active.eq(~ending)]
-            with m.If(at == turn):
-                m.d.sync += finish.eq(1)
+        with m.Elif(now.active):
+            m.d.sync += [
+                now.at.eq(now.at + 1),
+                now.active.eq(~ending),
+                now.pair.eq(now.pair + 1),
+            ]
+            with m.If(now.at == turn):
+                m.d.sync += now.finish.eq(1)
+            with m.If(now.pair == pairs - 1):
+                m.d.sync += [now.pair.eq(0), now.first.eq(0), now.group.eq(now.group + 1)]
+                with m.If(now.group == self._config.array.inputs // self._config.array.outputs - 1):
+                    m.d.sync += [now.group.eq(0), now.word.eq(now.word + 1)]
+        return now
 
-        group, word = Signal(range(groups)), Signal.like(self.weights.addr.word)
-        target = Signal(init=1)
-        with m.If(start):
-            m.d.sync += [pair.eq(0), group.eq(0), word.eq(0), first.eq(1), target.eq(~target)]
-        with m.Elif(active):
-            m.d.sync += pair.eq(pair + 1)
-            with m.If(pair == pairs - 1):
-                m.d.sync += [pair.eq(0), first.eq(0), group.eq(group + 1)]
-                with m.If(group == groups - 1):
-                    m.d.sync += [group.eq(0), word.eq(word + 1)]
+    def _empty(self, m: Module, buffer: _ScoreBuffer) -> tuple[Signal, Signal]:
+        """Scores to weights and sums; returns the halves held and the scales under way."""
+        config, outputs, pairs = self._config, self._config.array.outputs, self._pairs
+        tokens = config.array.tokens
+        now = self._read(m, buffer)
 
         # The tile's own values, from the cycle on in which its first scores come out of the buffer.
         maximum = [Signal(_SCORE, name=f"maximum_{t}", reset_less=True) for t in range(tokens)]
@@ -256,9 +277,9 @@ class Softmax(Component):
         wiring.connect(m, scaling.rows, wiring.flipped(self.rows))
         m.submodules.outs = outs = MemoryFifo(OUTPUT_SCALE, depth=WAITING)
         wiring.connect(m, outs.o, scaling.output)
-        with m.If(fresh):
+        with m.If(now.fresh):
             for h in range(2):
-                with m.If(source == h):
+                with m.If(now.source == h):
                     m.d.sync += [
                         kept.eq(new) for kept, new in zip(maximum, buffer.maxima[h], strict=True)
                     ]
@@ -267,16 +288,16 @@ class Softmax(Component):
                         outs.i.payload.mult.eq(buffer.end[h].mult),
                         outs.i.payload.shift.eq(buffer.end[h].shift),
                     ]
-        m.d.comb += outs.i.valid.eq(fresh)
+        m.d.comb += outs.i.valid.eq(now.fresh)
 
         p = Pipeline(
-            m, valid=active, pair=pair, group=group, word=word, half=target, first=first,
-            finish=finish,
+            m, valid=now.active, pair=now.pair, group=now.group, word=now.word, half=now.half,
+            first=now.first, finish=now.finish,
         )  # fmt: skip
         words = []
         for memory in buffer.memories:
             read = memory.read_port()
-            m.d.comb += [read.en.eq(active), read.addr.eq(Cat(at, source))]
+            m.d.comb += [read.en.eq(now.active), read.addr.eq(Cat(now.at, now.source))]
             words.append(read.data)
         p.delay(1)  # the buffer's
         score, width = Cat(*words), LOGIT.width
@@ -312,7 +333,7 @@ class Softmax(Component):
             scaling.finish.eq(p.tag["finish"]),
             *(part.eq(value) for part, value in zip(scaling.sums, sums, strict=True)),
         ]
-        return held, scales
+        return now.held, now.scales
 
 
 def _split(word: Value, memories: list[Any]) -> list[Value]:

@@ -196,39 +196,12 @@ class StoreEngine(Component):
         with m.If(writer.error & (self.fault == Error.NONE)):
             m.d.sync += self.fault.eq(Error.WRITE)
 
-        # Reading: a granted word goes to the queue one cycle later.
         address = Signal(isa.ADDRESS_BITS)
-        want, granted, got, outside = Signal(), Signal(), Signal(), Signal()
+        want, granted, outside = Signal(), Signal(), Signal()
         reserved = Signal(range(_AHEAD + 1))
-        depths = (config.memory.activation_words, config.memory.residual_words)
-        m.d.comb += [
-            outside.eq(address >= Mux(store.residual, depths[1], depths[0])),
-            self.a_read.en.eq(want & ~store.residual),
-            self.x_read.en.eq(want & store.residual),
-            self.a_read.addr.eq(address),
-            self.x_read.addr.eq(address),
-            granted.eq(want & Mux(store.residual, self.x_grant, self.a_grant)),
-            words.i.valid.eq(got),
-            words.i.payload.eq(Mux(store.residual, Value.cast(self.x_read.data), self.a_read.data)),
-        ]
-        m.d.sync += [
-            got.eq(granted),
-            reserved.eq(reserved + granted - (words.o.valid & words.o.ready)),
-        ]
+        self._read(m, address, want, granted, outside, reserved, words)
         self._beats(m, words.o, writer.i)
-
-        row_beats, bad_words = Signal(len(store.words) + 8), Signal()
-        sizes = [
-            (
-                (store.words * size) >> _BEAT_SHIFT,
-                store.words[0] if size < BEAT_BYTES else Const(0, 1),
-            )
-            for size in self._word_bytes
-        ]
-        m.d.sync += [
-            row_beats.eq(Mux(store.residual, sizes[1][0], sizes[0][0])),
-            bad_words.eq(Mux(store.residual, sizes[1][1], sizes[0][1])),
-        ]
+        row_beats, bad_words = self._row_beats(m)
         row_at, row_address = Signal.like(address), Signal(32)
         rows_left, words_left = Signal.like(store.rows), Signal.like(store.words)
         in_tile, first = Signal(range(config.array.tokens)), Signal()
@@ -304,6 +277,51 @@ class StoreEngine(Component):
             with m.State("BAD"):
                 pass
         return m
+
+    def _read(
+        self,
+        m: Module,
+        address: Signal,
+        want: Signal,
+        granted: Signal,
+        outside: Signal,
+        reserved: Signal,
+        words: fifo.MemoryFifo,
+    ) -> None:
+        """A granted word goes to the queue one cycle later."""
+        store, config, got = self.i.payload, self._config, Signal()
+        depths = (config.memory.activation_words, config.memory.residual_words)
+        m.d.comb += [
+            outside.eq(address >= Mux(store.residual, depths[1], depths[0])),
+            self.a_read.en.eq(want & ~store.residual),
+            self.x_read.en.eq(want & store.residual),
+            self.a_read.addr.eq(address),
+            self.x_read.addr.eq(address),
+            granted.eq(want & Mux(store.residual, self.x_grant, self.a_grant)),
+            words.i.valid.eq(got),
+            words.i.payload.eq(Mux(store.residual, Value.cast(self.x_read.data), self.a_read.data)),
+        ]
+        m.d.sync += [
+            got.eq(granted),
+            reserved.eq(reserved + granted - (words.o.valid & words.o.ready)),
+        ]
+
+    def _row_beats(self, m: Module) -> tuple[Signal, Signal]:
+        """Beats of a row, and whether its words are no whole beats."""
+        store = self.i.payload
+        row_beats, bad_words = Signal(len(store.words) + 8), Signal()
+        sizes = [
+            (
+                (store.words * size) >> _BEAT_SHIFT,
+                store.words[0] if size < BEAT_BYTES else Const(0, 1),
+            )
+            for size in self._word_bytes
+        ]
+        m.d.sync += [
+            row_beats.eq(Mux(store.residual, sizes[1][0], sizes[0][0])),
+            bad_words.eq(Mux(store.residual, sizes[1][1], sizes[0][1])),
+        ]
+        return row_beats, bad_words
 
     def _beats(self, m: Module, word: stream.Interface, beat: stream.Interface) -> None:
         """Two words to a beat, or one or more beats from a word."""
