@@ -1,4 +1,4 @@
-"""Values to bytes: an activation function with its output's scale, or the value as it is.
+"""The epilogue's second product: an activation times its output's scale, or a value times a score.
 
 Every function is ReLU less a correction that depends on the magnitude alone and vanishes from some
 magnitude on (quant/operators/gelu.py): a table. So another one is an entry of :data:`TABLES`.
@@ -6,56 +6,46 @@ magnitude on (quant/operators/gelu.py): a table. So another one is an entry of :
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed, unsigned
+from amaranth.hdl import Const, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib.data import ArrayLayout
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from moevit.quant.formats import ACTIVATION, VALUE
+from moevit.quant.formats import SCORE, VALUE
 from moevit.quant.operators.gelu import GELU, Gelu
 
 from ..config import AcceleratorConfig
-from ..isa import ACTIVATED, TO_BYTES, Destination, Gemm
+from ..isa import Destination, Gemm
 from ..lib.component import Component
-from ..lib.pipeline import Pipeline, double_shift
+from ..lib.pipeline import Pipeline
 from ..lib.storage import Memory, Style
 
-__all__ = ["TABLES", "Activate", "saturate"]
+__all__ = ["TABLES", "Activate", "products"]
 
 TABLES: dict[Destination, Gelu] = {Destination.GELU8: GELU}
 """Corrections of the functions that have one."""
 
-_FAR_BITS = 12
-"""Of twice an int8 value before it is saturated: 1,023 is out of reach with any zero point."""
 
-
-def saturate(value: Value, low: int, high: int) -> Value:
-    """``value`` limited to ``low .. high``."""
-    bottom, top = Const(low, value.shape()), Const(high, value.shape())
-    return Mux(value < bottom, bottom, Mux(value > top, top, value)).as_signed()
-
-
-def _limit(value: Value, width: int) -> Value:
-    """``value`` limited to ``width`` bits, signed, give or take the last bit."""
-    outside = value[width - 1 : -1] != value[-1].replicate(len(value) - width)
-    edge = Cat((~value[-1]).replicate(width - 1), value[-1])
-    return Mux(outside, edge, value[:width]).as_signed()
+def products(config: AcceleratorConfig) -> ArrayLayout:
+    """O products of a value, less a correction, and a factor."""
+    bits = VALUE.width + Gemm.shape("mult").width + 1
+    return ArrayLayout(signed(bits), config.array.outputs)
 
 
 class Activate(Component):
-    """``sat8(round(f(v) * mult / 2**shift) + zero_point)``, or ``sat8(v + zero_point)``.
+    """``f(v) * mult`` for activation functions, ``v * score`` for EXPERT: one product for both.
 
     Latency: :attr:`latency` cycles. Throughput: one row a cycle. It cannot be stalled.
 
     Members
     -------
-    valid, mode, values, mult, shift, zero_point : In
-        A row of O values. Only destinations that take bytes of activations have a zero point.
-    bytes : Out
-        O bytes.
+    valid, mode, values, mult, score : In
+        A row of O values.
+    products : Out
+        O products; of other destinations they mean nothing.
     """
 
-    latency = 4
+    latency = 2
 
     def __init__(self, config: AcceleratorConfig) -> None:
         outputs = config.array.outputs
@@ -65,57 +55,30 @@ class Activate(Component):
                 "mode": In(Gemm.shape("mode")),
                 "values": In(ArrayLayout(signed(VALUE.width), outputs)),
                 "mult": In(Gemm.shape("mult")),
-                "shift": In(Gemm.shape("shift")),
-                "zero_point": In(Gemm.shape("zero_point")),
-                "bytes": Out(ArrayLayout(signed(ACTIVATION.width), outputs)),
+                "score": In(SCORE.width),
+                "products": Out(products(config)),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        p = Pipeline(
-            m,
-            valid=self.valid,
-            mult=self.mult,
-            shift=self.shift,
-            zero=Mux(self.mode.matches(*TO_BYTES), self.zero_point, 0),
-            activated=self.mode.matches(*ACTIVATED),
-        )
-        values = list(self.values)
+        weighs = self.mode == Destination.EXPERT
+        p = Pipeline(m, valid=self.valid, factor=Mux(weighs, self.score, self.mult))
         entries = []
         with p.step() as reg:
-            for n, v in enumerate(values):
-                positive = reg(Mux(v < 0, 0, v[:-1]), name="positive")
+            for n, v in enumerate(self.values):
+                base = reg(Mux((v < 0) & ~weighs, 0, v).as_signed(), name="base")
                 # A subtraction for the pre-adder of a DSP block, which also chooses among the
-                # parts of the tables, or 0 beyond them.
+                # parts of the tables, or 0 beyond them and for a function without one.
                 parts = [(reg(e), reg(here)) for e, here in self._corrections(m, v, n)]
-                entries.append((positive, parts))
-            values = [reg(v, name="value") for v in values]
+                entries.append((base, parts))
         with p.step() as reg:
-            product = []
-            for positive, parts in entries:
+            for product, (base, parts) in zip(self.products, entries, strict=True):
                 correction: Value = Const(0, 1)
                 for entry, here in parts:
                     correction |= Mux(here, entry, 0)
-                product.append(reg((positive - correction) * p.tag["mult"], name="product"))
-            values = [reg(v, name="value") for v in values]
-        p.drop("mult")
-        with p.step() as reg:  # twice the value, the function's or as it came
-            chosen, shift = p.tag["activated"], p.tag["shift"]
-            twice = [
-                reg(Mux(chosen, double_shift(f, shift), v << 1), name="twice")
-                for f, v in zip(product, values, strict=True)
-            ]
-        p.drop("activated", "shift")
-        with p.step() as reg:
-            # Limited to far more than a byte can hold even after the zero point, so that the carry
-            # runs over few bits; then twice the value, its rounding bit and twice the zero point.
-            addend = Cat(Const(1, 1), p.tag["zero"]).as_signed()
-            for out, v in zip(self.bytes, twice, strict=True):
-                far, narrow = Signal(signed(_FAR_BITS)), Signal(signed(_FAR_BITS))
-                m.d.comb += [far.eq(_limit(v, _FAR_BITS)), narrow.eq((far + addend) >> 1)]
-                limited = saturate(narrow, ACTIVATION.min, ACTIVATION.max)
-                m.d.comb += out.eq(reg(limited[: ACTIVATION.width].as_signed(), name="byte"))
+                value = (base - correction) * p.tag["factor"]
+                m.d.comb += product.eq(reg(value, name="product"))
         return m
 
     def _corrections(self, m: Module, value: Value, lane: int) -> list[tuple[Value, Value]]:

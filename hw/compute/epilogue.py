@@ -34,8 +34,8 @@ from .activation import Activate
 from .descriptors import Kind, drain_tile, issued_row
 from .destination import DestinationAddress, WriteBack
 from .gate_rows import GateRows
+from .narrow import ResidualAdd, ToBytes
 from .requantise import Requantise
-from .residual_add import ResidualAdd
 from .row_issue import RowIssue
 
 __all__ = ["Epilogue"]
@@ -69,7 +69,7 @@ class Epilogue(Component):
     give : Out(GiveSignature)
     """
 
-    latency = Requantise.latency + Activate.latency + 1
+    latency = Requantise.latency + Activate.latency + ToBytes.latency + 1
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self._config = config
@@ -167,7 +167,7 @@ class Epilogue(Component):
         ]
         return m
 
-    def _to_gate(self, m: Module, p: Pipeline, values: object, gate_rows: GateRows) -> None:
+    def _to_gate(self, m: Module, p: Pipeline, values: Value, gate_rows: GateRows) -> None:
         """Router logits leave the pipeline where they are requantised."""
         layout = issued_row(self._config)
         row, logits = View(layout, p.tag["row"]), gate_rows.i.payload
@@ -186,30 +186,32 @@ class Epilogue(Component):
         ]
         p.drop("token", "row", *_FOR_GATE)
 
-    def _finish(self, m: Module, p: Pipeline, values: object) -> None:
-        """Values to bytes and to words, side by side, and to the memories."""
+    def _finish(self, m: Module, p: Pipeline, values: Value) -> None:
+        """The second product, bytes and words side by side, and the memories."""
         m.submodules.activate = activate = Activate(self._config)
+        m.submodules.to_bytes = to_bytes = ToBytes(self._config)
         m.submodules.residual_add = add = ResidualAdd(self._config)
         m.submodules.write_back = write = WriteBack(self._config)
-        m.d.comb += [
-            activate.values.eq(values),
-            add.values.eq(values),
-            add.score.eq(p.tag["score"]),
-            Value.cast(add.residual).eq(p.tag["residual"]),
-        ]
-        for unit in (activate, add):
-            m.d.comb += [unit.valid.eq(p.valid), unit.mode.eq(p.tag["mode"])]
-        passed = ("mult", "shift", "zero_point")
-        m.d.comb += [getattr(activate, name).eq(p.tag[name]) for name in passed]
-        p.drop("score", "residual", *passed)
+
+        def feed(part: Component, *names: str) -> None:
+            m.d.comb += part.valid.eq(p.valid)
+            for name in names:
+                m.d.comb += Value.cast(getattr(part, name)).eq(p.tag[name])
+
+        p.add(values=values)
+        feed(activate, "mode", "values", "mult", "score")
+        p.drop("mult", "score")
         p.delay(Activate.latency)
+        p.add(products=activate.products)
+        feed(to_bytes, "mode", "values", "products", "shift", "zero_point")
+        feed(add, "mode", "values", "products", "residual")
+        p.drop("values", "products", "shift", "zero_point", "residual")
+        p.delay(ToBytes.latency)
+        feed(write, "mode", "address", "otile", "group")
         m.d.comb += [
-            write.valid.eq(p.valid),
-            write.bytes.eq(activate.bytes),
+            write.bytes.eq(to_bytes.bytes),
             write.words.eq(add.words),
             self.fault.eq(write.fault),
         ]
-        for name in ("mode", "address", "otile", "group"):
-            m.d.comb += getattr(write, name).eq(p.tag[name])
         for name in ("activations", "residual", "kv"):
             connect(m, getattr(write, name), flipped(getattr(self, name)))
