@@ -87,7 +87,8 @@ def render() -> str:
     lines = [
         "# Instruction set",
         "",
-        "Made by `python -m moevit.hw.isa_doc docs/isa.md` from `hw/isa.py` and `hw/registers.py`.",
+        "Made by `python -m moevit.hw.isa_doc docs/isa.md` from `hw/isa.py`, `hw/codes.py` and "
+        "`hw/registers.py`.",
         "",
         f"An instruction has {INSTRUCTION_BYTES} bytes, little endian; there are {SEMAPHORES} "
         "semaphores (0 is none). `T, I, O`: tokens, inputs, outputs of the array. `A[w]`, `X[w]`: "
