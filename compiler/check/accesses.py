@@ -12,9 +12,10 @@ import numpy as np
 from moevit.hw.config import BEAT_BYTES, AcceleratorConfig
 from moevit.hw.isa import Attention, Destination, Fetch, Gemm, Load, LoadKind, Norm, Store
 
+from .operands import Inputs
 from .steps import Stage, Step
 
-__all__ = ["Access", "Memory", "accesses", "memory_words", "row_words", "spread"]
+__all__ = ["Access", "Memory", "accesses", "memory_words", "row_places", "spread"]
 
 Words = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -70,8 +71,11 @@ def spread(starts: Any, count: int) -> Words:
     return words
 
 
-def accesses(config: AcceleratorConfig, step: Step) -> Iterator[Access]:
-    """What a step's operations touch; reads before writes of the same memory."""
+def accesses(config: AcceleratorConfig, step: Step, used: Inputs | None = None) -> Iterator[Access]:
+    """What a step's operations touch; reads before writes of the same memory.
+
+    ``used``: of a GEMM the inputs that count; words without any are not read.
+    """
     i = step.instruction
     if isinstance(i, Load):
         yield from _load(config, i)
@@ -80,16 +84,17 @@ def accesses(config: AcceleratorConfig, step: Step) -> Iterator[Access]:
     elif isinstance(i, Norm):
         yield from _norm(config, step, i)
     elif isinstance(i, Gemm):
-        yield from _gemm(config, step, i)
+        yield from _gemm(config, step, i, used)
     elif isinstance(i, Attention):
         yield from _attention(config, step, i)
     elif isinstance(i, Fetch):
         yield _read(Memory.QUEUES, Stage.FETCH, np.array([i.queue]))
 
 
-def row_words(config: AcceleratorConfig, i: Gemm, rows: Words) -> Words:
-    """``(..., depth)``: words of a GEMM's operand rows ``(...)`` of the source."""
-    s, u = np.divmod(np.arange(i.depth), i.span or i.depth)
+def _row_words(i: Gemm, rows: Words, used: Inputs | None) -> Words:
+    """``(..., words)``: what counts of a GEMM's operand rows ``(...)`` of the source."""
+    columns = np.arange(i.depth) if used is None else np.flatnonzero(used.any(axis=1))
+    s, u = np.divmod(columns, i.span or i.depth)
     within = s * (i.source_line * i.stride) + u
     words: Words = i.source + np.asarray(rows, np.int64)[..., None] * i.stride + within
     return words
@@ -162,7 +167,7 @@ def _norm(config: AcceleratorConfig, step: Step, i: Norm) -> Iterator[Access]:
 
 
 # Compute engine --------------------------------------------------------------------------------
-def _gemm(config: AcceleratorConfig, step: Step, i: Gemm) -> Iterator[Access]:
+def _gemm(config: AcceleratorConfig, step: Step, i: Gemm, used: Inputs | None) -> Iterator[Access]:
     tiles = step.tiles
     rows = _tiles(config, step)
     if step.queue:
@@ -175,10 +180,11 @@ def _gemm(config: AcceleratorConfig, step: Step, i: Gemm) -> Iterator[Access]:
             early=True,
         )
     if step.queue and i.gather:
-        source: Words = row_words(config, i, np.arange(step.rows)).ravel()
+        source: Words = _row_words(i, np.arange(step.rows), used).ravel()
     else:
-        source = row_words(config, i, _lines(i, rows, i.source_line)).reshape(tiles, -1)
-    yield _read(Memory.ACTIVATIONS, Stage.LOADER, source)
+        source = _row_words(i, _lines(i, rows, i.source_line), used).reshape(tiles, -1)
+    if source.size:
+        yield _read(Memory.ACTIVATIONS, Stage.LOADER, source)
     if i.mode == Destination.GATE:
         yield _write(Memory.ROUTER, Stage.EPILOGUE, np.array([0]), Stage.GATE)
         yield _write(Memory.QUEUES, Stage.GATE, np.arange(config.limits.experts))
@@ -236,3 +242,22 @@ def _attention(config: AcceleratorConfig, step: Step, i: Attention) -> Iterator[
     words = spread(i.target + rows * i.target_stride + first, count)
     words = np.minimum(words, (i.target + rows * i.target_stride + last)[..., None])
     yield _write(Memory.ACTIVATIONS, Stage.EPILOGUE, words.reshape(step.operations, -1))
+
+
+def row_places(config: AcceleratorConfig, step: Step) -> Iterator[tuple[Words, int]]:
+    """Bytes of the activation memory that a step writes: first bytes of runs, and their length."""
+    i, inputs, outputs = step.instruction, config.array.inputs, config.array.outputs
+    if isinstance(i, Load) and i.kind == LoadKind.PIXELS:
+        patch = i.target + np.arange(i.strips * i.patches) * i.stride
+        yield patch * inputs, i.patch_rows * i.patch_bytes
+    elif isinstance(i, Load) and i.kind == LoadKind.ACTIVATION:
+        yield np.array([i.target * inputs]), i.beats * BEAT_BYTES
+    elif isinstance(i, Norm):
+        yield (i.target + np.arange(i.tokens) * i.stride) * inputs, i.words * outputs
+    elif isinstance(i, Attention):
+        row = i.target + np.arange(i.queries) * i.target_stride
+        yield row * inputs, i.heads * i.v_otiles * outputs
+    elif isinstance(i, Gemm):
+        row = i.target + _lines(i, np.arange(step.rows), i.target_line) * i.target_stride
+        size = outputs * (2 if i.mode == Destination.ACT16 else 1)
+        yield row * inputs + i.otile_base * size, i.otiles * size

@@ -1,14 +1,14 @@
 """Credits of the semaphores: which give stands behind a take, whatever the engines' speeds are.
 
-Every semaphore has one taker, an engine that takes in order. Where its credits come from one stage,
-which gives in order, the k-th credit taken is the k-th given. Gives of an expert's queue are as many
-as it has tiles, a number that is known only at run time; they are matched with takes of the same
-queue as a whole, for every length at once, and with nothing else.
+Every semaphore has one taker, an engine that takes in order. Where its credits come from one
+stage, which gives in order, the k-th credit taken is the k-th given. Gives of an expert's queue are
+as many as it has tiles, a number that is known only at run time; they are matched with takes of the
+same queue as a whole, for every length at once, and with nothing else.
 
 Where several stages give, the order of their gives is not known. ``k`` credits taken then mean only
-that ``k`` have been given in all. With ``g_s`` of stage ``s``, for every way of making up ``k`` that
-is possible, the clocks of those gives are joined; what is proven is what all ways have in common.
-A way is possible if no ``g_s`` is below what the taker already knows to have been given, and none
+that ``k`` have been given in all. With ``g_s`` of stage ``s``, for every possible way of making up
+``k``, the clocks of those gives are joined; what is proven is what all ways have in common. A way
+is possible if no ``g_s`` is below what the taker already knows to have been given, and none
 counts a give that comes after the take itself.
 """
 
@@ -240,9 +240,7 @@ class Ledger:
         givers = list(semaphore.gives.items())
         low = [self._given(gives, giver, known) for giver, gives in givers]
         high = [gives.possible(stage, at) for _, gives in givers]
-        low = [
-            max(mine, needed - (sum(high) - high[n])) for n, mine in enumerate(low)
-        ]
+        low = [max(mine, needed - (sum(high) - high[n])) for n, mine in enumerate(low)]
         if sum(low) >= needed:
             ways = [tuple(low)]
         else:

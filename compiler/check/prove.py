@@ -8,13 +8,14 @@ from moevit.hw.config import BEAT_BYTES
 from moevit.hw.image import HEADER_BYTES
 from moevit.hw.isa import INSTRUCTION_BYTES
 
-from ..program import ALL, Program
-from .accesses import memory_words
+from ..program import ALL, Output, Program, TaskProgram
+from .accesses import Access, Memory, accesses, memory_words
 from .addresses import Areas, check_fields
+from .contents import Contents
 from .findings import EntryReport, Finding, Report, Unproven
-from .order import order
-from .outputs import check_outputs
-from .races import races
+from .operands import Inputs, used_inputs
+from .order import Order, order
+from .races import Races
 from .steps import Step, make_steps
 from .weights import check_demand, check_stream, check_values
 
@@ -42,9 +43,10 @@ class _Entry:
         self.steps: list[Step] = []
 
     def report(self) -> EntryReport:
-        findings = []
+        findings: list[Finding] = []
         try:
-            findings += self.check()
+            for finding in self.check():
+                findings.append(finding)
         except Unproven as stop:
             findings.append(stop.finding)
         return EntryReport(
@@ -63,25 +65,54 @@ class _Entry:
             return
         self.steps = steps = make_steps(config, self.code)
         header, base = program.header(self.name), program.entry(self.name).base
-        blocks = program.blocks(self.name)
-        yield from check_stream(config, steps, blocks)
-        yield from check_values(
-            config,
-            steps,
-            blocks,
-            program.memory[base:],
-            (header.stream_offset, header.stream_beats),
-        )
-        yield from check_demand(config, steps)
-        yield from check_outputs(config, steps, program, self.name)
-        try:
-            orders, ledger = order(steps)
-        except Unproven as stop:
-            yield stop.finding
-            return
-        sizes = memory_words(config, program.output_bytes)
-        yield from races(config, steps, orders, sizes, self.describe)
+        blocks, memory = program.blocks(self.name), program.memory[base:]
+        stream = (header.stream_offset, header.stream_beats)
+        bad = [*check_stream(config, steps, blocks), *check_demand(config, steps)]
+        yield from bad
+        used: dict[int, Inputs] = {}
+        if not bad:
+            yield from check_values(config, steps, blocks, memory, stream)
+            used = used_inputs(config, steps, blocks, memory, stream)
+        orders, ledger = order(steps)
+        yield from self.accesses(orders, used)
         yield from ledger.finish()
+
+    def accesses(self, orders: list[Order], used: dict[int, Inputs]) -> Iterator[Finding]:
+        """Every word that is read or written: its address, its order, its content."""
+        config, sizes = self.config, memory_words(self.config, self.program.output_bytes)
+        races = Races(sizes=sizes, describe=self.describe)
+        contents = Contents(config, sizes, used, self.describe) if used else None
+        for step, found in zip(self.steps, orders, strict=True):
+            touched = list(accesses(config, step, used.get(step.index)))
+            outside = [f for access in touched for f in self.outside(step, access, sizes)]
+            yield from outside
+            if outside:
+                continue
+            yield from races.step(step, found, touched)
+            if contents:
+                yield from contents.step(step, touched)
+        if contents:
+            for task, output in self.results().items():
+                yield from contents.result(task, output)
+
+    def results(self) -> dict[str, Output]:
+        """What a caller reads when the frame has ended."""
+        entry = self.program.entry(self.name)
+        return {self.name: entry.output} if isinstance(entry, TaskProgram) else entry.outputs
+
+    def outside(self, step: Step, access: Access, sizes: dict[Memory, int]) -> Iterator[Finding]:
+        """Words that are not there."""
+        size, name = sizes[access.memory], access.memory.value
+        low, high = int(access.words.min()), int(access.words.max())
+        if low < 0 or high >= size:
+            yield Finding(
+                kind="address",
+                message=f"{self.describe(step.index)} touches {name}[{low}..{high}], outside its "
+                f"{size} words",
+                instructions=(step.index,),
+                memory=name,
+                words=(low, high),
+            )
 
     def describe(self, index: int) -> str:
         """An instruction in a message: number, mnemonic, note."""

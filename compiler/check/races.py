@@ -9,74 +9,46 @@ operations of a stage are complete in order, the last one of each stage speaks f
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from moevit.hw.config import AcceleratorConfig
-
-from .accesses import Access, Memory, accesses
+from .accesses import Access, Memory
 from .findings import Finding
 from .order import Order
 from .steps import Stage, Step
 
-__all__ = ["races"]
+__all__ = ["Races"]
 
 Ints = np.ndarray[Any, np.dtype[Any]]
 
 
-def races(
-    config: AcceleratorConfig,
-    steps: Sequence[Step],
-    orders: Sequence[Order],
-    sizes: dict[Memory, int],
-    describe: Callable[[int], str],
-) -> Iterator[Finding]:
-    """Every pair of instructions that may touch the same words in the wrong order (once each).
-
-    Also accesses outside their memory, of ``sizes`` words.
-    """
-    last = _Last(sizes=sizes)
-    seen: set[tuple[int, int]] = set()
-    for step, order in zip(steps, orders, strict=True):
-        for stage, at in order.at.items():
-            last.starts[stage].append(at)
-            last.steps[stage].append(step.index)
-        for access in accesses(config, step):
-            low, high = int(access.words.min()), int(access.words.max())
-            if low < 0 or high >= sizes[access.memory]:
-                name = access.memory.value
-                yield Finding(
-                    kind="address",
-                    message=f"{describe(step.index)} touches {name}[{low}..{high}], outside its "
-                    f"{sizes[access.memory]} words",
-                    instructions=(step.index,),
-                    memory=name,
-                    words=(low, high),
-                )
-                continue
-            for finding in last.check(step, order, access, describe):
-                pair = (finding.instructions[0], finding.instructions[-1])
-                if pair not in seen:
-                    seen.add(pair)
-                    yield finding
-            last.record(order, access)
-
-
-@dataclass(slots=True)
-class _Last:
+@dataclass(slots=True, kw_only=True)
+class Races:
     """Positions of the last accesses of every word."""
 
     sizes: dict[Memory, int]
+    describe: Callable[[int], str]
     at: dict[tuple[Memory, bool], dict[Stage, Ints]] = field(default_factory=dict)
     starts: dict[Stage, list[int]] = field(default_factory=lambda: {s: [] for s in Stage})
     steps: dict[Stage, list[int]] = field(default_factory=lambda: {s: [] for s in Stage})
+    seen: set[tuple[int, ...]] = field(default_factory=set)
 
-    def check(
-        self, step: Step, order: Order, access: Access, describe: Callable[[int], str]
-    ) -> Iterator[Finding]:
+    def step(self, step: Step, order: Order, touched: list[Access]) -> Iterator[Finding]:
+        """Every pair of instructions that may touch the same words in the wrong order, once."""
+        for stage, at in order.at.items():
+            self.starts[stage].append(at)
+            self.steps[stage].append(step.index)
+        for access in touched:
+            for finding in self._check(step, order, access):
+                if finding.instructions not in self.seen:
+                    self.seen.add(finding.instructions)
+                    yield finding
+            self._record(order, access)
+
+    def _check(self, step: Step, order: Order, access: Access) -> Iterator[Finding]:
         """What may not be over yet when the access begins."""
         begins = order.early[None] if access.early else order.begins[access.begin]
         for kind in (True, False) if access.write else (True,):
@@ -87,7 +59,7 @@ class _Last:
                 else:
                     late = found >= begins[:, stage, None]
                 if late.any():
-                    yield self._finding(step, access, kind, stage, found, late, describe)
+                    yield self._finding(step, access, kind, stage, found, late)
 
     def _finding(
         self,
@@ -97,7 +69,6 @@ class _Last:
         stage: Stage,
         found: Ints,
         late: Ints,
-        describe: Callable[[int], str],
     ) -> Finding:
         position = int(found[late].min())
         other = self.steps[stage][bisect_right(self.starts[stage], position) - 1]
@@ -113,17 +84,17 @@ class _Last:
             (False, True): "overwrites",
         }[was_write, access.write]
         before = "written" if was_write else "read"
-        who = describe(other) if other != step.index else "itself"
+        who = self.describe(other) if other != step.index else "itself"
         return Finding(
             kind="order",
-            message=f"{describe(step.index)} {verb} {memory}[{low}..{high}], which "
+            message=f"{self.describe(step.index)} {verb} {memory}[{low}..{high}], which "
             f"{who} may not have {before} by then",
             instructions=(other, step.index),
             memory=memory,
             words=(low, high),
         )
 
-    def record(self, order: Order, access: Access) -> None:
+    def _record(self, order: Order, access: Access) -> None:
         """The access becomes the last of its words."""
         stages = self.at.setdefault((access.memory, access.write), {})
         if access.end not in stages:

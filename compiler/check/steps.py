@@ -8,7 +8,7 @@ head), each of which passes the stages of its engine in turn:
 | instruction | stages | operations |
 |---|---|---|
 | LOAD | ASK (credits, data asked for), LOAD (written) | one |
-| STORE | STORE (rows read, at the end acknowledged by the memory) | a tile each, and one for the answer |
+| STORE | STORE (rows read, written, acknowledged) | a tile each, one for the answer |
 | NORM | SUMS (residual read), NORM (parameters read, activations written) | a tile each |
 | GEMM, ATTENTION, SYNC | LOADER, ARRAY (keys, values, weights), EPILOGUE (written) | a tile each |
 | router GEMM | in addition GATE (queues written) | one |

@@ -2,8 +2,8 @@
 
 The stream is a sequence of blocks, the rows of one matrix product each (those of a GEMM that keeps
 them serve the next GEMM as well). A FETCH brings the rows of one or more GEMMs of its expert's
-queue. Since both an empty queue's FETCH and its GEMMs do nothing to the demand rings, rows and GEMMs
-meet for every routing if they do for the routing that leaves no queue empty.
+queue. Since both an empty queue's FETCH and its GEMMs do nothing to the demand rings, rows and
+GEMMs meet for every routing if they do for the routing that leaves no queue empty.
 
 A FETCH waits for room in the demand rings, for GEMMs then that may stand behind it in the program,
 and instructions are handed out in order. So the program is gone through with every FETCH as late as
