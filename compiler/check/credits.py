@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from math import prod
 from typing import Any
 
@@ -237,32 +236,19 @@ class Ledger:
     def _shared(self, semaphore: _Semaphore, stage: Stage, at: int, known: Ints) -> Ints:
         """What ``semaphore.taken`` credits of several givers prove."""
         needed = semaphore.taken
-        givers = list(semaphore.gives.items())
-        low = [self._given(gives, giver, known) for giver, gives in givers]
-        high = [gives.possible(stage, at) for _, gives in givers]
+        gives_of = list(semaphore.gives.values())
+        low = [self._given(gives, giver, known) for giver, gives in semaphore.gives.items()]
+        high = [gives.possible(stage, at) for gives in gives_of]
         low = [max(mine, needed - (sum(high) - high[n])) for n, mine in enumerate(low)]
-        if sum(low) >= needed:
-            ways = [tuple(low)]
-        else:
+        low = [min(mine, gives.total) for mine, gives in zip(low, gives_of, strict=True)]
+        ways = np.array([low])
+        if sum(low) < needed:
             high = [min(h, needed - (sum(low) - low[n])) for n, h in enumerate(high)]
-            sizes = [h - a + 1 for a, h in zip(low, high, strict=True)]
-            rest = max(range(len(sizes)), key=sizes.__getitem__)  # follows from the others
-            ranges = [
-                range(a, h + 1) if n != rest else range(1)
-                for n, (a, h) in enumerate(zip(low, high, strict=True))
-            ]
-            ways = [tuple(low)]
-            if prod(map(len, ranges)) <= _WAYS:
-                ways = []
-                for way in product(*ranges):
-                    left = needed - (sum(way) - way[rest])
-                    if low[rest] <= left <= high[rest]:
-                        ways.append((*way[:rest], left, *way[rest + 1 :]))
-        joined = [
-            np.max([gives.clocks[g] for g, (_, gives) in zip(way, givers, strict=True)], axis=0)
-            for way in ways
-        ]
-        least: Ints = np.min(joined, axis=0)
+            ways = _ways(needed, low, high)
+        clock: Ints = gives_of[0].clocks[ways[:, 0]]
+        for n, gives in enumerate(gives_of[1:], 1):
+            clock = np.maximum(clock, gives.clocks[ways[:, n]])
+        least: Ints = clock.min(axis=0)
         return least
 
     @staticmethod
@@ -307,6 +293,22 @@ class Ledger:
                     f"semaphore {semaphore.number} may hold {held.max()} credits, it counts up to "
                     f"{limit}",
                 )
+
+
+def _ways(needed: int, low: list[int], high: list[int]) -> Ints:
+    """``(ways, givers)``: how ``low .. high`` can make up ``needed``; where they are too many, one
+    line with what each gives at least."""
+    sizes = [h - a + 1 for a, h in zip(low, high, strict=True)]
+    rest = max(range(len(sizes)), key=sizes.__getitem__)  # follows from the others
+    others = [n for n in range(len(sizes)) if n != rest]
+    if prod(sizes[n] for n in others) > _WAYS:
+        return np.array([low])
+    ways = np.empty((prod(sizes[n] for n in others), len(sizes)), np.int64)
+    grid = np.meshgrid(*(np.arange(low[n], high[n] + 1) for n in others), indexing="ij")
+    for n, values in zip(others, grid, strict=True):
+        ways[:, n] = values.ravel()
+    ways[:, rest] = needed - ways[:, others].sum(axis=1)
+    return ways[(ways[:, rest] >= low[rest]) & (ways[:, rest] <= high[rest])]
 
 
 def _name(step: Step) -> str:
