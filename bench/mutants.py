@@ -22,7 +22,7 @@ from support.memories import cramped
 from support.rtl import CONFIGS, random_sizes
 
 from moevit.compiler import Program, compile_network
-from moevit.compiler.check import UnprovenError
+from moevit.compiler.check import UnprovenError, verify
 from moevit.quant.golden import Golden
 from moevit.quant.network import Network
 from moevit.quant.random_network import random_images, random_network
@@ -80,6 +80,8 @@ def judge_mutants(count: int, seeds: int, first: int, say) -> dict[str, Counter]
         want = Golden(network).run(image, task).output
         for mutant in mutants(program, task, rng):
             verdict = judge(mutant, image, want, range(seeds))
+            if verdict.alarms and not verdict.harm and not verdict.other:  # look harder
+                verdict = judge(mutant, image, want, range(seeds, 8 * seeds))
             row = table[mutant.kind]
             row["all"] += 1
             done += 1
@@ -94,7 +96,8 @@ def judge_mutants(count: int, seeds: int, first: int, say) -> dict[str, Counter]
             kind = verdict.alarms[0] if alarm else ""
             if alarm and not verdict.harm and not verdict.other:
                 row[f"no harm: {kind}"] += 1
-                say(f"no harm shown: network {seed - 1}, {mutant.what}: {kind}")
+                first = verify(mutant.program).findings[0][1]
+                say(f"no harm shown: network {seed - 1}, {task}, {mutant.what}: {first.message}")
             if verdict.harm and not alarm:
                 say(f"MISSED: network {seed - 1}, {task}, {mutant.kind}, {mutant.what}: {verdict}")
             if verdict.other and not alarm:

@@ -164,38 +164,54 @@ def _semaphore(rng: np.random.Generator, _: Program, code: Code) -> tuple[Code, 
     return _changed(code, n, f"{field} {number}", **{field: number})
 
 
-def _each(i: Instruction) -> bool:
-    """Whether credits are given a tile at a time."""
-    return isinstance(i, Norm | Attention) or (isinstance(i, Gemm) and i.mode != Destination.GATE)
+def _amount(i: Instruction, tokens: int, *, gives: bool) -> int:
+    """Credits that an instruction gives or takes; 1 of a queue, for all its tiles."""
+    if gives and isinstance(i, SyncInstruction):
+        return i.count
+    if not gives and i.wait_count:
+        return i.wait_count
+    once = isinstance(i, Load | Fetch) or (gives and isinstance(i, Store))
+    if once or (isinstance(i, Gemm) and (i.use_queue or (i.mode == Destination.GATE and gives))):
+        return 1
+    rows = {Norm: "tokens", Gemm: "tokens", Attention: "queries", Store: "rows"}
+    return -(-getattr(i, rows[type(i)]) // tokens) if type(i) in rows else 0
 
 
-def _order_of_pair(rng: np.random.Generator, _: Program, code: Code) -> tuple[Code, str] | None:
-    """A credit, or the credits of all tiles, and the wait for them, so that all counts still match.
+def _pair(rng: np.random.Generator, program: Program, code: Code) -> tuple[Code, str] | None:
+    """Credits of one instruction that another one takes, and the wait for them.
 
-    Only pairs are taken whose numbers can be seen in the program: one credit for a count, or tiles
-    for tiles.
+    All others are given and taken as before, so that only the order of the two is lost.
     """
+    tokens = program.config.array.tokens
+    held: dict[int, list[list[int]]] = {}
     pairs = []
-    for s in {i.wait for i in code if i.wait}:
-        gives = [n for n, i in enumerate(code) if i.signal == s]
-        takes = [n for n, i in enumerate(code) if i.wait == s]
-        pairs += [
-            (g, t)
-            for g in gives
-            for t in takes
-            if g < t and t - g < 60 and _each(code[g]) == (code[t].wait_count == 0)
-        ]
+    for n, i in enumerate(code):
+        needed = _amount(i, tokens, gives=False) if i.wait else 0
+        wanted = needed
+        while needed and held.get(i.wait):
+            group = held[i.wait][0]
+            used = min(needed, group[1])
+            whole = _amount(code[group[0]], tokens, gives=True) == used
+            if (whole or isinstance(code[group[0]], SyncInstruction)) and (
+                used == wanted or i.wait_count
+            ):
+                pairs.append((group[0], n, used))
+            needed -= used
+            group[1] -= used
+            if not group[1]:
+                held[i.wait].pop(0)
+        if i.signal:
+            held.setdefault(i.signal, []).append([n, _amount(i, tokens, gives=True)])
     if not pairs:
         return None
-    g, t = pairs[int(rng.integers(len(pairs)))]
-    found = list(code)
-    giver, taker = code[g], code[t]
+    g, t, used = pairs[int(rng.integers(len(pairs)))]
+    found, giver, taker = list(code), code[g], code[t]
     if isinstance(giver, SyncInstruction):
-        count = giver.count - 1
+        count = giver.count - used
         found[g] = replace(giver, count=count, signal=giver.signal if count else 0)
     else:
         found[g] = replace(giver, signal=0)
-    count = max(taker.wait_count - 1, 0)
+    count = max(taker.wait_count - used, 0)
     found[t] = replace(taker, wait_count=count, wait=taker.wait if count else 0)
     return found, f"no credit of {_name(code, g)} for {_name(code, t)}"
 
@@ -277,7 +293,7 @@ def _fetch(rng: np.random.Generator, _: Program, code: Code) -> tuple[Code, str]
 KINDS: dict[str, Mistake] = {
     "wait dropped": _no_wait,
     "credit dropped": _no_signal,
-    "credit and its wait dropped": _order_of_pair,
+    "credit and its wait dropped": _pair,
     "SYNC removed": _no_sync,
     "SYNC doubled": _two_syncs,
     "SYNC moved": _moved_sync,
