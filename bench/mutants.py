@@ -11,42 +11,18 @@ import argparse
 import json
 import sys
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from support.memories import cramped
-from support.rtl import CONFIGS, random_sizes
+from support.memories import random_program
 
-from moevit.compiler import Program, compile_network
 from moevit.compiler.check import UnprovenError, verify
 from moevit.quant.golden import Golden
-from moevit.quant.network import Network
-from moevit.quant.random_network import random_images, random_network
+from moevit.quant.random_network import random_images
 from moevit.sim.mutants import KINDS, judge, mutants
-
-
-def make(seed: int, *, together: bool = False) -> tuple[Network, Program] | None:
-    """A random network and its program; every second one in memories that just hold it."""
-    rng = np.random.default_rng(seed)
-    config = CONFIGS[("micro", "small", "odd")[seed % 3]]
-    sizes = random_sizes(rng, config)
-    if seed % 2:
-        sizes = replace(sizes, mean_heads=False)
-    if sizes.patch * sizes.channels % config.piece_bytes:
-        return None
-    network = random_network(seed, sizes)
-    threshold = float(rng.choice([0.0, 3.0, float("inf")]))
-    try:
-        if seed % 2:
-            config = cramped(network, config, rng)
-        program = compile_network(network, config, threshold=threshold, together=together)
-    except ValueError:  # does not fit, or no all-tasks program of it
-        return None
-    return network, program
 
 
 def prove_networks(count: int, say) -> dict[str, int]:
@@ -54,8 +30,8 @@ def prove_networks(count: int, say) -> dict[str, int]:
     found, seed = Counter(), 0
     while found["proven"] + found["alarms"] < count:
         try:
-            made = make(seed, together=bool(seed // 2 % 2))
-            made = made or make(seed)
+            made = random_program(seed, together=bool(seed // 2 % 2))
+            made = made or random_program(seed)
             found["proven" if made else "no program"] += 1
         except UnprovenError as error:
             found["alarms"] += 1
@@ -69,7 +45,7 @@ def judge_mutants(count: int, seeds: int, first: int, say) -> dict[str, Counter]
     table = {kind: Counter() for kind in KINDS}
     seed, done = first, 0
     while done < count:
-        made = make(seed)
+        made = random_program(seed)
         seed += 1
         if made is None:
             continue

@@ -111,7 +111,8 @@ class _Machine:
         self.credits = [0] * SEMAPHORES
         names = ("load", "store", "norm", "compute", "fetch")
         self.queues: dict[str, deque[Any]] = {name: deque() for name in names}
-        self.asked: deque[Any] = deque()  # of LOADs
+        self.asked: deque[Any] = deque()  # LOADs
+        self.landed: deque[Any] = deque()  # and their data
         self.stored: deque[Any] = deque()  # rows of STOREs on their way to memory
         self.summed: deque[Any] = deque()  # tiles of NORMs
         self.operands: deque[Any] = deque()  # loader -> array
@@ -125,6 +126,7 @@ class _Machine:
         processes: dict[str, Process] = {
             "sequencer": self.sequencer(),
             "ask": self.ask(),
+            "data": self.data(),
             "load": self.load(),
             "store": self.store(),
             "memory": self.memory(),
@@ -196,13 +198,17 @@ class _Machine:
         while True:
             i = yield from self._next("ask", self.queues["load"])
             yield from self._take(i, i.wait_count or 1)
-            yield lambda: True
-            data = self.engines.load_read(i)
-            yield from self._put(self.asked, (i, data), _ASKED_LOADS)
+            yield from self._put(self.asked, i, _ASKED_LOADS)
+
+    def data(self) -> Process:
+        """The memory's answers, some time between the question and the write."""
+        while True:
+            i = yield from self._next("data", self.asked)
+            self.landed.append((i, self.engines.load_read(i).copy()))
 
     def load(self) -> Process:
         while True:
-            i, data = yield from self._next("load", self.asked)
+            i, data = yield from self._next("load", self.landed)
             yield lambda: True
             self.engines.load_write(i, data)
             yield lambda: True

@@ -1,14 +1,20 @@
-"""Configurations whose memories just hold a network."""
+"""Random networks on small accelerators, some with memories that just hold them."""
+
+from dataclasses import replace
 
 import numpy as np
 
+from moevit.compiler import Program, compile_network
 from moevit.compiler.plan.buffers import Buffers
 from moevit.compiler.plan.layout import Shapes
 from moevit.compiler.plan.spill import least_words
 from moevit.hw.config import AcceleratorConfig
 from moevit.quant.network import Network
+from moevit.quant.random_network import random_network
 
-__all__ = ["cramped"]
+from .rtl import CONFIGS, random_sizes
+
+__all__ = ["cramped", "random_program"]
 
 
 def cramped(
@@ -26,3 +32,24 @@ def cramped(
         limits__depth=max(config.limits.depth, b.depth * config.array.inputs),
         limits__routed=int(rng.integers(config.array.tokens, 30)),
     )
+
+
+def random_program(seed: int, *, together: bool = False) -> tuple[Network, Program] | None:
+    """A random network and its program; None if it has none. Odd ones have memories that just
+    hold them."""
+    rng = np.random.default_rng(seed)
+    config = CONFIGS[("micro", "small", "odd")[seed % 3]]
+    sizes = random_sizes(rng, config)
+    if seed % 2:
+        sizes = replace(sizes, mean_heads=False)
+    if sizes.patch * sizes.channels % config.piece_bytes:
+        return None
+    network = random_network(seed, sizes)
+    threshold = float(rng.choice([0.0, 3.0, float("inf")]))
+    try:
+        if seed % 2:
+            config = cramped(network, config, rng)
+        program = compile_network(network, config, threshold=threshold, together=together)
+    except ValueError:  # does not fit, or all its tasks not in one program
+        return None
+    return network, program
