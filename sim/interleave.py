@@ -198,7 +198,8 @@ class _Machine:
         while True:
             i = yield from self._next("ask", self.queues["load"])
             yield from self._take(i, i.wait_count or 1)
-            yield from self._put(self.asked, i, _ASKED_LOADS)
+            yield lambda: len(self.asked) + len(self.landed) < _ASKED_LOADS
+            self.asked.append(i)
 
     def data(self) -> Process:
         """The memory's answers, some time between the question and the write."""
