@@ -40,7 +40,9 @@ def prove_networks(count: int, say) -> dict[str, int]:
     return dict(found)
 
 
-def judge_mutants(count: int, seeds: int, first: int, say) -> dict[str, Counter]:
+def judge_mutants(
+    count: int, seeds: int, first: int, more: int, largest: int, say
+) -> dict[str, Counter]:
     """``count`` mutants of programs, one of each kind from every network."""
     table = {kind: Counter() for kind in KINDS}
     seed, done = first, 0
@@ -50,14 +52,18 @@ def judge_mutants(count: int, seeds: int, first: int, say) -> dict[str, Counter]
         if made is None:
             continue
         network, program = made
+        if max(program.header(name).code_count for name in program.tasks) > largest:
+            continue
         rng = np.random.default_rng([seed, 7])
         image = random_images(seed, network.geometry)[0]
         task = network.tasks[int(rng.integers(len(network.tasks)))]
         want = Golden(network).run(image, task).output
+        say(f"network {seed - 1}, {done} mutants")
         for mutant in mutants(program, task, rng):
             verdict = judge(mutant, image, want, range(seeds))
-            if verdict.alarms and not verdict.harm and not verdict.other:  # look harder
-                verdict = judge(mutant, image, want, range(seeds, 8 * seeds))
+            quiet = not verdict.harm and not verdict.other
+            if more > 1 and verdict.alarms and quiet:  # look harder
+                verdict = judge(mutant, image, want, range(seeds, more * seeds))
             row = table[mutant.kind]
             row["all"] += 1
             done += 1
@@ -87,6 +93,10 @@ def main() -> None:
     options.add_argument("--networks", type=int, default=1000)
     options.add_argument("--mutants", type=int, default=1000)
     options.add_argument("--seeds", type=int, default=12)
+    options.add_argument(
+        "--more", type=int, default=1, help="times the seeds, where none shows harm"
+    )
+    options.add_argument("--largest", type=int, default=300, help="instructions of a program")
     options.add_argument("--first", type=int, default=0)
     options.add_argument("--json", type=Path)
     chosen = options.parse_args()
@@ -96,7 +106,9 @@ def main() -> None:
 
     proven = prove_networks(chosen.networks, say)
     print(f"networks: {proven}")
-    table = judge_mutants(chosen.mutants, chosen.seeds, chosen.first, say)
+    table = judge_mutants(
+        chosen.mutants, chosen.seeds, chosen.first, chosen.more, chosen.largest, say
+    )
     names = ("all", "alarm", "harmful", "found", "missed", "other", "other found", "no harm")
     print("| kind | " + " | ".join(names) + " |")
     rows = {**table, "sum": sum(table.values(), Counter())}

@@ -185,10 +185,10 @@ class _Run:
         elif isinstance(i, Norm):
             self.engines.norm(i, np.arange(i.tokens))
         elif isinstance(i, Attention):
-            rows, heads = np.arange(i.queries), np.arange(i.heads)
-            q = self.engines.attention_read(i, rows, heads)
+            every, heads = np.arange(i.queries), np.arange(i.heads)
+            q = self.engines.attention_read(i, every, heads)
             values = self.engines.attention_values(i, q, heads)
-            self.engines.attention_write(i, rows, values, heads)
+            self.engines.attention_write(i, every, values, heads)
         elif isinstance(i, Fetch):
             self.done.misses += self.engines.fetch(i)
         self._give(i, i.count if isinstance(i, Sync) else tiles)

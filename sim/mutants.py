@@ -139,16 +139,18 @@ def _moved_other(rng: np.random.Generator, _: Program, code: Code) -> tuple[Code
     return _moved(rng, code, lambda i: not isinstance(i, Halt | SyncInstruction), 4)
 
 
+def _counts(i: Instruction) -> bool:
+    return isinstance(i, SyncInstruction) and i.count > 0
+
+
 def _count(rng: np.random.Generator, _: Program, code: Code) -> tuple[Code, str] | None:
     """One credit more or less, taken or given."""
     by = int(rng.choice([-1, 1]))
-    n = _pick(rng, code, lambda i: i.wait_count > 0 or (isinstance(i, SyncInstruction) and i.count))
+    n = _pick(rng, code, lambda i: i.wait_count > 0 or _counts(i))
     if n is None:
         return None
     i = code[n]
-    taken = i.wait_count > 0 and not (
-        isinstance(i, SyncInstruction) and i.count and rng.random() < 0.5
-    )
+    taken = i.wait_count > 0 and not (_counts(i) and rng.random() < 0.5)
     field = "wait_count" if taken else "count"
     return _changed(code, n, f"{field} {by:+d}", **{field: getattr(i, field) + by})
 
@@ -352,7 +354,11 @@ def _run(mutant: Mutant, image: Ints, seed: int | None) -> Ints | str:
     memory = np.full(output_base + program.output_bytes, 0xA5, np.uint8)
     memory[: len(program.memory)] = program.memory
     memory[image_base : image_base + program.image.size] = program.image.pack(image)
-    bases = {"program_base": task.base, "image_base": image_base, "output_base": output_base}
+    bases: dict[str, Any] = {
+        "program_base": task.base,
+        "image_base": image_base,
+        "output_base": output_base,
+    }
     try:
         if seed is None:
             Interpreter(program.config).run(memory, **bases)

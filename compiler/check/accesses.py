@@ -191,14 +191,14 @@ def _gemm(config: AcceleratorConfig, step: Step, i: Gemm, used: Inputs | None) -
         return
     at = _lines(i, rows, i.target_line)
     if i.mode in (Destination.KEY, Destination.VALUE):
-        words = _key_values(config, i, at).reshape(tiles, -1)
-        yield _write(Memory.KEY_VALUES, Stage.EPILOGUE, words)
+        heads = _key_values(config, i, at).reshape(tiles, -1)
+        yield _write(Memory.KEY_VALUES, Stage.EPILOGUE, heads)
         return
     if step.queue and i.scatter:
         at = np.arange(step.rows)
     first, last = _columns(config, i)
-    words = spread(i.target + at * i.target_stride + first, last + 1 - first)
-    words = words.ravel() if words.ndim == 2 else words.reshape(tiles, -1)
+    places = spread(i.target + at * i.target_stride + first, last + 1 - first)
+    words: Words = places.ravel() if places.ndim == 2 else places.reshape(tiles, -1)
     to_x = i.mode in (Destination.RESIDUAL, Destination.EXPERT)
     yield _write(Memory.RESIDUAL if to_x else Memory.ACTIVATIONS, Stage.EPILOGUE, words)
 

@@ -106,17 +106,18 @@ class Contents:
         if access.memory is Memory.ACTIVATIONS and isinstance(i, Gemm):
             used = self.used[step.index]
             columns = np.flatnonzero(used.any(axis=1))
-            needed = np.tile(used[columns], (access.words.size // max(len(columns), 1), 1))
+            needed: Flags = np.tile(used[columns], (access.words.size // max(len(columns), 1), 1))
             found = written[access.words.ravel()] | ~needed
-            return found.all(axis=-1).reshape(access.words.shape)
+            all_there: Flags = np.all(found, axis=-1)
+            return all_there.reshape(access.words.shape)
         if access.memory is Memory.KEY_VALUES and isinstance(i, Attention):
             return self._key_values(i, access.words)
         if access.memory is Memory.NORMS and isinstance(i, Norm):
             size = self.config.param_row_bytes // self.config.array.outputs
-            needed = np.arange(i.words * self.config.param_row_bytes) < i.dim * size
-            there: Flags = (written[access.words] | ~needed.reshape(i.words, -1)).all(axis=-1)
+            row = np.arange(i.words * self.config.param_row_bytes).reshape(i.words, -1)
+            there: Flags = np.all(written[access.words] | (row >= i.dim * size), axis=-1)
             return there
-        whole: Flags = written[access.words].all(axis=-1)
+        whole: Flags = np.all(written[access.words], axis=-1)
         return whole
 
     def _key_values(self, i: Attention, words: Ints) -> Flags:
@@ -125,11 +126,12 @@ class Contents:
         written = self.written[Memory.KEY_VALUES][words]
         tiles = -(-i.keys // outputs)
         split = i.heads * tiles * i.chunks
-        valid = np.arange(tiles * outputs).reshape(tiles, 1, outputs, 1) < i.keys
-        keys = written[:split].reshape(i.heads, tiles, i.chunks, outputs, inputs) | ~valid
-        valid = np.arange(i.v_tile_pitch * inputs).reshape(1, i.v_tile_pitch, inputs, 1) < i.keys
+        row: Ints = np.arange(tiles * outputs).reshape(tiles, 1, outputs, 1)
+        shape = (i.heads, tiles, i.chunks, outputs, inputs)
+        keys = np.logical_or(written[:split].reshape(shape), row >= i.keys)
+        row = np.arange(i.v_tile_pitch * inputs).reshape(1, i.v_tile_pitch, inputs, 1)
         shape = (i.heads, i.v_otiles, i.v_tile_pitch, inputs, outputs)
-        values = written[split:].reshape(shape) | ~valid
+        values = np.logical_or(written[split:].reshape(shape), row >= i.keys)
         there: Flags = np.concatenate(
             [keys.all(axis=(-1, -2)).ravel(), values.all(axis=(-1, -2)).ravel()]
         )
@@ -165,7 +167,7 @@ class Contents:
         """Bytes as they are; words of the residual memory that are there as a whole."""
         stored = self.written[Memory.OUTPUT].reshape(-1)[i.address :][: i.beats * BEAT_BYTES]
         if i.kind == LoadKind.RESIDUAL:
-            words = stored.reshape(-1, 2 * self.config.array.outputs).all(axis=1)
+            words: Flags = np.all(stored.reshape(-1, 2 * self.config.array.outputs), axis=1)
             self.written[Memory.RESIDUAL][i.target : i.target + len(words), 0] = words
             return
         norms = i.kind == LoadKind.NORM

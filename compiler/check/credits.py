@@ -162,7 +162,8 @@ class Ledger:
         semaphore.takes.append((at, take.amount))
         if len(semaphore.gives) > 1:
             return self._shared(semaphore, take.stage, at, clock)
-        return found[-1]
+        last: Ints = found[-1]
+        return last
 
     def take_each(
         self, step: Step, take: Credits, tiles: int, clock: Ints, operations: int
@@ -295,7 +296,7 @@ class Ledger:
                 )
 
 
-def _ways(needed: int, low: list[int], high: list[int]) -> Ints:
+def _ways(needed: int, low: list[int], high: list[int]) -> np.ndarray[Any, np.dtype[np.int64]]:
     """``(ways, givers)``: how ``low .. high`` can make up ``needed``; where they are too many, one
     line with what each gives at least."""
     sizes = [h - a + 1 for a, h in zip(low, high, strict=True)]
