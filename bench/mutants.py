@@ -37,6 +37,8 @@ def prove_networks(count: int, say) -> dict[str, int]:
             found["alarms"] += 1
             say(f"ALARM on network {seed}: {error}")
         seed += 1
+        if seed % 100 == 0:
+            say(f"networks below {seed}: {dict(found)}")
     return dict(found)
 
 
