@@ -18,7 +18,19 @@ import numpy as np
 from moevit.compiler import Program
 from moevit.compiler.check import verify
 from moevit.hw.image import HEADER_BYTES
-from moevit.hw.isa import Attention, Destination, Fetch, Gemm, Halt, Instruction, Load, Norm, Store
+from moevit.hw.isa import (
+    TO_KEY_VALUE,
+    TO_RESIDUAL,
+    Attention,
+    Destination,
+    Fetch,
+    Gemm,
+    Halt,
+    Instruction,
+    Load,
+    Norm,
+    Store,
+)
 from moevit.hw.isa import Sync as SyncInstruction
 
 from .errors import DeviceError
@@ -236,7 +248,9 @@ def _memory(i: Instruction, field: str) -> str:
         return "X" if i.residual else "A"
     if memory == "by mode":
         assert isinstance(i, Gemm)
-        return ("A", "A", "A", "X", "X", "KV", "KV", "")[i.mode]
+        if i.mode == Destination.GATE:
+            return ""
+        return "X" if i.mode in TO_RESIDUAL else "KV" if i.mode in TO_KEY_VALUE else "A"
     return memory
 
 

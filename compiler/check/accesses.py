@@ -10,7 +10,18 @@ from typing import Any
 import numpy as np
 
 from moevit.hw.config import BEAT_BYTES, AcceleratorConfig
-from moevit.hw.isa import Attention, Destination, Fetch, Gemm, Load, LoadKind, Norm, Store
+from moevit.hw.isa import (
+    TO_KEY_VALUE,
+    TO_RESIDUAL,
+    Attention,
+    Destination,
+    Fetch,
+    Gemm,
+    Load,
+    LoadKind,
+    Norm,
+    Store,
+)
 
 from .operands import Inputs
 from .steps import Stage, Step
@@ -190,7 +201,7 @@ def _gemm(config: AcceleratorConfig, step: Step, i: Gemm, used: Inputs | None) -
         yield _write(Memory.QUEUES, Stage.GATE, np.arange(config.limits.experts))
         return
     at = _lines(i, rows, i.target_line)
-    if i.mode in (Destination.KEY, Destination.VALUE):
+    if i.mode in TO_KEY_VALUE:
         heads = _key_values(config, i, at).reshape(tiles, -1)
         yield _write(Memory.KEY_VALUES, Stage.EPILOGUE, heads)
         return
@@ -199,14 +210,14 @@ def _gemm(config: AcceleratorConfig, step: Step, i: Gemm, used: Inputs | None) -
     first, last = _columns(config, i)
     places = spread(i.target + at * i.target_stride + first, last + 1 - first)
     words: Words = places.ravel() if places.ndim == 2 else places.reshape(tiles, -1)
-    to_x = i.mode in (Destination.RESIDUAL, Destination.EXPERT)
+    to_x = i.mode in TO_RESIDUAL
     yield _write(Memory.RESIDUAL if to_x else Memory.ACTIVATIONS, Stage.EPILOGUE, words)
 
 
 def _columns(config: AcceleratorConfig, i: Gemm) -> tuple[int, int]:
     """First and last word of a row that a GEMM writes."""
     first, end = i.otile_base, i.otile_base + i.otiles
-    if i.mode in (Destination.RESIDUAL, Destination.EXPERT):
+    if i.mode in TO_RESIDUAL:
         return first, end - 1
     size = config.array.outputs * (2 if i.mode == Destination.ACT16 else 1)
     return first * size // config.array.inputs, (end * size - 1) // config.array.inputs

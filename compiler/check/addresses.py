@@ -10,7 +10,10 @@ from dataclasses import dataclass
 
 from moevit.hw.config import BEAT_BYTES, AcceleratorConfig
 from moevit.hw.isa import (
+    TO_KEY_VALUE,
+    TO_RESIDUAL,
     TOKEN_BITS,
+    WITH_LINES,
     Attention,
     Destination,
     Fetch,
@@ -157,21 +160,23 @@ def _gemm(config: AcceleratorConfig, i: Gemm, window: range) -> str | None:
         return f"queue {i.queue}, which the router before it does not fill"
     if i.demand and not i.use_queue:
         return "weights that are fetched for a queue, and rows of no queue"
-    if lines and (i.use_queue or i.mode > Destination.RESIDUAL):
+    if i.mode not in set(Destination):
+        return f"destination {i.mode}"
+    if lines and (i.use_queue or i.mode not in WITH_LINES):
         return f"lines or spans with a queue or destination {Destination(i.mode).name}"
     if i.line:
         y, c = divmod(i.tokens - 1, i.line)
         row = max(y * i.source_line, y * i.target_line) + min(c if not y else i.line - 1, i.line)
         if row >> TOKEN_BITS:
             return f"row {row} of a map lies outside the {1 << TOKEN_BITS} that can be counted"
-    if i.mode in (Destination.KEY, Destination.VALUE):
+    if i.mode in TO_KEY_VALUE:
         if not i.head_otiles:
             return "heads of no output tiles"
         if i.otile_base:
             return "keys or values from an output tile other than the first"
     if i.mode == Destination.EXPERT and not i.use_queue:
         return "EXPERT without a queue"
-    if i.mode in (Destination.RESIDUAL, Destination.EXPERT):
+    if i.mode in TO_RESIDUAL:
         return _adds(i)
     if i.mode == Destination.GATE:
         return _gate(config, i)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from moevit.hw.config import BEAT_BYTES, AcceleratorConfig
-from moevit.hw.isa import Attention, Destination, Gemm, Load, LoadKind, Norm, Store
+from moevit.hw.isa import TO_RESIDUAL, Attention, Destination, Gemm, Load, LoadKind, Norm, Store
 
 from ..program import Output
 from .accesses import Access, Memory, row_places
@@ -57,7 +57,7 @@ class Contents:
         for access in touched:
             if not access.write and not copies:
                 yield from self._need(step, access.memory, self._reads(step, access), access.words)
-        if isinstance(i, Gemm) and i.mode in (Destination.RESIDUAL, Destination.EXPERT):
+        if isinstance(i, Gemm) and i.mode in TO_RESIDUAL:
             (x,) = (a for a in touched if a.memory is Memory.RESIDUAL)
             yield from self._need(step, x.memory, self.written[x.memory][x.words, 0], x.words)
         if isinstance(i, Store):
