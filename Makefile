@@ -5,7 +5,7 @@
 # options to pytest.
 VENV := .venv
 BIN := $(VENV)/bin
-FOLDERS := boards cli compiler hw model quant sim
+FOLDERS := bench boards cli compiler hw model quant sim
 
 # The stamp is named by the content of what it depends on: time stamps change with each checkout.
 STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt .ci/setup | cksum | tr ' ' '-')
@@ -40,14 +40,15 @@ bench: $(STAMP)
 bench-reference: $(STAMP)
 	bench/reference.sh $(BIN) $(TRAINED)
 
-# mypy knows packages by their folders' names, so it sees the mapped ones through links.
+# mypy knows packages by their folders' names, so it sees the mapped ones through links: `api` is the
+# package moevit itself.
 TYPING := build/typing/moevit
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@mkdir -p $(TYPING)
-	@for folder in $(FOLDERS); do ln -sfn ../../../$$folder $(TYPING)/$$folder; done
-	$(BIN)/mypy $(FOLDERS:%=-p moevit.%)
+	@rm -rf $(TYPING) && mkdir -p $(TYPING)
+	@for file in api/* $(FOLDERS); do ln -sfn ../../../$$file $(TYPING)/; done
+	$(BIN)/mypy -p moevit
 
 clean:
 	rm -rf build out .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -13,6 +13,7 @@ from moevit.quant.golden import Golden
 from moevit.quant.network import Network
 from moevit.quant.typing import Report, silent
 
+from .backend_names import BACKENDS
 from .counters import Counters
 from .device import Device, Progress, Result, planes
 from .interpreter import Interpreter
@@ -87,6 +88,14 @@ class _Software:
     def load(self, program: Program) -> None:
         """Makes ``program`` the one that is run."""
         self._program = program
+
+    def run(self, image: Any, task: str, *, progress: Progress | None = None) -> Result:
+        """One image; see :class:`~.device.Device`."""
+        raise NotImplementedError
+
+    def run_all(self, image: Any, *, progress: Progress | None = None) -> dict[str, Result]:
+        """One image under all tasks, one after the other."""
+        return {task: self.run(image, task, progress=progress) for task in self.program.tasks}
 
 
 class TorchDevice(_Software):
@@ -172,10 +181,6 @@ class InterpreterDevice(_Software):
         start = self._output + about.output.address
         output = about.output.unpack(memory[start : start + about.output.size])
         return Result(task=task, output=output, planes=planes(program, task, output), counters=None)
-
-
-BACKENDS = ("torch", "golden", "interpreter", "onnx", "sim")
-"""The names that :func:`open_device` knows."""
 
 
 def open_device(

@@ -9,34 +9,34 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from moevit.bench.comparison import NamedImage, Outcome, compare
+from moevit.errors import CheckFailedError
+from moevit.files import writable
+from moevit.images import load_image
 from moevit.model.config import TOKEN_KINDS, ModelConfig
 from moevit.model.scenes.render import scene as render
-from moevit.sim.backends import BACKENDS
+from moevit.sources import image_source
 
-from ..comparison import NamedImage, Outcome, compare
-from ..compiled import with_program
-from ..errors import CheckFailedError
-from ..files import writable
-from ..images import load_image
 from ..options import (
     ALL_TASKS,
-    DEFAULT_PRESET,
     DEFAULT_SIZE,
     Backend,
+    CalibrationFiles,
+    Config,
+    Data,
     Experts,
     Json,
     Method,
     Model,
     Preset,
+    Root,
     Size,
     Task,
     check_backend,
     chosen_tasks,
 )
 from ..progress import progress
-from ..report import tables, write_panel, write_values
-from ..sources import CalibrationFiles, Data, Root, image_source
-from ..workload import Workload
+from ..workload import hardware, open_program, open_workload
 
 __all__ = ["command"]
 
@@ -75,7 +75,8 @@ def command(
     task: Task = ALL_TASKS,
     backend: Backend = "sim",
     size: Size = DEFAULT_SIZE,
-    preset: Preset = DEFAULT_PRESET,
+    preset: Preset = None,
+    config: Config = None,
     model: Model = None,
     experts: Experts = None,
     method: Method = None,
@@ -96,9 +97,11 @@ def command(
     preset's target clock. A compiled program runs with --program. The exit status is 1 if an
     integer differs from the golden model's.
     """
-    check_backend(backend, BACKENDS)
+    check_backend(backend)
     writable(output, folder=True)
     with progress("moevit run", quiet=as_json) as report:
+        from ..report import tables, write_panel, write_values  # torch and matplotlib
+
         source = image_source(data, root, calibration)
         about: dict[str, Any] = {
             "experts": experts,
@@ -107,11 +110,11 @@ def command(
             "report": report,
         }
         if program is None:
-            workload = Workload(size=size, model=model, preset=preset, **about)
+            workload = open_workload(hardware(preset, config), size=size, model=model, **about)
             tasks = chosen_tasks(task, workload.model_config.task_names)
         else:
-            workload = with_program(program, size=size, model=model, backend=backend, **about)
-            tasks = chosen_tasks(task, list(workload.program.tasks))
+            workload = open_program(program, size=size, model=model, backend=backend, **about)
+            tasks = chosen_tasks(task, workload.program.tasks)
         chosen = _images(images or [], scene, workload.model_config)
         outcomes = compare(
             workload,

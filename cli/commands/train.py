@@ -8,15 +8,17 @@ from typing import Annotated
 
 import typer
 
+from moevit.files import writable
 from moevit.model.config import ModelConfig
 from moevit.model.config import preset as model_preset
 
 from ..errors import INTERRUPTED, UserError
-from ..files import writable
 from ..options import (
     ALL_TASKS,
     DEFAULT_SIZE,
+    Data,
     ImageSize,
+    Root,
     Seed,
     Size,
     Task,
@@ -24,7 +26,6 @@ from ..options import (
     parse_image_size,
 )
 from ..settings import Settings, changed
-from ..sources import Data, Root
 
 __all__ = ["command"]
 

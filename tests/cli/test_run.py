@@ -191,7 +191,7 @@ def test_eval_is_the_same_on_golden_and_interpreter(moevit, checkpoint) -> None:
     ("arguments", "message"),
     [
         (["--task", "nope"], "--task: unknown task 'nope'; expected segmentation, depth"),
-        (["--backend", "fpga"], "--backend: unknown backend 'fpga'; expected torch, golden"),
+        (["--backend", "fpga"], "--backend: unknown backend 'fpga'; expected torch, onnx, golden"),
         (["--preset", "huge"], "Unknown preset 'huge'; expected one of micro"),
         (["--size", "giant"], "Size must be one of nano"),
         (["missing.png"], "missing.png: no such file; expected a PNG or JPEG"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,18 +11,15 @@ import numpy as np
 from moevit.model.config import TOKEN_KINDS
 from moevit.quant.golden import Golden
 from moevit.quant.typing import Array, Report, silent
-from moevit.sim.backends import open_device
 from moevit.sim.counters import Performance, performance
-from moevit.sim.device import Device, Result
-from moevit.sim.pool import DevicePool
-
-from .sources import in_scenes
-from .workload import Workload
+from moevit.sim.device import Result
+from moevit.sources import in_scenes
+from moevit.workload import Workload
 
 if TYPE_CHECKING:
     from moevit.model.scenes.render import Sample
 
-__all__ = ["NamedImage", "Outcome", "compare", "device_maker", "expected_cycles"]
+__all__ = ["NamedImage", "Outcome", "compare", "expected_cycles"]
 
 
 _TYPICAL_UTILISATION = 0.7  # only to tell how far a simulation is
@@ -76,22 +73,8 @@ class Outcome:
 
 def expected_cycles(workload: Workload, tasks: Sequence[str]) -> int:
     """About how many cycles one image takes, for progress bars."""
-    macs = sum(workload.program.task(task).useful_macs for task in tasks)
+    macs = sum(workload.program.linked.task(task).useful_macs for task in tasks)
     return max(1, round(macs / workload.config.array.macs / _TYPICAL_UTILISATION))
-
-
-def device_maker(workload: Workload, backend: str, report: Report) -> Callable[[], Device]:
-    """What makes devices of a backend; all that takes long is done before it returns."""
-    program = workload.program
-    if backend == "sim":
-        from moevit.sim.rtl import build_simulator
-
-        build_simulator(program.config, report)
-    elif backend == "torch":
-        _ = workload.forward
-    elif backend == "onnx":
-        _ = workload.onnx
-    return lambda: open_device(backend, workload)
 
 
 def _difference(found: Array | None, expected: Array) -> str | None:
@@ -123,7 +106,6 @@ def compare(
     A list for each image, in the order of ``tasks``. The golden and the float model are computed
     while the device works. ``DeviceError`` where it gave up.
     """
-    make = device_maker(workload, backend, report)
     total = expected_cycles(workload, tasks) * len(images)
     frames = len(tasks) * len(images)
     heading = f"{frames} frame{'s' if frames > 1 else ''} on {backend}"
@@ -132,7 +114,7 @@ def compare(
     def on_cycles(cycles: int) -> None:
         report(heading, min(cycles / total, 0.99))
 
-    pool = DevicePool(make, workload.program, min(jobs, frames), on_cycles=on_cycles)
+    pool = workload.pool(backend, min(jobs, frames), on_cycles, report)
     outcomes = []
     with pool:
         running = [pool.submit(p.pixels, task) for p in images for task in tasks]
@@ -163,7 +145,7 @@ def _float_planes(workload: Workload, image: NamedImage, tasks: Sequence[str]) -
     import torch
 
     torch.set_num_threads(1)  # the simulators have the other processors; waiting threads spin
-    return {task: workload.forward(image.pixels[None], task)[0] for task in tasks}
+    return {task: workload.model.forward(image.pixels[None], task)[0] for task in tasks}
 
 
 def _values(workload: Workload, result: Result) -> Array:
@@ -172,7 +154,8 @@ def _values(workload: Workload, result: Result) -> Array:
         if result.planes is None:
             raise ValueError(f"Task {result.task} gave neither integers nor floats")
         return result.planes
-    values: Array = result.output * np.float32(workload.program.task(result.task).output.scale)
+    about = workload.program.linked.task(result.task).output
+    values: Array = result.output * np.float32(about.scale)
     return values[0] if workload.model_config.task(result.task).kind == "classification" else values
 
 
@@ -207,7 +190,7 @@ def _outcome(
 
     cost = None
     if result.counters is not None:
-        macs = workload.program.task(result.task).useful_macs
+        macs = workload.program.linked.task(result.task).useful_macs
         cost = performance(result.counters, workload.config, macs)
     return Outcome(
         image=image.name,

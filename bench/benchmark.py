@@ -15,32 +15,26 @@ from typing import Any
 
 import numpy as np
 
-from moevit.compiler.cost.estimate import estimate
+from moevit.configurations import configuration
+from moevit.devices import open_device
 from moevit.hw import verilog
-from moevit.hw.config import preset as hardware_preset
+from moevit.hw.config import AcceleratorConfig
 from moevit.hw.registers import Counter
 from moevit.model.evaluation.metrics import PRIMARY
 from moevit.model.scenes.render import scene
+from moevit.models import Model
+from moevit.programs import estimate
 from moevit.quant.golden import Golden
-from moevit.quant.typing import Report
+from moevit.quant.typing import Report, part_of
 from moevit.sim.counters import STALLS, Counters, performance
-from moevit.sim.rtl import RtlDevice, board_memory, build_simulator
+from moevit.sim.rtl import board_memory, build_simulator
+from moevit.workload import Workload
 
 from .scoring import score
-from .workload import Workload, quantise_model
 
 __all__ = ["BEGIN", "END", "check_presets", "insert", "measure", "tables"]
 
 BEGIN, END = "<!-- moevit bench: begin -->", "<!-- moevit bench: end -->"
-
-
-def _part(report: Report, start: float, span: float) -> Report:
-    """A report of a part that takes ``span`` of the whole, from ``start`` on."""
-
-    def within(text: str, share: float) -> None:
-        report(text, start + span * share)
-
-    return within
 
 
 @contextmanager
@@ -63,9 +57,8 @@ def _machine() -> dict[str, Any]:
 
 def measure(
     *,
-    size: str,
-    model: Path | None,
-    presets: Sequence[str],
+    model: Model,
+    configs: Sequence[AcceleratorConfig],
     images: int,
     validation: int,
     report: Report,
@@ -75,27 +68,28 @@ def measure(
     Wall times are those of this machine as loaded as it is.
     """
     stages: dict[str, float] = {}
-    first = Workload(size=size, model=model, preset=presets[0], report=report)
+    first = Workload(model, configs[0], report=report)
     report("loading the model", 0.0)
     with _timed(stages, "load_model_s"):
-        trained = first.model
+        _ = model.module
     with _timed(stages, "quantise_s"):
-        quantise_model(trained, report=_part(report, 0.0, 0.1))
+        model.quantize_with_parts(report=part_of(report, 0.0, 0.1))
     found: dict[str, Any] = {
         "size": first.model_config.name,
         "machine": _machine(),
         "stages": stages,
         "presets": {},
     }
-    step = 0.5 / len(presets)
-    for n, name in enumerate(presets):
-        workload = Workload(size=size, model=model, preset=name, report=report)
-        found["presets"][name] = _preset(workload, images, _part(report, 0.1 + n * step, step))
+    step = 0.5 / len(configs)
+    for n, config in enumerate(configs):
+        workload = Workload(model, config, report=report)
+        told = part_of(report, 0.1 + n * step, step)
+        found["presets"][config.name] = _preset(workload, images, told)
     tasks = first.model_config.task_names
     # The float model's scores may come from the cache, so only the second is timed.
-    exact = score(first, tasks, "torch", validation, report=_part(report, 0.6, 0.2))
+    exact = score(first, tasks, "torch", validation, report=part_of(report, 0.6, 0.2))
     with _timed(stages, "score_golden_s"):
-        integer = score(first, tasks, "golden", validation, report=_part(report, 0.8, 0.2))
+        integer = score(first, tasks, "golden", validation, report=part_of(report, 0.8, 0.2))
     about = integer.to_dict()
     found["accuracy"] = {
         "images": validation,
@@ -125,8 +119,7 @@ def _preset(workload: Workload, count: int, report: Report) -> dict[str, Any]:
     timing = board_memory(config)
     tasks: dict[str, Any] = {}
     began = time.perf_counter()
-    with RtlDevice(config, timing=timing) as device:
-        device.load(program)
+    with open_device("sim", program, timing=timing) as device:
         for n, task in enumerate(program.tasks):
             report(f"{config.name}: simulating {task}", n / len(program.tasks))
             counters = []
@@ -136,7 +129,7 @@ def _preset(workload: Workload, count: int, report: Report) -> dict[str, Any]:
                     raise RuntimeError(f"{config.name}, {task}: not the golden model's integers")
                 if result.counters is not None:
                     counters.append(result.counters)
-            predicted = estimate(program, task, timing).cycles
+            predicted = estimate(program, task).cycles
             tasks[task] = _figures(workload, task, counters, predicted)
     stages["simulate_s"] = round(time.perf_counter() - began, 2)
     return {
@@ -154,7 +147,7 @@ def _figures(
     workload: Workload, task: str, counters: Sequence[Counters], predicted: int
 ) -> dict[str, Any]:
     """Means over the images."""
-    macs = workload.program.task(task).useful_macs
+    macs = workload.program.linked.task(task).useful_macs
     each = [asdict(performance(c, workload.config, macs)) for c in counters]
     mean = {name: float(np.mean([e[name] for e in each])) for name in each[0]}
     cycles = mean["cycles"]
@@ -272,9 +265,8 @@ def insert(page: Path, generated: str, begin_mark: str = BEGIN, end_mark: str = 
     return f"{before}{begin_mark}\n\n{generated}\n\n{end_mark}{after}"
 
 
-def check_presets(names: str) -> list[str]:
-    """The presets in a list separated by commas; ``ValueError`` for an unknown one or none."""
+def check_presets(names: str) -> list[AcceleratorConfig]:
+    """The presets or JSON files in a list separated by commas; ``UserError`` for an unknown one or
+    none."""
     chosen = [name.strip() for name in names.split(",") if name.strip()]
-    for name in chosen or [names]:
-        hardware_preset(name)
-    return chosen
+    return [configuration(name) for name in chosen or [names]]

@@ -17,16 +17,16 @@ import numpy as np
 from moevit import model as model_package
 from moevit import quant as quant_package
 from moevit.quant.analysis.bootstrap import LEVEL, share
+from moevit.quant.errors import UserError
 from moevit.quant.float.network import FloatMoe, FloatNetwork
 from moevit.quant.golden import Golden
 from moevit.quant.network import Network
 from moevit.quant.ptq.calibrate import Calibration, calibrate
 from moevit.quant.ptq.methods import METHODS, about, method
 from moevit.quant.typing import Report
+from moevit.quantising import make_integers
 from moevit.sim import cache
-
-from .errors import UserError
-from .workload import Workload, make_integers
+from moevit.workload import Workload
 
 if TYPE_CHECKING:
     from moevit.model.datasets import Example
@@ -123,11 +123,11 @@ def compare_methods(
     for task in config.tasks:
         if task.kind not in PRIMARY:
             raise UserError(f"--compare: task {task.name} of kind {task.kind} has no score")
-    network = to_float_network(workload.model)
+    network = to_float_network(workload.model.module)
     chosen, scenes, origin = workload.source.validation(config, scenes)
     folders = (Path(str(p.__file__)).parent for p in (model_package, quant_package))
     key = cache.digest(
-        workload.path.read_bytes(),
+        workload.model.content,
         cache.source_digest(*folders),
         np.ascontiguousarray(images).tobytes(),
         json.dumps([origin, scenes, seed]),
@@ -200,7 +200,7 @@ class _Lazy:
         options = method(name, expert_bits=bits)
         label, total = f"{FORMATS[bits]} {name}", len(self.scenes)
         network, _ = make_integers(
-            self.workload.model,
+            self.workload.model.module,
             self.network,
             self.calibration,
             options,

@@ -1,6 +1,6 @@
 """Frames that `moevit bench --size -o FILE` recorded, as a part of a page.
 
-``python -m moevit.cli.reference_page docs/benchmarks.md bench/reference/*.json`` replaces what
+``python -m moevit.bench.frames_page docs/benchmarks.md bench/reference/*.json`` replaces what
 stands between the page's markers. Nothing is measured here.
 """
 
@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .files import write_text
+from moevit.files import write_text
+
+from .frames_report import beside_peers
 from .peers import PEER_NOTE
-from .reference_report import beside_peers
 
 __all__ = ["BEGIN", "END", "main", "render"]
 
@@ -124,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Page and results as named; 2 for a page without markers or no results."""
     names = list(sys.argv[1:] if arguments is None else arguments)
     if len(names) < 2:
-        sys.stderr.write("usage: python -m moevit.cli.reference_page PAGE RESULT...\n")
+        sys.stderr.write("usage: python -m moevit.bench.frames_page PAGE RESULT...\n")
         return 2
     page, frames = Path(names[0]), [json.loads(Path(name).read_text()) for name in names[1:]]
     before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moevit.files import atomic_path, write_json
 from moevit.quant.analysis.bootstrap import LEVEL
 from moevit.quant.analysis.report import Comparison, compare
 from moevit.quant.analysis.sensitivity import KINDS, WHOLE, Part, parts, simulate
@@ -14,8 +15,6 @@ from moevit.quant.float.network import Edit, FloatNetwork
 from moevit.quant.network import Network
 from moevit.quant.ptq.layers import Layers
 from moevit.quant.typing import Report
-
-from .files import atomic_path, write_json
 
 if TYPE_CHECKING:
     from moevit.model.config import ModelConfig

@@ -6,38 +6,38 @@ from typing import Any
 
 import numpy as np
 
-from moevit.compiler import compile_network
 from moevit.compiler.cost.estimate import estimate
 from moevit.compiler.program import ALL
+from moevit.devices import open_device
 from moevit.hw.config import AcceleratorConfig
+from moevit.networks import Network
 from moevit.quant.golden import Golden
-from moevit.quant.network import Network
+from moevit.quant.network import Network as Integers
 from moevit.quant.typing import Report
 from moevit.sim.counters import STALLS
-from moevit.sim.rtl import RtlDevice, board_memory
+from moevit.sim.rtl import board_memory
 
-from .reference import counted
+from .frames import counted
 
-__all__ = ["measure_together"]
+__all__ = ["measure_all_tasks"]
 
 
-def measure_together(
-    network: Network, config: AcceleratorConfig, image: Any, report: Report
+def measure_all_tasks(
+    network: Integers, config: AcceleratorConfig, image: Any, report: Report
 ) -> dict[str, Any]:
     """Cycles of all tasks with their heads, in one run and one by one, all of it in RTL.
 
     ``RuntimeError`` where an integer is not the golden model's.
     """
     report("compiling all tasks", 0.7)
-    program = compile_network(network, config, together=True)
-    whole = program.together
+    program = Network(network).compile(config, all_tasks=True)
+    whole = program.linked.together
     if whole is None:
         raise ValueError("The program has no run of all tasks")
     timing = board_memory(config)
     golden = {t: r[0] for t, r in Golden(network).run_batch(image[None]).items()}
     singles: dict[str, int] = {}
-    with RtlDevice(config, timing=timing) as device:
-        device.load(program)
+    with open_device("sim", program, timing=timing) as device:
         for task, exact in golden.items():
             report(f"simulating {task}", 0.8)
             device.align()
@@ -50,7 +50,7 @@ def measure_together(
             _check(f"{task} of all", result.output, golden[task].output)
         counters = counted(device.counters)
     total, cycles = sum(singles.values()), counters.cycles
-    predicted = estimate(program, ALL, timing).cycles
+    predicted = estimate(program.linked, ALL, timing).cycles
     macs = whole.useful_macs
     return {
         "tasks": list(golden),

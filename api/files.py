@@ -1,4 +1,4 @@
-"""Output files that are there whole or not at all."""
+"""Files of users: outputs that are there whole or not at all, inputs that can be read."""
 
 import contextlib
 import json
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError
+from moevit.quant.errors import UserError
 
 __all__ = ["atomic_path", "readable", "writable", "write_bytes", "write_json", "write_text"]
 

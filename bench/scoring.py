@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 
 from moevit import model as model_package
-from moevit.model.evaluation.evaluate import Backend, Results, float_backend
+from moevit.model.evaluation.evaluate import Backend, Results
 from moevit.model.evaluation.metrics import PRIMARY
 from moevit.model.evaluation.tallies import Tallies, paired, tally
 from moevit.quant.analysis.bootstrap import LEVEL, RESAMPLES, Estimate
+from moevit.quant.errors import UserError
 from moevit.quant.golden import Golden
-from moevit.quant.typing import Report, silent
+from moevit.quant.typing import Report, part_of, silent
 from moevit.sim import cache
 from moevit.sim.device import Result
 from moevit.sim.pool import DevicePool
+from moevit.workload import Workload
 
-from .comparison import device_maker, expected_cycles
-from .errors import UserError
-from .workload import Workload
+from .comparison import expected_cycles
 
 __all__ = ["Scores", "score"]
 
@@ -125,13 +125,13 @@ def _float_tallies(workload: Workload, tasks: Sequence[str], count: int, report:
     config = workload.model_config
     images, count, about = workload.source.validation(config, count)
     key = cache.digest(
-        workload.path.read_bytes(), cache.source_digest(folder), json.dumps([about, count, *tasks])
+        workload.model.content, cache.source_digest(folder), json.dumps([about, count, *tasks])
     )
     name = "counts.npz"
 
     def make(entry: Path) -> None:
         tally(
-            float_backend(workload.model),
+            workload.model.forward,
             config,
             images,
             tasks=tasks,
@@ -160,12 +160,12 @@ def score(
     share = 0.0 if workload.quantised else 0.3 if backend != "torch" else 1.0
     reference = None
     if not workload.quantised or backend == "torch":
-        reference = _float_tallies(workload, tasks, count, lambda w, s: report(w, share * s))
+        reference = _float_tallies(workload, tasks, count, part_of(report, 0.0, share))
     if backend == "torch" and reference is not None:
         got = reference
     else:
         got = _device_tallies(
-            workload, tasks, backend, count, jobs, lambda w, s: report(w, share + (1 - share) * s)
+            workload, tasks, backend, count, jobs, part_of(report, share, 1 - share)
         )
     gain = None
     if reference is not None and _all_above_zero(reference):
@@ -206,6 +206,5 @@ def _device_tallies(
 
     if backend == "golden":
         return run(_golden(workload, tasks))
-    make = device_maker(workload, backend, report)
-    with DevicePool(make, workload.program, jobs, on_cycles=on_cycles) as pool:
+    with workload.pool(backend, jobs, on_cycles, report) as pool:
         return run(_pooled(pool, tasks))

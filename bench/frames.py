@@ -18,27 +18,27 @@ import numpy as np
 
 from moevit import model as model_package
 from moevit import quant as quant_package
-from moevit.compiler import Program, compile_network
 from moevit.compiler.cost.estimate import estimate
+from moevit.devices import Device, open_device
+from moevit.files import readable
 from moevit.hw.config import BEAT_BYTES, AcceleratorConfig
-from moevit.hw.config import preset as hardware_preset
 from moevit.hw.registers import Counter
 from moevit.model.config import ModelConfig
 from moevit.model.config import preset as model_preset
+from moevit.networks import Network
+from moevit.programs import Program
+from moevit.quant.errors import UserError
 from moevit.quant.golden import Golden, GoldenResult
 from moevit.quant.io import load_network, save_network
-from moevit.quant.network import Network
+from moevit.quant.network import Network as Integers
 from moevit.quant.ptq.balance import balance_routers
 from moevit.quant.typing import Report, silent
+from moevit.quantising import DEFAULT_EXPERTS, expert_bits, quantise_model
 from moevit.sim import cache
 from moevit.sim.counters import STALLS, Counters, performance
-from moevit.sim.rtl import RtlDevice, board_memory, build_simulator
+from moevit.sim.rtl import board_memory, build_simulator
 
-from .errors import UserError
-from .files import readable
-from .options import DEFAULT_EXPERTS, expert_bits
 from .peers import BOARD_WATTS
-from .workload import quantise_model
 
 __all__ = ["ROUTERS", "Reference", "backbone", "counted", "measure_frames", "reference_network"]
 
@@ -55,15 +55,14 @@ class Reference:
     """Which network runs on what."""
 
     size: str
-    preset: str
+    config: AcceleratorConfig
     image: tuple[int, int] | None = None
     experts: str = DEFAULT_EXPERTS
     router: str = "uniform"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        expert_bits(self.experts)
-        hardware_preset(self.preset)
+        expert_bits(self.experts, "--experts")
         try:
             _ = self.model_config
         except ValueError as error:
@@ -91,7 +90,7 @@ class Reference:
         return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def reference_network(reference: Reference, report: Report) -> Network:
+def reference_network(reference: Reference, report: Report) -> Integers:
     """The quantised network, from the cache: random weights of a seed, or a checkpoint's."""
     path, config = reference.checkpoint, reference.model_config
     folders = (Path(str(p.__file__)).parent for p in (model_package, quant_package))
@@ -119,7 +118,7 @@ def reference_network(reference: Reference, report: Report) -> Network:
     return network
 
 
-def _make(reference: Reference, report: Report) -> Network:
+def _make(reference: Reference, report: Report) -> Integers:
     import torch
 
     from moevit.model.checkpoint import load
@@ -132,7 +131,7 @@ def _make(reference: Reference, report: Report) -> Network:
     model = M3ViT(reference.model_config) if path is None else load(path)
     options = Options(expert_bits=expert_bits(reference.experts))
     images = _CALIBRATION_IMAGES if path is None else 8 * _CALIBRATION_IMAGES
-    network = quantise_model(model, count=images, options=options, report=report)
+    network = quantise_model(model, count=images, options=options, report=report).network
     if reference.router != "uniform":
         return network
     # On the benchmark's own image: random weights route by image rather than by token, so
@@ -141,7 +140,7 @@ def _make(reference: Reference, report: Report) -> Network:
     return balance_routers(network, _image(reference)[None])
 
 
-def backbone(network: Network) -> Network:
+def backbone(network: Integers) -> Integers:
     """The network up to its last block's features, which are the residual stream."""
     return dataclasses.replace(network, norm=None, heads={})
 
@@ -169,7 +168,7 @@ def measure_frames(
     the DSP blocks by synthesis. ``RuntimeError`` where an integer is
     not the golden model's.
     """
-    config = hardware_preset(reference.preset)
+    config = reference.config
     network = reference_network(reference, report)
     tasks = list(tasks) or [network.tasks[0]]
     for task in tasks:
@@ -179,14 +178,12 @@ def measure_frames(
     distinct = list(dict.fromkeys(tasks))
     report("compiling", 0.0)
     body = backbone(network)
-    program = compile_network(body, config, distinct)
+    program = Network(body).compile(config, distinct)
     build_simulator(config, report)
     report("computing the golden model", 0.0)
     image = _image(reference)
     golden = {task: Golden(body).run(image, task) for task in distinct}
-    timing = board_memory(config)
-    with RtlDevice(config, timing=timing) as device:
-        device.load(program)
+    with open_device("sim", program) as device:
         repeats: dict[str, Counters] = {}
         for task in distinct:
             for _ in range(2 if len(tasks) > 1 else 1):
@@ -208,9 +205,9 @@ def measure_frames(
 
         found["dsp"] = round(synthesise(config, progress=report).uses["DSP"])
     if all_tasks:
-        from .together import measure_together
+        from .all_tasks import measure_all_tasks
 
-        found["all_tasks"] = measure_together(network, config, image, report)
+        found["all_tasks"] = measure_all_tasks(network, config, image, report)
     return found
 
 
@@ -227,11 +224,11 @@ def counted(counters: Counters | None) -> Counters:
     return counters
 
 
-def _run(device: RtlDevice, image: Any, expected: GoldenResult, report: Report) -> Counters:
+def _run(device: Device, image: Any, expected: GoldenResult, report: Report) -> Counters:
     report(f"simulating {expected.task}", 0.5)
     device.align()  # so that frames differ in nothing but what they do
     result = device.run(image, expected.task)
-    _fails(f"{device.config.name}, {expected.task}", result.output, expected.output)
+    _fails(f"{device.program.config.name}, {expected.task}", result.output, expected.output)
     return counted(result.counters)
 
 
@@ -243,18 +240,18 @@ def _frame(
     counters: Counters,
 ) -> dict[str, Any]:
     task, timing = golden.task, board_memory(config)
-    macs = program.task(task).useful_macs
+    macs = program.linked.task(task).useful_macs
     cost = performance(counters, config, macs)
     lengths = [layer.counts for layer in golden.routing]
-    predicted = estimate(program, task, timing).cycles
-    routed = estimate(program, task, timing, lengths=lengths).cycles
+    predicted = estimate(program.linked, task, timing).cycles
+    routed = estimate(program.linked, task, timing, lengths=lengths).cycles
     values = counters.values
     return {
         "preset": config.name,
         "config_hash": f"{config.hash:016x}",
         "size": reference.size,
         "image_size": "x".join(str(side) for side in reference.model_config.image),
-        "tokens": program.geometry.tokens,
+        "tokens": program.linked.geometry.tokens,
         "task": task,
         "router": reference.router if reference.checkpoint is None else "trained",
         "checkpoint": reference.checkpoint_digest,
@@ -295,7 +292,7 @@ def energy(ms: float, moved: int) -> dict[str, Any]:
 
 
 def _misses(
-    network: Network,
+    network: Integers,
     config: AcceleratorConfig,
     experts: int,
     image: Any,
@@ -303,9 +300,8 @@ def _misses(
     streamed: Counters,
 ) -> dict[str, Any]:
     """The frame with the ``experts`` least used of each layer fetched on demand."""
-    program = compile_network(network, config, [golden.task], fetched=experts)
-    with RtlDevice(config, timing=board_memory(config)) as device:
-        device.load(program)
+    program = Network(network).compile(config, [golden.task], fetched=experts)
+    with open_device("sim", program) as device:
         found = _run(device, image, golden, silent)
     misses = found.values[Counter.MISSES] - streamed.values[Counter.MISSES]
     extra = found.cycles - streamed.cycles
@@ -329,19 +325,18 @@ def _stalls(counters: Counters) -> dict[str, int]:
 def _with_head(
     reference: Reference,
     config: AcceleratorConfig,
-    network: Network,
+    network: Integers,
     task: str,
     image: Any,
     alone: Counters,
     report: Report,
 ) -> dict[str, Any]:
     """The same frame with final norm and head."""
-    program = compile_network(network, config, [task])
+    program = Network(network).compile(config, [task])
     golden = Golden(network).run(image, task)
-    with RtlDevice(config, timing=board_memory(config)) as device:
-        device.load(program)
+    with open_device("sim", program) as device:
         cycles = _run(device, image, golden, report).cycles
-    predicted = estimate(program, task, board_memory(config)).cycles
+    predicted = estimate(program.linked, task, board_memory(config)).cycles
     return {
         "cycles_with_head": cycles,
         "head_cycles": cycles - alone.cycles,

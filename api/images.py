@@ -6,10 +6,11 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .errors import UserError
+from moevit.quant.errors import UserError
+from moevit.quant.typing import Bytes
+
 from .files import readable
 
 __all__ = ["load_image"]
@@ -31,7 +32,7 @@ _DAMAGE = (
 )
 
 
-def load_image(path: Path, *, height: int, width: int) -> NDArray[np.uint8]:
+def load_image(path: Path, *, height: int, width: int) -> Bytes:
     """The image in `path` as uint8 of shape (height, width, 3), RGB.
 
     The image is turned as its EXIF orientation says, scaled to cover the wanted size, and cropped

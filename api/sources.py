@@ -1,133 +1,127 @@
-"""Where images come from that a model is calibrated and scored on: `--data`, `--calibration`."""
+"""Where images come from that a model is calibrated and scored on."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import typer
 
 from moevit.model.config import KINDS as IMAGE_KINDS
 from moevit.model.config import SCENE_KINDS, SCENE_TASKS, ModelConfig, TaskConfig
-from moevit.quant.typing import Report, silent
+from moevit.quant.errors import UserError
+from moevit.quant.typing import Bytes, Report, silent
 
-from .errors import UserError
 from .images import load_image
 
 if TYPE_CHECKING:  # torch is imported by those who use it
     from moevit.model.datasets import Dataset
 
-__all__ = [
-    "SCENES",
-    "CalibrationFiles",
-    "Data",
-    "ImageSource",
-    "Root",
-    "image_source",
-    "in_scenes",
-]
+__all__ = ["RENDERED", "SCENES", "ImageSource", "image_source", "in_scenes"]
 
 SCENES = "scenes"
+"""The data set that is rendered and needs no folder."""
+
 _CHANNELS = {task.kind: task.channels for task in SCENE_TASKS}
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
-Data = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME",
-        help="Images: rendered scenes, or nyud, pascal_context, cityscapes with --root.",
-    ),
-]
-Root = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", help="Folder of the data set.", show_default=False),
-]
-CalibrationFiles = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--calibration",
-        metavar="PATH",
-        help="Your own images to calibrate on, PNG or JPEG: a folder or a file, as often as you "
-        "like.",
-        show_default=False,
-    ),
-]
-
-
 @dataclass(frozen=True, kw_only=True)
 class ImageSource:
-    """Rendered scenes, a data set in `root`, or `files` to calibrate on."""
+    """Rendered scenes, a data set in `root`, or `files` or `arrays` to calibrate on.
+
+    `arrays` are `(N, H, W, 3)` uint8 of the model's own size.
+    """
 
     data: str = SCENES
     root: Path | None = None
     files: tuple[Path, ...] = ()
+    arrays: Bytes | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.data != SCENES and self.root is None:
             raise UserError(f"--root: data {self.data} needs its folder")
         if self.data == SCENES and self.root is not None:
             raise UserError(f"--root: {self.root} needs --data to say which data set it is")
+        if self.arrays is not None and (self.arrays.ndim != 4 or self.arrays.dtype != np.uint8):
+            raise UserError(
+                "Images to calibrate on must be (N, height, width, 3) uint8, "
+                f"not {self.arrays.shape} {self.arrays.dtype}"
+            )
+
+    @property
+    def own(self) -> bool:
+        """Whether the images are the user's own."""
+        return bool(self.files) or self.arrays is not None
 
     @property
     def is_default(self) -> bool:
         """Whether nothing was asked for."""
-        return self.data == SCENES and not self.files
+        return self.data == SCENES and not self.own
 
     @property
     def option(self) -> str:
         """The option that chose it."""
-        return "--calibration" if self.files else "--data"
+        return "--calibration" if self.own else "--data"
 
     def describe(self, count: int) -> str:
         """What `count` images to calibrate on are, for people."""
-        if self.files:
-            return f"{min(count, len(self.files))} images of your own"
+        if self.own:
+            there = len(self.files) if self.arrays is None else len(self.arrays)
+            return f"{min(count, there)} images of your own"
         return f"{count} rendered scenes" if self.data == SCENES else f"{count} of {self.data}"
 
     def key(self) -> str:
         """What the images depend on; it changes with their files."""
+        digest = hashlib.sha256()
+        if self.arrays is not None:
+            digest.update(np.ascontiguousarray(self.arrays).tobytes())
+            return f"{self.arrays.shape} {digest.hexdigest()}"
         if self.files:
-            digest = hashlib.sha256()
             for path in self.files:
                 digest.update(hashlib.sha256(path.read_bytes()).digest())
             return digest.hexdigest()
         return "" if self.data == SCENES else self._open("train", []).fingerprint()
 
-    def calibration(self, config: ModelConfig, most: int, report: Report = silent) -> Any:
+    def calibration(self, config: ModelConfig, most: int, report: Report = silent) -> Bytes:
         """Up to `most` images to calibrate on, `(N, H, W, 3)` uint8 of the model's size.
 
-        Scenes of their own split; of a data set's training split and of files, as many as there
-        are, spread evenly over the list.
+        Scenes of their own split; of a data set's training split, of files and of arrays, as many
+        as there are, spread evenly over the list.
         """
         if most < 1:
             raise UserError(f"Calibration needs at least one image, not {most}")
-        height, width = config.image
-        if self.files:
-            make: Callable[[int], Any] = lambda n: load_image(  # noqa: E731
-                self.files[n], height=height, width=width
-            )
-            total = len(self.files)
-        elif self.data == SCENES:
-            from moevit.model.scenes.render import scene
-
-            make, total = lambda n: scene("calibration", n, height, width).image, most
-        else:
-            from moevit.model.datasets.fit import fit
-
-            train = self._open("train", [])
-            make, total = lambda n: fit(train.load(n), config.image).image, len(train)
+        make, total = self._maker(config, most)
         count = min(most, total)
         images = []
         for number in range(count):
             report(f"reading images ({number}/{count})", number / count)
             images.append(make(number * total // count))
         return np.stack(images)
+
+    def _maker(self, config: ModelConfig, most: int) -> tuple[Callable[[int], Any], int]:
+        """A function from an image's number to its pixels, and how many images there are."""
+        height, width = config.image
+        if (arrays := self.arrays) is not None:
+            if arrays.shape[1:] != (height, width, 3) or not len(arrays):
+                raise UserError(
+                    f"Images to calibrate on must be (N, {height}, {width}, 3), not {arrays.shape}"
+                )
+            return lambda n: arrays[n], len(arrays)
+        if self.files:
+            return lambda n: load_image(self.files[n], height=height, width=width), len(self.files)
+        if self.data == SCENES:
+            from moevit.model.scenes.render import scene
+
+            return lambda n: scene("calibration", n, height, width).image, most
+        from moevit.model.datasets.fit import fit
+
+        train = self._open("train", [])
+        return lambda n: fit(train.load(n), config.image).image, len(train)
 
     def validation(self, config: ModelConfig, count: int) -> tuple[Iterable[Any], int, str]:
         """At most `count` images to score on with their truths; how many, and what they depend
@@ -161,6 +155,10 @@ class ImageSource:
         return self.root
 
 
+RENDERED = ImageSource()
+"""What is used where nothing else is asked for."""
+
+
 def in_scenes(task: TaskConfig) -> bool:
     """Whether rendered scenes have the truth of a task."""
     return task.kind in SCENE_KINDS and task.channels == _CHANNELS[task.kind]
@@ -176,14 +174,14 @@ def _images(path: Path) -> list[Path]:
 
 
 def image_source(
-    data: str = SCENES, root: Path | None = None, files: list[Path] | None = None
+    data: str = SCENES, root: Path | None = None, files: Sequence[Path] | None = None
 ) -> ImageSource:
-    """What the options say.
+    """Images of a data set, or the PNG and JPEG images in `files`, which may be folders.
 
     Raises
     ------
     UserError
-        For options that contradict one another, a folder without images, a missing file.
+        For things that contradict one another, a folder without images, a missing file.
     """
     given = ImageSource(data=data, root=root)
     if data != SCENES and files:
