@@ -87,23 +87,29 @@ class Program:
         """Instructions with their shapes and addresses, and the expert schedule, for people."""
         return "\n".join(self.listing(tasks))
 
-    def verify(self) -> None:
-        """Proves the program: every read sees the write that it should, nothing waits for ever, and
-        every address lies inside its memory.
+    def verify(self) -> Any:
+        """Proves the program: every read sees the write that it should, nothing waits for ever,
+        every address lies inside its memory and every weight is used once and in order.
+
+        Returns the report of :mod:`moevit.compiler.check`.
 
         Raises
         ------
         CheckFailedError
-            Naming the instructions in dispute.
+            Naming the task, the instructions and the words in dispute.
         """
         try:
-            checker = importlib.import_module("moevit.compiler.verify")
+            checker = importlib.import_module("moevit.compiler.check")
         except ModuleNotFoundError:
             raise CheckFailedError("this version of moevit has no checker of programs") from None
-        try:
-            checker.verify(self.linked)
-        except ValueError as error:
-            raise CheckFailedError(str(error)) from error
+        report = checker.verify(self.linked)
+        if not report.proven:
+            task, first = report.findings[0]
+            raise CheckFailedError(
+                f"{self.path or 'program'}: task {task!r}: {first.kind}: {first.message} "
+                f"({len(report.findings)} in all)"
+            )
+        return report
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -196,6 +196,18 @@ def test_programs_are_read_and_estimated(network: moevit.Network, program: moevi
     assert both.to_dict()["by_engine"]["array"] == both.by_engine["array"]
 
 
+def test_a_program_is_proven(program: moevit.Program, tmp_path: Path) -> None:
+    pytest.importorskip("moevit.compiler.check")
+    assert program.verify().proven
+    about = program.linked.task("depth")
+    memory = program.linked.memory.copy()
+    at = about.base + program.linked.header("depth").code_offset
+    memory[at] = memory[at] & 0xF0 | 0xF  # an opcode that does not exist
+    broken = moevit.Program(replace(program.linked, memory=memory))
+    with pytest.raises(moevit.MoevitError):
+        broken.verify()
+
+
 def test_a_device_of_another_accelerator(network: moevit.Network, program: moevit.Program) -> None:
     with moevit.open_device("interpreter", program) as device:
         device.load(network.compile("default"))
