@@ -28,11 +28,13 @@ if TYPE_CHECKING:
     from .configurations import configuration
     from .devices import Device, open_device
     from .errors import CheckFailedError, DeviceError, FileError, MoevitError, UserError
+    from .hardware import resources, write_verilog
     from .images import load_image
     from .models import Model, from_edge_moe, from_m3vit, from_timm, load, random_model
     from .networks import Network, blank_network, load_network
     from .programs import Estimates, Program, estimate, load_program
     from .sources import ImageSource, image_source
+    from .training import train
     from .version import __version__
 
 __all__ = [
@@ -63,12 +65,16 @@ __all__ = [
     "load_program",
     "open_device",
     "random_model",
+    "resources",
+    "train",
+    "write_verilog",
 ]
 
 _PLACES = {
     "configurations": ("configuration",),
     "devices": ("Device", "open_device"),
     "errors": ("CheckFailedError", "DeviceError", "FileError", "MoevitError", "UserError"),
+    "hardware": ("resources", "write_verilog"),
     "hw.config": ("AcceleratorConfig",),
     "images": ("load_image",),
     "models": ("Model", "from_edge_moe", "from_m3vit", "from_timm", "load", "random_model"),
@@ -76,6 +82,7 @@ _PLACES = {
     "programs": ("Estimates", "Program", "estimate", "load_program"),
     "quant.typing": ("Report",),
     "sources": ("ImageSource", "image_source"),
+    "training": ("train",),
     "version": ("__version__",),
 }
 _MODULES = {name: module for module, names in _PLACES.items() for name in names}

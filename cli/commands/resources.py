@@ -10,6 +10,7 @@ from rich.table import Table
 
 from moevit.errors import UserError
 from moevit.files import write_text
+from moevit.hardware import resources
 
 from ..options import Config, Json
 from ..progress import progress
@@ -48,10 +49,8 @@ def command(
     if docs is not None and docs.is_dir():
         raise UserError(f"{docs}: is a folder; expected the name of a file")
     chosen = hardware(preset, config, _PRESET)
-    with progress("moevit resources", quiet=as_json) as tell:
-        from moevit.boards.resources import report
-
-        found = report(chosen, jobs=jobs, progress=tell)
+    with progress("moevit resources", quiet=as_json) as report:
+        found = resources(chosen, jobs=jobs, report=report)
     if docs is not None:
         from moevit.boards.page import page
 

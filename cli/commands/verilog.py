@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from moevit.boards import PRIMITIVES
-from moevit.boards import platform as board_platform
 from moevit.errors import UserError
 from moevit.files import writable
+from moevit.hardware import write_verilog
 
 from ..options import Config, Preset
 from ..progress import progress
@@ -41,14 +41,10 @@ def command(
     """
     chosen = hardware(preset, config)
     writable(output, folder=True)
-    try:
-        platform = board_platform(primitives)
-    except ValueError as error:
-        raise UserError(f"--primitives: {error}") from None
+    if primitives not in PRIMITIVES:
+        known = ", ".join(PRIMITIVES)
+        raise UserError(f"--primitives: Unknown primitives {primitives!r}; expected one of {known}")
     with progress("moevit verilog") as report:
-        from moevit.hw.verilog import write
-
-        report("generating", 0.0)
-        written = write(chosen, output, platform)
+        written = write_verilog(output, chosen, primitives=primitives, report=report)
     for path in written:
         typer.echo(f"{path}: {path.stat().st_size:,} bytes")

@@ -269,3 +269,16 @@ def test_onnx(model: moevit.Model, network: moevit.Network, tmp_path: Path) -> N
     assert model.export_onnx(tmp_path / "m.onnx", "depth")["opset"] > 0
     found = network.export_onnx(tmp_path / "q.onnx", ["depth"])
     assert found["tasks"] == ["depth"] and (tmp_path / "q.onnx").exists()
+
+
+@pytest.mark.slow
+def test_training_and_verilog(tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    with pytest.raises(moevit.UserError, match="steps"):
+        moevit.train(out, MICRO, steps=0)
+    options = {"steps": 1, "batch": 1, "scenes": 2, "validation": 1, "threads": 1}
+    scores = moevit.train(out, replace(MICRO, tasks=MICRO.tasks[:1]), **options)
+    assert list(scores) == ["segmentation"] == list(moevit.load(out).tasks)
+    with pytest.raises(moevit.UserError, match="Unknown primitives 'lut'"):
+        moevit.write_verilog(tmp_path / "rtl", "micro", primitives="lut")
+    assert not (tmp_path / "rtl").exists()
