@@ -102,7 +102,8 @@ class Program:
             checker = importlib.import_module("moevit.compiler.check")
         except ModuleNotFoundError:
             raise CheckFailedError("this version of moevit has no checker of programs") from None
-        report = checker.verify(self.linked)
+        with documented():
+            report = checker.verify(self.linked)
         if not report.proven:
             task, first = report.findings[0]
             raise CheckFailedError(
