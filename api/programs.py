@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moevit import compiler
-from moevit.compiler import disasm
+from moevit.compiler import check, disasm
 from moevit.compiler.cost.estimate import Estimate
 from moevit.compiler.cost.estimate import estimate as estimate_task
 from moevit.hw.config import AcceleratorConfig
 from moevit.model.config import ModelConfig
-from moevit.quant.errors import CheckFailedError
 from moevit.quant.typing import Report, silent
 
 from .configurations import DEFAULT_PRESET, PresetLike, configuration
@@ -87,29 +85,22 @@ class Program:
         """Instructions with their shapes and addresses, and the expert schedule, for people."""
         return "\n".join(self.listing(tasks))
 
-    def verify(self) -> Any:
+    def proof(self) -> check.Report:
+        """What :meth:`verify` finds, entry by entry; nothing is raised."""
+        with documented():
+            return check.verify(self.linked)
+
+    def verify(self) -> check.Report:
         """Proves the program: every read sees the write that it should, nothing waits for ever,
         every address lies inside its memory and every weight is used once and in order.
-
-        Returns the report of :mod:`moevit.compiler.check`.
 
         Raises
         ------
         CheckFailedError
             Naming the task, the instructions and the words in dispute.
         """
-        try:
-            checker = importlib.import_module("moevit.compiler.check")
-        except ModuleNotFoundError:
-            raise CheckFailedError("this version of moevit has no checker of programs") from None
-        with documented():
-            report = checker.verify(self.linked)
-        if not report.proven:
-            task, first = report.findings[0]
-            raise CheckFailedError(
-                f"{self.path or 'program'}: task {task!r}: {first.kind}: {first.message} "
-                f"({len(report.findings)} in all)"
-            )
+        report = self.proof()
+        report.require(str(self.path or "program"))
         return report
 
 

@@ -6,11 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from moevit.compiler import Program
-from moevit.compiler.check import Report, verify
+from moevit.compiler.check import Report
+from moevit.programs import load_program
 
-from ..errors import CheckFailedError
-from ..files import readable
 from ..options import Json
 
 __all__ = ["command"]
@@ -24,8 +22,7 @@ def command(file: File, as_json: Json = False) -> None:
     Reads nothing but the file (docs/verification.md says what is proven, and how). Exit status 1 if
     anything could not be proven.
     """
-    program = Program.load(readable(file, "a program of `moevit compile`"))
-    report = verify(program)
+    report = load_program(file).proof()
     if as_json:
         typer.echo(json.dumps(_as_data(file, report), indent=2))
     else:
@@ -34,12 +31,7 @@ def command(file: File, as_json: Json = False) -> None:
             typer.echo(f"{entry.name}: {'not proven' if entry.findings else 'proven'} ({size})")
             for finding in entry.findings:
                 typer.echo(f"  {finding.kind}: {finding.message}")
-    if not report.proven:
-        name, first = report.findings[0]
-        count = len(report.findings)
-        raise CheckFailedError(
-            f"{file}: task {name!r}: {first.kind}: {first.message} ({count} in all)"
-        )
+    report.require(str(file))
 
 
 def _as_data(file: Path, report: Report) -> dict[str, Any]:

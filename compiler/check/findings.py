@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from moevit.quant.errors import CheckFailedError
+
 __all__ = ["EntryReport", "Finding", "Report", "UnprovenError"]
 
 
-class UnprovenError(RuntimeError):
+class UnprovenError(CheckFailedError):
     """A program that could not be proven, a fault of whoever made it; names the first finding."""
 
 
@@ -64,10 +66,11 @@ class Report:
         """Whether nothing was found."""
         return not self.findings
 
-    def require(self) -> None:
-        """Raise :class:`UnprovenError` with the first finding and the number of others."""
+    def require(self, what: str = "program") -> None:
+        """Raise :class:`UnprovenError` with the first finding and the number of others in
+        ``what``."""
         found: Sequence[tuple[str, Finding]] = self.findings
         if found:
             name, first = found[0]
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-            raise UnprovenError(f"task {name!r}: {first.kind}: {first.message}{more}")
+            raise UnprovenError(f"{what}: task {name!r}: {first.kind}: {first.message}{more}")
