@@ -9,7 +9,7 @@
 | ``overlay-source``, ``overlay`` | ``moevit.dtso``, ``moevit.dtbo`` |
 | ``config`` | ``config.json``, the accelerator's configuration |
 | ``program`` | ``programs/NAME.moevit``, as ``moevit compile`` writes them |
-| ``picture`` | ``golden/NAME.npy``: (height, width, channels) uint8 |
+| ``image`` | ``golden/NAME.npy``: (height, width, channels) uint8 |
 | ``golden`` | ``golden/NAME-TASK.npy``: (rows, columns), the integers that the task must give |
 | ``driver``, ``c`` | ``moevit_driver/``, ``c/``: this driver, and its C library |
 | ``report`` | ``reports/``: what the build was judged by |
@@ -61,7 +61,7 @@ ROLES = (
     "overlay",
     "config",
     "program",
-    "picture",
+    "image",
     "golden",
     "driver",
     "c",
@@ -117,10 +117,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Case:
-    """A picture and what a task of a program must make of it; all three are paths in the bundle."""
+    """An image and what a task of a program must make of it; all three are paths in the bundle."""
 
     program: str
-    picture: str
+    image: str
     task: str
     output: str
 
@@ -179,7 +179,7 @@ class Bundle:
             _inside(entry.path)
         listed = {entry.path: entry.role for entry in self.files}
         for case in self.cases:
-            wanted = {case.program: "program", case.picture: "picture", case.output: "golden"}
+            wanted = {case.program: "program", case.image: "image", case.output: "golden"}
             for name, role in wanted.items():
                 if listed.get(name) != role:
                     raise BundleError(f"{path}: case {case.task} names {name}, which is no {role}")
@@ -214,7 +214,7 @@ class Writer:
 
     >>> with Writer(folder, manifest) as bundle:  # doctest: +SKIP
     ...     bundle.add("moevit.bit", data, role="bitstream")
-    ...     bundle.add_case(program="programs/nano.moevit", name="scene", picture=picture,
+    ...     bundle.add_case(program="programs/nano.moevit", name="scene", image=image,
     ...                     outputs={"depth": integers})
 
     Raises
@@ -287,20 +287,20 @@ class Writer:
         for file in files:
             self.add(f"{folder}/{file.name}", file.read_bytes(), role=role)
 
-    def add_case(self, *, program: str, name: str, picture: Any, outputs: dict[str, Any]) -> None:
-        """A picture and what each task of ``program`` (a path that was added) must make of it.
+    def add_case(self, *, program: str, name: str, image: Any, outputs: dict[str, Any]) -> None:
+        """An image and what each task of ``program`` (a path that was added) must make of it.
 
-        ``picture``: (height, width, channels) uint8. ``outputs``: by task, (rows, columns) int8 or
+        ``image``: (height, width, channels) uint8. ``outputs``: by task, (rows, columns) int8 or
         int16, the golden model's.
         """
         if self._files.get(program, Entry("", "", 0, "")).role != "program":
             raise BundleError(f"{program}: is no program of the bundle")
         path = f"golden/{name}.npy"
-        self.add(path, _npy(picture), role="picture")
+        self.add(path, _npy(image), role="image")
         for task, output in outputs.items():
             result = f"golden/{name}-{task}.npy"
             self.add(result, _npy(output), role="golden")
-            self._cases.append(Case(program=program, picture=path, task=task, output=result))
+            self._cases.append(Case(program=program, image=path, task=task, output=result))
 
     def _write_manifest(self) -> None:
         about = {
