@@ -139,7 +139,8 @@ def _image(options: argparse.Namespace, bundle: Bundle, accelerator: Accelerator
             if not options.json:
                 print(
                     f"{name}: {target}  {result.cycles:,} cycles  "
-                    f"{1 / result.seconds:,.1f} frames/s by the wall clock, transfers included"
+                    f"{1 / result.seconds:,.1f} frames/s by the "
+                    f"{accelerator.transport.clock}, transfers included"
                 )
     if options.json:
         print(json.dumps(results, indent=1))

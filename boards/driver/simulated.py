@@ -82,6 +82,8 @@ class Simulated(Transport):
     ``TransportError`` if there is no server.
     """
 
+    clock = "simulated clock"
+
     def __init__(self, path: str, *, interrupt: bool = True) -> None:
         self.name = f"the simulated board {path}"
         self.interrupt = interrupt

@@ -58,11 +58,13 @@ class Transport:
     """What :class:`~.device.Accelerator` needs of a board.
 
     ``name``: for messages. ``interrupt``: whether :meth:`wait` really waits for the accelerator's
-    interrupt; without one it passes the time, and the driver asks STATUS.
+    interrupt; without one it passes the time, and the driver asks STATUS. ``clock``: what
+    :meth:`now` counts.
     """
 
     name = ""
     interrupt = False
+    clock = "wall clock"
 
     def read(self, offset: int) -> int:
         """The 32-bit register at a byte offset. ``TransportError`` if the bus refuses it."""
