@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 FOLDERS := boards cli compiler hw model quant sim
 
 # The stamp is named by the content of what it depends on: time stamps change with each checkout.
-STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt .ci/setup | cksum | tr ' ' '-')
+STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt constraints-pynq.txt .ci/setup | cksum | tr ' ' '-')
 
 # Threads of numerical libraries would fight with the test workers for the processors.
 TEST_ENV := OMP_NUM_THREADS=1 AMARANTH_USE_YOSYS=builtin

@@ -49,7 +49,8 @@ _POISON = 0xA5  # where no output was written
 _SLICES = 8  # of a time-out; after each the driver asks STATUS even if no interrupt came
 _POLL_SECONDS = 20e-6  # between two looks at STATUS, without an interrupt
 _GRACE_SECONDS = 1e-3  # in which an interrupt that STATUS was faster than must come
-_ABORT_SECONDS = 0.05  # for transactions in flight to end
+_ABORT_SECONDS = 0.05  # for ABORT
+_QUIET_CYCLES = 3000  # in which memory answers what is in flight; beyond, the hardware gives up
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -361,6 +362,8 @@ class Accelerator:
         if status >> Status.FAILED & 1:
             code = self._read(Register.ERROR)
             self._write(Register.CONTROL, 1 << Control.CLEAR_IRQ)
+            if code == Error.HANG:  # answers of this frame may still be under way
+                self._reset()
             meaning = MEANING.get(Error(code) if code in list(Error) else Error.NONE, "unknown")
             raise FrameError(code, f"task {frame.task}: {meaning} (error {code})")
         cycles = self._read(COUNTER_BASE + 4 * Counter.CYCLES)
@@ -391,8 +394,13 @@ class Accelerator:
         self._reset()
 
     def _make_idle(self) -> None:
-        """ABORT what runs; reset what does not even answer that."""
+        """ABORT what runs; reset what does not answer that, or whose memory does not answer.
+
+        The hardware waits for the answers in flight, but not for ever. What comes after that would
+        be taken for the next frame's, so a board on which ABORT took that long is reset.
+        """
         if self._read(Register.STATUS) >> Status.BUSY & 1:
+            before = self._read(COUNTER_BASE + 4 * Counter.CYCLES)
             self._write(Register.CONTROL, 1 << Control.ABORT)
             deadline = self.transport.now() + _ABORT_SECONDS
             while self._read(Register.STATUS) >> Status.BUSY & 1:
@@ -400,7 +408,11 @@ class Accelerator:
                 if left <= 0:
                     self._reset()
                     return
-                self.transport.wait(min(left, _ABORT_SECONDS / _SLICES))
+                self.transport.wait(min(left, _POLL_SECONDS))
+            passed = self._read(COUNTER_BASE + 4 * Counter.CYCLES) - before
+            if passed & 0xFFFF_FFFF > _QUIET_CYCLES:
+                self._reset()
+                return
         self._write(Register.CONTROL, 1 << Control.CLEAR_IRQ)
 
     def _reset(self) -> None:

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from support.boards import (
     CONFIG,
-    NANO,
     PROGRAM,
     check,
     make_bundle,
     make_case,
+    nano_case,
     open_simulated,
     simulated_board,
 )
@@ -249,8 +249,8 @@ def test_importing_it_here_needs_neither_torch_nor_amaranth() -> None:
 
 
 def test_frames_of_nano(tmp_path: Path) -> None:
-    """A network of nano's sizes on the default preset, through the bundle's own self-test."""
-    case = make_case(3, NANO, preset("default"), 1)
+    """Through the bundle's own self-test; the network has nano's sizes and random weights."""
+    case = nano_case()
     bundle = make_bundle(tmp_path / "bundle", case)
     assert PROGRAM in {entry.path for entry in bundle.files}
     with (

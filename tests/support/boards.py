@@ -29,11 +29,13 @@ from moevit.quant.random_network import Sizes, random_images, random_network
 __all__ = [
     "CONFIG",
     "NANO",
+    "NANO_CONFIG",
     "PROGRAM",
     "Case",
     "check",
     "make_bundle",
     "make_case",
+    "nano_case",
     "open_simulated",
     "simulated_board",
 ]
@@ -51,11 +53,14 @@ NANO = Sizes(
     experts=8,
     expert_hidden=192,
     moe=(1, 3, 5),
-    tasks=2,
-    head_channels=(1, 3),
+    tasks=1,
+    head_channels=(1,),
     upscale=4,
 )
-"""The model size ``nano``, with two of its tasks."""
+"""The model size ``nano``, with one of its tasks."""
+
+NANO_CONFIG = preset("micro").but(name="micro-129", limits__tokens=132)
+"""The smallest preset, for as many tokens."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,7 +81,12 @@ class Case:
 
 @functools.cache
 def make_case(
-    seed: int = 11, sizes: Sizes = SIZES, config: AcceleratorConfig = CONFIG, count: int = 3
+    seed: int = 11,
+    sizes: Sizes = SIZES,
+    config: AcceleratorConfig = CONFIG,
+    count: int = 3,
+    *,
+    together: bool = True,
 ) -> Case:
     """A random network with three tasks, compiled with a frame of all of them too."""
     network = random_network(seed, sizes)
@@ -85,13 +95,18 @@ def make_case(
     return Case(
         config=config,
         network=network,
-        compiled=compile_network(network, config, together=True),
+        compiled=compile_network(network, config, together=together),
         images=images,
         golden=[
             {task: np.asarray(golden.run(image, task).output) for task in network.tasks}
             for image in images
         ],
     )
+
+
+def nano_case() -> Case:
+    """A network of nano's sizes with random weights."""
+    return make_case(3, NANO, NANO_CONFIG, 1, together=False)
 
 
 def make_bundle(target: Path, case: Case) -> Bundle:
