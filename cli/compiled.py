@@ -85,9 +85,10 @@ def with_program(
         ):
             if value is not None:
                 raise UserError(f"{option}: cannot be given together with --program alone")
-        if backend not in ("sim", "interpreter"):
+        if backend not in ("sim", "interpreter", "board"):
             raise UserError(
-                f"--backend: {backend} runs no programs; expected sim or interpreter, or --model"
+                f"--backend: {backend} runs no programs; expected sim, interpreter or board, "
+                "or --model"
             )
         return CompiledWorkload(file, program, report)
     workload = Workload(
