@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from support.boards import make_case
+
+from moevit.boards.contents import add_program
 from moevit.boards.driver.bundle import MANIFEST, Bundle, Manifest, Timing, Writer
 from moevit.boards.driver.errors import BundleError
 
@@ -127,3 +130,19 @@ def test_damaged_bundles(tmp_path: Path, change: Any, message: str) -> None:
     change(tmp_path / "b")
     with pytest.raises(BundleError, match=message):
         Bundle.read(tmp_path / "b")
+
+
+def test_a_program_and_its_cases(tmp_path: Path) -> None:
+    """The interpreter's integers, which are the golden model's."""
+    case = make_case()
+    with Writer(tmp_path / "b", ABOUT) as bundle:
+        add_program(bundle, "p", case.compiled.to_bytes(), list(case.images))
+        add_program(bundle, "q", case.compiled.to_bytes())
+    bundle = Bundle.read(tmp_path / "b")
+    assert [path.name for path in bundle.all("program")] == ["p.moevit", "q.moevit"]
+    assert [path.name for path in bundle.all("c")] == ["p.mvp", "q.mvp"]
+    assert len(bundle.cases) == 3 * len(case.images) + 3
+    for found in bundle.cases[:9]:
+        image = int(Path(found.image).stem.rpartition("-")[2])
+        wanted = case.golden[image][found.task]
+        np.testing.assert_array_equal(np.load(bundle.root / found.output), wanted)

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from moevit.boards.contents import add_driver
 from moevit.boards.driver.bundle import Bundle, Manifest, Writer
 from moevit.boards.driver.device import Accelerator
 from moevit.boards.driver.program import Program
 from moevit.boards.driver.simulated import Simulated
 from moevit.boards.hwh import Handoff, handoff
-from moevit.boards.shipping import driver_files
 from moevit.boards.simulated import SimulatedBoard
 from moevit.compiler import Program as Compiled
 from moevit.compiler import compile_network
@@ -139,8 +139,7 @@ def make_bundle(target: Path, case: Case) -> Bundle:
         bundle.add(PROGRAM, case.compiled.to_bytes(), role="program")
         for n, image in enumerate(case.images):
             bundle.add_case(program=PROGRAM, name=f"image{n}", image=image, outputs=case.golden[n])
-        for path, data in driver_files().items():
-            bundle.add(path, data, role="driver")
+        add_driver(bundle)
     return Bundle.read(target)
 
 

@@ -112,20 +112,23 @@ static double now(void *self) {
   return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
-/* The entry of a class whose `attribute` is `value`, or the first one where that is NULL. */
+/* The entry of a class whose `attribute` is `value`. Where that is NULL, any entry, and one whose name
+ * begins with "moevit" before all others. */
 static bool find(const char *class, const char *attribute, const char *value, char *found) {
   DIR *folder = opendir(class);
-  bool there = false;
+  bool there = false, any = false;
   if (!folder) return false;
   for (struct dirent *entry; !there && (entry = readdir(folder));) {
     char path[512], line[64];
     if (entry->d_name[0] == '.') continue;
     snprintf(path, sizeof path, "%s/%.100s/%s", class, entry->d_name, attribute);
-    there = read_line(path, line, sizeof line) && (!value || !strcmp(line, value));
-    if (there) snprintf(found, 128, "%.100s", entry->d_name);
+    if (!read_line(path, line, sizeof line) || (value && strcmp(line, value))) continue;
+    there = value || !strncmp(entry->d_name, "moevit", 6);
+    if (there || !any) snprintf(found, 128, "%.100s", entry->d_name);
+    any = true;
   }
   closedir(folder);
-  return there;
+  return any;
 }
 
 static int complain(char *message, int result, const char *text) {
