@@ -111,7 +111,10 @@ def _entry(name: str, task: str, base: int, output: Output) -> bytes:
 
 
 def _enum(name: str, prefix: str, kind: type[IntEnum]) -> list[str]:
-    members = [f"  {prefix}{member.name} = {int(member):#x}," for member in kind]
+    members = [
+        f"  {prefix}{member.name} = {int(member):#x}, /* {getattr(member, 'meaning', '')} */"
+        for member in kind
+    ]
     return [f"enum {name} {{", *members, "};", ""]
 
 
@@ -129,7 +132,7 @@ def _struct(name: str, fields: Fields) -> list[str]:
 def registers_header() -> str:
     """``moevit_registers.h``."""
     r = registers
-    meanings = [f'    [{int(error)}] = "{text}", \\' for error, text in r.MEANING.items()]
+    meanings = [f'    [{int(error)}] = "{error.meaning}", \\' for error in r.Error]
     lines = [
         "/* Made by moevit (boards/c_form.py) from hw/registers.py; not to be changed here. */",
         "#ifndef MOEVIT_REGISTERS_H",

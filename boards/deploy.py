@@ -35,11 +35,18 @@ class DeployError(OSError):
 
 
 @contextlib.contextmanager
-def _remote(ssh: Sequence[str], host: str, script: str, **more: int) -> Iterator[subprocess.Popen]:
+def _remote(
+    ssh: Sequence[str],
+    host: str,
+    script: str,
+    *,
+    stdin: int = subprocess.DEVNULL,
+    stdout: int | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
     """ssh with a script for the host's shell; ended when the block is left early."""
     command = [*ssh, host, f"sh -c {shlex.quote(script)}"]
     try:
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, **more)
+        process = subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE)
     except OSError as error:
         raise DeployError(f"{ssh[0]}: {error.strerror}") from None
     try:
@@ -94,7 +101,7 @@ def copy(
         # Without an early reader a host that refuses could block both sides.
         with contextlib.suppress(BrokenPipeError):
             target = _Progress(process.stdin, on_bytes)
-            with tarfile.open(fileobj=target, mode="w|") as archive:  # type: ignore[call-overload]
+            with tarfile.open(fileobj=target, mode="w|") as archive:
                 for name in [MANIFEST, *(entry.path for entry in bundle.files)]:
                     archive.add(bundle.root / name, arcname=name, filter=_plain)
             process.stdin.close()
@@ -129,7 +136,7 @@ def self_test(
     command = " ".join(shlex.quote(word) for word in (["sudo", "-n"] if root else []) + words)
     last = ""
     script = f"cd {shlex.quote(folder)} && {command}"
-    with _remote(ssh, host, script, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
+    with _remote(ssh, host, script, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None
         for line in process.stdout:
             last = line.decode(errors="replace").rstrip()

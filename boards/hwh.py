@@ -12,16 +12,20 @@ from __future__ import annotations
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum
 from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement
 
-from moevit.hw.registers import Control, Register, Status
+from moevit.hw.registers import Access, Control, Register, Status
 
 __all__ = ["FAMILIES", "Family", "Handoff", "handoff", "write"]
 
 _AXI = "xilinx.com:interface:aximm:1.0"
 _CLOCKS = 4
+_ACCESS = {
+    Access.READ_ONLY: "read-only",
+    Access.READ_WRITE: "read-write",
+    Access.COMMAND: "write-only",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,11 +182,7 @@ def _accelerator(parent: Element, about: Handoff, family: Family, processor: str
     )
     registers = SubElement(block, "REGISTERS")
     for register in Register:
-        bits: Mapping[Register, type[IntEnum]] = {
-            Register.CONTROL: Control,
-            Register.STATUS: Status,
-        }
-        _register(registers, register, bits.get(register))
+        _register(registers, register)
     SubElement(module, "PARAMETERS")
     ports = SubElement(module, "PORTS")
     clock, interrupt = family.clock.format(n=0), family.interrupt
@@ -273,34 +273,34 @@ def _hertz(about: Handoff) -> str:
     return str(round(about.clock_mhz * 1e6))
 
 
-def _register(parent: Element, register: Register, bits: type[IntEnum] | None) -> None:
+def _register(parent: Element, register: Register) -> None:
     element = SubElement(parent, "REGISTER", NAME=register.name)
     about = {
-        "DESCRIPTION": register.name.replace("_", " ").lower(),
+        "DESCRIPTION": register.meaning,
         "ADDRESS_OFFSET": f"{register:#x}",
-        "ACCESS": "read-write",
+        "ACCESS": _ACCESS[register.access],
         "IS_ENABLED": "true",
         "RESET_VALUE": "0x0",
         "SIZE": "32",
     }
     for name, value in about.items():
         SubElement(element, "PROPERTY", NAME=name, VALUE=value)
-    if bits is None:
+    if register.fields not in (Control, Status):  # bits, not values
         return
     fields = SubElement(element, "FIELDS")
-    for bit in bits:
+    for bit in register.fields:
         one = SubElement(fields, "FIELD", NAME=bit.name)
         for name, value in (
-            ("DESCRIPTION", bit.name.lower()),
+            ("DESCRIPTION", bit.meaning),
             ("BIT_OFFSET", str(int(bit))),
             ("BIT_WIDTH", "1"),
-            ("ACCESS", "write-only" if bits is Control else "read-only"),
+            ("ACCESS", _ACCESS[register.access]),
         ):
             SubElement(one, "PROPERTY", NAME=name, VALUE=value)
 
 
 def _pin(parent: Element, direction: str, name: str, other: tuple[str, str], **more: str) -> None:
-    pin = SubElement(parent, "PORT", DIR=direction, NAME=name, **more)
+    pin = SubElement(parent, "PORT", {"DIR": direction, "NAME": name, **more})
     links = SubElement(pin, "CONNECTIONS")
     SubElement(links, "CONNECTION", INSTANCE=other[0], PORT=other[1])
 

@@ -22,7 +22,6 @@ from moevit.hw.registers import (
     COUNTER_BASE,
     DEVICE_ID,
     EXPERT_BASE,
-    MEANING,
     Control,
     Counter,
     Error,
@@ -364,7 +363,7 @@ class Accelerator:
             self._write(Register.CONTROL, 1 << Control.CLEAR_IRQ)
             if code == Error.HANG:  # answers of this frame may still be under way
                 self._reset()
-            meaning = MEANING.get(Error(code) if code in list(Error) else Error.NONE, "unknown")
+            meaning = Error(code).meaning if code in list(Error) else "for a reason unknown here"
             raise FrameError(code, f"task {frame.task}: {meaning} (error {code})")
         cycles = self._read(COUNTER_BASE + 4 * Counter.CYCLES)
         if not frame._everything:
@@ -384,7 +383,7 @@ class Accelerator:
         self._running.clear()
         self._ready.clear()
         for frame in frames:
-            frame._error = FrameError(Error.ABORTED, f"task {frame.task}: {MEANING[Error.ABORTED]}")
+            frame._error = FrameError(Error.ABORTED, f"task {frame.task}: {Error.ABORTED.meaning}")
             self._release(frame)
         self._make_idle()
 
