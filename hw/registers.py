@@ -1,8 +1,8 @@
 """AXI4-Lite register map, error codes and performance counters, as data.
 
 The hardware (``control/axi_lite``), ``docs/isa.md``, the simulator and drivers in any language take
-addresses, access, bits and meanings from here. A driver on a board uses this file as it is: it needs
-Python 3.10 and nothing else.
+addresses, access, bits and meanings from here. A driver on a board uses this file as it is: it
+needs Python 3.10 and nothing else.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from support.boards import make_case
 
 from moevit.boards.contents import add_program
