@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -258,3 +259,10 @@ def test_frames_of_nano(tmp_path: Path) -> None:
         open_accelerator(Bundle.read(bundle.root), f"sim:{board.path}") as accelerator,
     ):
         assert selftest(bundle, accelerator, frames=0).passed
+
+
+def test_the_docs_name_tests_that_there_are() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "boards.md").read_text()
+    here = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    named = set(re.findall(r"`(test_\w+)`", page))
+    assert named and all(f"def {name}(" in here for name in named)
