@@ -124,8 +124,8 @@ def _struct(name: str, fields: Fields) -> list[str]:
         size = f"[{NAME_BYTES}]" if code.endswith("s") else ""
         comment = f" /* {about} */" if about else ""
         lines.append(f"  {_TYPES[code]} {field}{size};{comment}")
-    size = _format(fields).size
-    lines += ["};", f'_Static_assert(sizeof(struct {name}) == {size}, "no gaps");', ""]
+    total = _format(fields).size
+    lines += ["};", f'_Static_assert(sizeof(struct {name}) == {total}, "no gaps");', ""]
     return lines
 
 
