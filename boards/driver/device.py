@@ -13,10 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 from moevit.hw.registers import (
     COUNTER_BASE,
@@ -36,6 +33,7 @@ from .errors import (
     TimeOutError,
     TransportError,
 )
+from .frames import Frame, Identity, Result, Slot
 from .program import Program
 from .transport import ADDRESSES, Buffer, Transport, check_reach
 
@@ -50,69 +48,6 @@ _POLL_SECONDS = 20e-6  # between two looks at STATUS, without an interrupt
 _GRACE_SECONDS = 1e-3  # in which an interrupt that STATUS was faster than must come
 _ABORT_SECONDS = 0.05  # for ABORT
 _QUIET_CYCLES = 3000  # in which memory answers what is in flight; beyond, the hardware gives up
-
-Array = np.ndarray[Any, np.dtype[Any]]
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What the bitstream says of itself."""
-
-    isa_version: int
-    config_hash: int
-
-
-@dataclass(frozen=True)
-class Result:
-    """A frame: integers ``(rows, columns)`` by task, and what it cost.
-
-    ``cycles``: from START to done. ``counters`` and ``expert_tokens``: None unless asked for.
-    ``seconds``: from the call with the image to the integers, transfers included.
-    """
-
-    outputs: dict[str, Array]
-    cycles: int
-    seconds: float
-    counters: dict[Counter, int] | None = None
-    expert_tokens: tuple[int, ...] | None = None
-
-    @property
-    def output(self) -> Array:
-        """The integers of a frame of one task."""
-        (output,) = self.outputs.values()
-        return output
-
-
-@dataclass
-class _Slot:
-    image: Buffer
-    output: Buffer
-
-
-@dataclass
-class Frame:
-    """A frame in flight."""
-
-    task: str
-    _owner: Accelerator = field(repr=False)
-    _slot: _Slot | None = field(repr=False)
-    _begun: float = field(repr=False)
-    _everything: bool = field(repr=False)
-    _result: Result | None = field(default=None, repr=False)
-    _error: BaseException | None = field(default=None, repr=False)
-
-    @property
-    def finished(self) -> bool:
-        """Whether :meth:`result` returns or raises at once."""
-        return self._result is not None or self._error is not None
-
-    def result(self) -> Result:
-        """Waits for the frame. Raises ``FrameError`` or ``TimeOutError`` where it was given up."""
-        self._owner._settle(self)
-        if self._error is not None:
-            raise self._error
-        assert self._result is not None
-        return self._result
 
 
 class Accelerator:
@@ -148,8 +83,8 @@ class Accelerator:
         self.resets = 0
         self._program: Program | None = None
         self._memory: Buffer | None = None
-        self._slots: list[_Slot] = []
-        self._free: list[_Slot] = []
+        self._slots: list[Slot] = []
+        self._free: list[Slot] = []
         self._running: deque[Frame] = deque()
         self._ready: deque[Frame] = deque()
         try:
@@ -224,7 +159,7 @@ class Accelerator:
                 except BaseException:
                     image.close()
                     raise
-                self._slots.append(_Slot(image, output))
+                self._slots.append(Slot(image, output))
         except BaseException:
             self._drop_buffers()
             raise
