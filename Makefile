@@ -9,6 +9,8 @@ FOLDERS := bench boards cli compiler hw model quant sim
 
 # The stamp is named by the content of what it depends on: time stamps change with each checkout.
 STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt .ci/setup | cksum | tr ' ' '-')
+# The board driver is tested with pynq, which wants an older NumPy: an environment of its own.
+PYNQ := $(VENV)/.pynq-$(shell cksum <constraints-pynq.txt | tr ' ' '-')
 
 # Threads of numerical libraries would fight with the test workers for the processors.
 TEST_ENV := OMP_NUM_THREADS=1 AMARANTH_USE_YOSYS=builtin
@@ -24,13 +26,20 @@ $(STAMP):
 	@rm -f $(VENV)/.ready-*
 	@touch $@
 
+$(PYNQ): $(STAMP)
+	@$(BIN)/python -m venv $(VENV)/pynq
+	@$(VENV)/pynq/bin/python -m pip install --disable-pip-version-check --quiet \
+		-c constraints-pynq.txt pynq
+	@rm -f $(VENV)/.pynq-*
+	@touch $@
+
 demo: $(STAMP)
 	@$(BIN)/moevit run --task all --backend sim $(if $(IMAGE),"$(IMAGE)")
 
-test: $(STAMP)
+test: $(STAMP) $(PYNQ)
 	$(PYTEST)
 
-test-fast: $(STAMP)
+test-fast: $(STAMP) $(PYNQ)
 	$(PYTEST) -m "not slow"
 
 bench: $(STAMP)

@@ -4,6 +4,7 @@ Use them as annotations: `def command(preset: Preset = DEFAULT_PRESET, as_json: 
 The values are checked where the thing named is looked up, and here for backends and tasks.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -48,6 +49,7 @@ __all__ = [
     "chosen_tasks",
     "expert_bits",
     "parse_image_size",
+    "side_by_side",
 ]
 
 DEFAULT_SIZE = "nano"
@@ -194,6 +196,11 @@ def check_backend(name: str, allowed: Sequence[str] = tuple(BACKENDS)) -> str:
     if name not in allowed:
         raise UserError(f"--backend: unknown backend {name!r}; expected {', '.join(allowed)}")
     return name
+
+
+def side_by_side(backend: str, jobs: int) -> int:
+    """Devices to run at a time: `jobs`, or one a processor for 0; of boards there is one."""
+    return 1 if backend == "board" else jobs or len(os.sched_getaffinity(0))
 
 
 def check_method(name: str) -> str:

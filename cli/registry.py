@@ -34,6 +34,7 @@ COMMANDS: dict[str, str] = {
     "estimate": "Predict cycles, utilisation and bytes of a program.",
     "resources": "Count LUT, FF, DSP and RAM on the board, and levels of logic.",
     "verilog": "Write the accelerator's Verilog.",
+    "deploy": "Copy a bundle to a board over ssh and run its self-test there.",
     "bench": "Measure everything that the documentation quotes.",
     "doctor": "Say what is installed, at which version, and what is missing.",
 }

@@ -23,6 +23,7 @@ __all__ = ["tables", "write_panel", "write_values"]
 
 _HEADINGS = {
     "sim": "accelerator (simulated RTL)",
+    "board": "accelerator (board)",
     "interpreter": "accelerator (interpreted)",
     "golden": "integer reference",
     "torch": "float model",

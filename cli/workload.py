@@ -148,9 +148,9 @@ def open_program(
     given = None if source.is_default else source
     options = {"--experts": experts, "--method": method, source.option: given}
     alone("--program", options, " alone")
-    if backend not in ("sim", "interpreter"):
+    if backend not in ("sim", "interpreter", "board"):
         raise UserError(
-            f"--backend: {backend} runs no programs; expected sim or interpreter, or --model"
+            f"--backend: {backend} runs no programs; expected sim, interpreter or board, or --model"
         )
     return Workload(program, program.config, report=report)
 

@@ -10,5 +10,6 @@ BACKENDS = {
     "golden": "the integer reference",
     "interpreter": "the program, instruction by instruction",
     "sim": "the verilated accelerator",
+    "board": "the accelerator of this board",
 }
 """What runs a network, from the fastest to the truest, and what it is."""

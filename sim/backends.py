@@ -1,8 +1,9 @@
-"""The backends that are software, and every backend by its name."""
+"""The backends that are software, and every backend by its name, those of other packages too."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -183,6 +184,14 @@ class InterpreterDevice(_Software):
         return Result(task=task, output=output, planes=planes(program, task, output), counters=None)
 
 
+GROUP = "moevit.backends"
+"""Entry points of packages that bring a backend: its name, and what makes one of the sources."""
+
+
+def _others() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
 def open_device(
     name: str,
     sources: Sources,
@@ -206,4 +215,7 @@ def open_device(
         from .rtl import RtlDevice  # Amaranth only where Verilog may have to be generated
 
         return RtlDevice(sources.config, timing=timing, report=report)
+    if name in BACKENDS:
+        device: Device = _others()[name].load()(sources)
+        return device
     raise ValueError(f"Unknown backend {name!r}; expected one of {', '.join(BACKENDS)}")

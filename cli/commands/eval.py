@@ -1,7 +1,6 @@
 """`moevit eval`."""
 
 import json
-import os
 from typing import Annotated
 
 import typer
@@ -29,13 +28,14 @@ from ..options import (
     Task,
     check_backend,
     chosen_tasks,
+    side_by_side,
 )
 from ..progress import progress
 from ..workload import hardware, open_workload
 
 __all__ = ["command"]
 
-_IMAGES = {"torch": 500, "onnx": 500, "golden": 500, "interpreter": 20, "sim": 20}
+_IMAGES = {"torch": 500, "onnx": 500, "golden": 500, "interpreter": 20, "sim": 20, "board": 500}
 
 Images = Annotated[
     int,
@@ -97,7 +97,7 @@ def command(
             tasks,
             backend,
             count,
-            jobs=jobs or len(os.sched_getaffinity(0)),
+            jobs=side_by_side(backend, jobs),
             report=report,
         )
     if as_json:

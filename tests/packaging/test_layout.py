@@ -149,3 +149,10 @@ def test_the_native_sources_are_packaged() -> None:
     patterns = PROJECT["tool"]["setuptools"]["package-data"]["moevit.sim"]
     packaged = {path for pattern in patterns for path in (ROOT / "sim").glob(pattern)}
     assert packaged == {path for path in (ROOT / "sim" / "harness").iterdir() if path.is_file()}
+
+
+def test_the_c_library_is_packaged() -> None:
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]["moevit.boards.driver"]
+    folder = ROOT / "boards" / "driver"
+    packaged = {path for pattern in patterns for path in folder.glob(pattern)}
+    assert packaged == {path for path in (folder / "c").iterdir() if path.is_file()}
