@@ -1,7 +1,7 @@
 """Unmodified pynq on the verilated accelerator, and the hardware handoff that it reads.
 
 pynq wants an older NumPy than moevit's set of versions has, so it has an environment of its own,
-which `.ci/setup` makes: `.venv/pynq`. MOEVIT_PYNQ names another Python that has it.
+which `make test` makes: `.venv/pynq`. MOEVIT_PYNQ names another Python that has it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HOST = Path(__file__).with_name("pynq_host.py")
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not Path(PYTHON).exists(), reason=f"no pynq at {PYTHON}: run .ci/setup"),
+    pytest.mark.skipif(not Path(PYTHON).exists(), reason=f"no pynq at {PYTHON}: run make test"),
 ]
 
 
