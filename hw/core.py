@@ -83,7 +83,7 @@ class Core(Component):
         config = self._config
         m.submodules.compute = compute = ComputeEngine(config)
         m.submodules.weights = weights = WeightEngine(config)
-        m.submodules.data = data = DataEngine(config)
+        m.submodules.data_engine = data = DataEngine(config)
         waiting = self._queues(
             m,
             load=(data.load, Load.layout()),
