@@ -280,14 +280,14 @@ _DEFAULT = AcceleratorConfig(
 # residual words); wider and longer networks go in tiles.
 _ZCU104 = AcceleratorConfig(
     name="zcu104",
-    array=ArrayConfig(tokens=4, inputs=32, outputs=16),
+    array=ArrayConfig(tokens=8, inputs=32, outputs=16),
     memory=MemoryConfig(
         activation_words=12288,
         residual_words=5120,
         kv_rows=512,
         ring_rows=4096,
         demand_rows=512,
-        param_rows=1024,
+        param_rows=512,
         demand_param_rows=64,
         norm_rows=512,
         ports=4,
@@ -295,10 +295,10 @@ _ZCU104 = AcceleratorConfig(
     limits=LimitConfig(tokens=1280, depth=4096, experts=16, top_k=8, routed=256),
 )
 
-_ZCU104_MAX = _ZCU104.but(name="zcu104-max", array__tokens=6)
-"""3,072 products a cycle: three pairs of tokens share each weight."""
+_ZCU104_2048 = _ZCU104.but(name="zcu104-2048", array__tokens=4)
+"""Half as many products a cycle, as many slices: for one clock."""
 
-PRESETS = {config.name: config for config in (_MICRO, _DEFAULT, _ZCU104, _ZCU104_MAX)}
+PRESETS = {config.name: config for config in (_MICRO, _DEFAULT, _ZCU104, _ZCU104_2048)}
 
 
 def preset(name: str) -> AcceleratorConfig:

@@ -23,8 +23,9 @@ Primitives = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="What the array's multipliers are made of: none (plain Verilog, as simulated) or "
-        "dsp48e2 (slices of UltraScale+ devices, two products each).",
+        help="What the array's multipliers are made of: none (plain Verilog, as simulated), "
+        "dsp48e2 (slices of UltraScale+ devices, two products each) or dsp48e2x2 (the same at "
+        "twice the clock, four products each).",
     ),
 ]
 
@@ -36,7 +37,8 @@ def command(
 ) -> None:
     """Write the accelerator's Verilog, and its configuration as JSON.
 
-    The JSON holds every size of the build and the hash that programs must carry.
+    The JSON holds every size of the build, the hash that programs must carry, and the clocks that
+    the Verilog needs.
     """
     config = hardware_preset(preset)
     writable(output, folder=True)
@@ -48,6 +50,9 @@ def command(
         from moevit.hw.verilog import write
 
         report("generating", 0.0)
-        written = write(config, output, platform)
+        try:
+            written = write(config, output, platform)
+        except ValueError as error:
+            raise UserError(f"--preset {preset}: {error}") from None
     for path in written:
         typer.echo(f"{path}: {path.stat().st_size:,} bytes")
