@@ -20,8 +20,8 @@ from moevit.hw.transfer import bursts, data
 MICRO = preset("micro")
 SHAPES = {
     "micro": MICRO,  # 8-byte words, two to a beat
-    "default": MICRO.but(array__inputs=16, array__outputs=8),  # words of a beat
-    "zcu104": MICRO.but(array__inputs=32, array__outputs=16),  # two beats a word
+    "default": MICRO.but(array__inputs=16, array__outputs=8, memory__ports=2),  # words of a beat
+    "zcu104": MICRO.but(array__inputs=32, array__outputs=16, memory__ports=4),  # two beats a word
     "mixed": MICRO.but(limits__depth=128, array__inputs=64, array__outputs=8),  # four beats, one
 }
 SIZE = 1 << 17
@@ -52,9 +52,17 @@ class Bench:
         self.reset = Signal()
         self.contents = bytearray(rng.integers(0, 256, SIZE, np.uint8).tobytes())
         self.memory = AxiMemory(
-            self.contents, read=self.dut.axi_r, write=self.dut.axi_w, latency=self.latency,
+            self.contents, read=self.dut.axi_r[0], write=self.dut.axi_w, latency=self.latency,
             stall=self.stall, seed=self.seed, faults=self.faults,
         )  # fmt: skip
+        # The second port of LOADs, with a random order of its own.
+        self.others = [
+            AxiMemory(
+                self.contents, read=axi, latency=self.latency, stall=self.stall,
+                seed=self.seed + 7, faults=self.faults,
+            )
+            for axi in list(self.dut.axi_r)[1:]
+        ]  # fmt: skip
         self.a = rng.integers(0, 256, (memory.activation_words, config.array.inputs), np.uint8)
         self.x = rng.integers(0, 256, (memory.residual_words, 2 * config.array.outputs), np.uint8)
         self.norm: dict = {}
@@ -112,6 +120,7 @@ class Bench:
     async def bases(self, ctx):
         for name, value in (("program", PROGRAM), ("image", IMAGE), ("output", OUTPUT)):
             ctx.set(getattr(self.dut, name), value)
+        ctx.set(self.dut.header_address, PROGRAM)
 
     async def until_idle(self, ctx):
         for _ in range(LIMIT):
@@ -128,7 +137,8 @@ class Bench:
 
         sim = Simulator(ResetInserter(self.reset)(self.dut))
         sim.add_clock(1e-6)
-        for process in (self.memory.serve_reads, self.memory.serve_writes, self.chip):
+        reads = [memory.serve_reads for memory in (self.memory, *self.others)]
+        for process in (*reads, self.memory.serve_writes, self.chip):
             sim.add_testbench(process, background=True)
         for process in (bench, *more):
             sim.add_testbench(process)
