@@ -363,6 +363,39 @@ def code_at(bench, address, count):
     return [int.from_bytes(raw[32 * i : 32 * i + 32], "little") for i in range(count)]
 
 
+def test_two_sides_load_at_a_time_and_give_in_order():
+    """Residual words are there long before the pixels in front of them; their credit waits."""
+    bench = Bench(SHAPES["zcu104"], stall=0, deny=0, latency=(20, 20))
+    pixels = isa.Load(
+        kind=LoadKind.PIXELS, strips=2, patches=2, patch_rows=8, patch_bytes=32, pitch=64,
+        stride=16, signal=1,
+    )  # fmt: skip
+    words = isa.Load(kind=LoadKind.RESIDUAL, beats=4, signal=2)
+    memory = np.frombuffer(bytes(bench.contents), np.uint8)
+    there = []
+
+    async def feed(ctx):
+        for load in (pixels, words):
+            await put(ctx, bench.dut.load, fields(load))
+
+    async def watch(ctx):
+        """Whether each side has written all of its words, when the first credit comes."""
+        while not bench.gives:
+            await ctx.tick()
+            there[:] = [np.array_equal(bench.x.reshape(-1)[:64], memory[PROGRAM:][:64])]
+            if there[0] and not bench.gives:
+                return
+        raise AssertionError("The residual words came behind the pixels")
+
+    async def test(ctx):
+        while len(bench.gives) < 2:
+            await ctx.tick()
+
+    bench.run(test, feed, watch)
+    assert there == [True]
+    assert [number for number, _ in bench.gives] == [1, 2]
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 def test_header_and_code_beside_loads(seed):
     bench = Bench(seed=seed)
