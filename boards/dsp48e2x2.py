@@ -26,6 +26,7 @@ from amaranth.hdl import Module, Mux, Signal, Value, signed
 
 from moevit.hw.clocks import Clock
 from moevit.hw.compute.dot import DotProducts, Pipeline
+from moevit.hw.lib.storage import KEEP
 
 from .dsp48e2 import LANE, chain, lanes, tree
 
@@ -37,7 +38,7 @@ _FAN_OUT = 4
 _CHOICES = 64
 """Bits of operands for which a register says which half of the slow cycle it is."""
 
-_KEEP = {"keep": "true", "shreg_extract": "no"}
+_KEEP = {**KEEP, "shreg_extract": "no"}
 """Attributes of a flip-flop that is no part of a shift register and merged with no other."""
 
 _SLICE = 4

@@ -46,6 +46,8 @@ class Core(Component):
     axi_write : Out(AxiWrite), of port 0
     clean : In
         Between two frames, when nothing is busy but streams: credits and router queues are cleared.
+    between : In
+        What is streamed belongs to the next frame.
     busy, stream_busy : Out
         Anything unfinished but weight streams; one of these.
     counts : Out
@@ -73,6 +75,7 @@ class Core(Component):
                 "image": In(32),
                 "output": In(32),
                 "clean": In(1),
+                "between": In(1),
                 "cancel": In(1),
                 "quiet": Out(1),
                 "busy": Out(1),
@@ -238,6 +241,8 @@ class Core(Component):
             weights.base.eq(self.stream_base),
             weights.beats.eq(self.stream_beats),
             weights.loading.eq(data.loading),
+            weights.storing.eq(data.axi_w.wvalid),
+            weights.between.eq(self.between),
             weights.abort.eq(self.cancel),
         ]
         for n, (outer, inner) in enumerate(zip(self.axi, weights.axi, strict=True)):

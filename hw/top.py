@@ -86,6 +86,7 @@ class Top(Elaboratable):
             core.image.eq(seq.image),
             core.output.eq(seq.output),
             core.clean.eq(seq.clean),
+            core.between.eq(seq.between),
             core.header_start.eq(seq.header_start),
             core.header_address.eq(seq.header_address),
             seq.header_valid.eq(core.header_valid),

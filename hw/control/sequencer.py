@@ -70,6 +70,8 @@ class Sequencer(Component):
         No bus transaction in flight.
     cancel, reset : Out
         Engines give up (level); engines are reset (pulse of a few cycles).
+    between : Out
+        What is streamed belongs to the next frame.
     clean : Out
         Pulse between two frames without a reset: what a program may leave behind goes.
     busy, done, failed, error : Out
@@ -105,6 +107,7 @@ class Sequencer(Component):
                 "cancel": Out(1),
                 "reset": Out(1),
                 "clean": Out(1),
+                "between": Out(1),
                 "busy": Out(1),
                 "done": Out(1),
                 "failed": Out(1),
@@ -121,6 +124,7 @@ class Sequencer(Component):
             ahead.header_valid.eq(self.header_valid),
             ahead.header_data.eq(self.header_data),
             ahead.stream_ready.eq(self.stream_ready),
+            self.between.eq(ahead.streaming),
             *(getattr(self, name).eq(getattr(ahead, name)) for name in _PREPARED),
         ]
         looking, begin, ready, wrong = ahead.looking, ahead.begin, ahead.ready, ahead.wrong

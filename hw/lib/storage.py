@@ -15,7 +15,7 @@ from amaranth.hdl import Shape
 from amaranth.lib import memory
 from amaranth.utils import ceil_log2
 
-__all__ = ["BANK_BITS", "Bank", "Memory", "Style", "banks_of", "sections", "style"]
+__all__ = ["BANK_BITS", "KEEP", "Bank", "Memory", "Style", "banks_of", "sections", "style"]
 
 BANK_BITS = 64
 """Memories are built of banks no wider than this: one machine word of a simulator, and a natural
@@ -27,6 +27,10 @@ RAM has for as many bits a cycle."""
 _ULTRA_DEPTH, _ULTRA_BITS = 2048, 36
 """An ultra RAM has 4,096 words of 72 bits; what fills less than a quarter of it is block RAM."""
 _ULTRA_WORDS = 4096
+
+
+KEEP = {"keep": "true"}
+"""Attributes of a register that synthesis merges with no other: one of several copies."""
 
 
 class Style(StrEnum):

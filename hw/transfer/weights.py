@@ -22,6 +22,7 @@ from ..interfaces import (
     weight_row,
 )
 from ..lib.component import Component
+from ..lib.storage import KEEP
 from ..registers import Error
 from .load import sides
 from .weight_port import Port, ring_beats, ring_lanes, ring_rows
@@ -31,6 +32,8 @@ __all__ = ["WeightEngine"]
 
 _BEAT_SHIFT = ceil_log2(BEAT_BYTES)
 _NEARLY_EMPTY = 8  # a ring that has less than this part of its rows
+_CHOSEN = 256
+"""Bits of a row for which one register says which ring they come from."""
 _RINGS = ("ring", "param", "demand", "demand_param")
 
 
@@ -70,6 +73,9 @@ class WeightEngine(Component):
     loading:
         In(sides). The data engine reads through this port. The stream leaves the port to it as long
         as the ring is not nearly empty: what is loaded is waited for, what is streamed is not yet.
+    storing, between:
+        In(1). Results are written; what is streamed belongs to the next frame. The stream then
+        leaves the same ports alone, and so the memory's time to what a frame's end waits for.
     abort:
         In(1). From this cycle on nothing more is asked for and everything that comes is dropped,
         until reset.
@@ -106,6 +112,8 @@ class WeightEngine(Component):
                 "params": In(ReadPort(param_address(config), param_row(config))),
                 **pointers,
                 "loading": In(sides(config)),
+                "storing": In(1),
+                "between": In(1),
                 "abort": In(1),
                 "quiet": Out(1),
                 "stream_busy": Out(1),
@@ -136,7 +144,10 @@ class WeightEngine(Component):
         ahead = rows >= self._config.memory.ring_rows // _NEARLY_EMPTY
         m.d.sync += [
             rows.eq(self.ring_filled - self.ring_released),
-            *(port.hold.eq(busy & ahead) for port, busy in zip(ports, self.loading, strict=False)),
+            *(
+                port.hold.eq((busy & ahead) | (self.storing & self.between))
+                for port, busy in zip(ports, self.loading, strict=False)
+            ),
         ]
         with m.If(self.fault == Error.NONE):
             with m.If(Cat(port.bad_read for port in ports).any()):
@@ -163,9 +174,13 @@ class WeightEngine(Component):
             (self.rows, "ring", "demand"),
             (self.params, "param", "demand_param"),
         ):
-            from_demand = Signal(name=f"from_{demand}")
+            # One for each few words, since it chooses between whole rows.
+            width = len(Value.cast(reader.data))
+            from_demand = [
+                Signal(name=f"from_{demand}_{low}", attrs=KEEP) for low in range(0, width, _CHOSEN)
+            ]
             with m.If(reader.en):
-                m.d.sync += from_demand.eq(reader.addr.demand)
+                m.d.sync += [copy.eq(reader.addr.demand) for copy in from_demand]
             data = []
             for name in (plain, demand):
                 ring = Ring(
@@ -193,7 +208,12 @@ class WeightEngine(Component):
                 else:
                     with m.If(Cat(count != filled for count in counts).all()):
                         m.d.sync += filled.eq(filled + 1)
-            m.d.comb += Value.cast(reader.data).eq(Mux(from_demand, data[1], data[0]))
+            m.d.comb += Value.cast(reader.data).eq(
+                Cat(
+                    Mux(copy, data[1][low : low + _CHOSEN], data[0][low : low + _CHOSEN])
+                    for copy, low in zip(from_demand, range(0, width, _CHOSEN), strict=True)
+                )
+            )
 
     def _start(self, m: Module, ports: list[Port]) -> Value:
         """Hands each port its part of the stream, one port a cycle; 1 until done."""
