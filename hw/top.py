@@ -116,8 +116,12 @@ class Top(Elaboratable):
             m.d.sync += regs.experts.eq(core.experts)
         for counter in Counter:
             total = Signal(32, name=f"counter_{counter.name.lower()}")
+            counted = core.counts[int(counter)]
             with m.If(ended):
-                m.d.sync += [total.eq(0), regs.counters[int(counter)].eq(total)]
+                # What comes in this cycle is the next frame's already, if there is one.
+                m.d.sync += [total.eq(counted), regs.counters[int(counter)].eq(total)]
             with m.Elif(seq.busy):
-                m.d.sync += total.eq(total + core.counts[int(counter)])
+                m.d.sync += total.eq(total + counted)
+            with m.Else():
+                m.d.sync += total.eq(0)
         return m
