@@ -197,7 +197,7 @@ def _later(
     """``value`` some cycles of a clock (``m.d`` of it) later."""
     for n in range(cycles):
         shape = Value.cast(value).shape()
-        later = Signal(shape, name=f"{name}_{n}", reset_less=True, attrs=attrs)
+        later = Signal(shape, name=f"{name}_{n}", reset_less=True, attrs=attrs or {})
         domain += later.eq(value)
         value = later
     return value

@@ -36,7 +36,7 @@ class BlockReport:
     @property
     def slack(self) -> float | None:
         """ns that the longest path leaves at the block's clock."""
-        return self.path and self.path.slack(self.clock_mhz)
+        return None if self.path is None else self.path.slack(self.clock_mhz)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

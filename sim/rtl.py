@@ -223,7 +223,7 @@ class RtlDevice:
         The cycles of a frame count from the end of the frame before. Raises as :meth:`run`.
         """
         sim, todo = self.simulator, iter(frames)
-        free, under_way = list(self._places), deque[tuple[int, str]]()
+        free, under_way = list(self._places), deque[tuple[tuple[int, int], str]]()
         ended = sim.reg_read(Register.FRAMES)
         sim.clear_stats()
         try:

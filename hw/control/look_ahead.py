@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from amaranth.hdl import Module, Signal, unsigned
 from amaranth.lib import stream
 from amaranth.lib.data import StructLayout
@@ -87,7 +89,7 @@ class LookAhead(Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         frame = self.frames.payload
-        header = Signal(header_layout, reset_less=True)
+        header: Any = Signal(header_layout, reset_less=True)
         m.d.comb += [
             self.frames.ready.eq(self.begin),
             self.header_address.eq(frame.program),
