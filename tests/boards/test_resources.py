@@ -167,7 +167,7 @@ def test_a_long_path_and_a_full_part_are_told(
     assert "core" in found.to_dict()["paths_too_long"]
     text = page(found)
     assert "Over the budget: FF." in text
-    assert "| q | 1 | FDRE | core | 1 LUT.I |" in text
+    assert "| q | 1 | FDRE | control | 1 LUT.I |" in text
     assert "Over 512 loads: none." in text
     assert "| core | 3.47 | -0.24 | 9 | 0 |" in text
 
