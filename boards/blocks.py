@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from moevit.hw.config import AcceleratorConfig
 from moevit.hw.verilog import TOP_NAME, rtlil
@@ -21,16 +22,20 @@ __all__ = ["Block", "blocks"]
 _CUT = ("core", "core.compute", "core.compute.array.dot")
 """Components that are blocks of their own beside the children of top, core and compute engine."""
 
+_SLICES = Platform()
+
 
 @dataclass(frozen=True)
 class Block:
     """``name`` as in the tables; ``module`` its top in ``text`` (RTLIL); ``inner``: modules that
-    it holds as black boxes, blocks themselves."""
+    it holds as black boxes, blocks themselves. ``family``: Yosys's name of the primitives that it
+    is mapped to."""
 
     name: str
     module: str
     text: str
     inner: tuple[str, ...] = ()
+    family: str = "xcup"
 
 
 def _modules(text: str) -> Iterator[tuple[str, str]]:
@@ -58,12 +63,18 @@ def _plain_names(text: str) -> str:
     )
 
 
-def blocks(config: AcceleratorConfig) -> list[Block]:
+def blocks(
+    config: AcceleratorConfig, platform: Any = _SLICES, *, family: str = "xcup", ultra: bool = True
+) -> list[Block]:
     """All blocks of the accelerator with the board's multipliers.
 
-    Children come before their parents, the whole's glue last.
+    Children come before their parents, the whole's glue last. Without ``ultra`` the part has no
+    ultra RAM, and memories that would be are block RAM.
     """
-    modules = dict(_modules(_plain_names(rtlil(config, Platform()))))
+    text = rtlil(config, platform)
+    if not ultra:
+        text = text.replace('attribute \\ram_style "ultra"', 'attribute \\ram_style "block"')
+    modules = dict(_modules(_plain_names(text)))
     inside = {
         name: [c for c in re.findall(r"^  cell (\\\S+) ", text, re.M) if c in modules]
         for name, text in modules.items()
@@ -92,6 +103,6 @@ def blocks(config: AcceleratorConfig) -> list[Block]:
                     todo.append(child)
         name = plain(module) or TOP_NAME
         text = "".join(own[n] for n in sorted(own)) + "".join(boxes[n] for n in sorted(boxes))
-        name = name.removeprefix("core.").removeprefix("compute.")
-        found.append(Block(name, module, text, tuple(sorted(boxes))))
+        label = name.removeprefix("core.").removeprefix("compute.")
+        found.append(Block(label, module, text, tuple(sorted(boxes)), family))
     return found

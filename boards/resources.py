@@ -12,10 +12,13 @@ from moevit.hw.config import AcceleratorConfig
 from .blocks import Block, blocks
 from .cells import Timing
 from .depth import Analysis, Path, analyse
+from .dsp48e2 import Platform
 from .parts import RESOURCES, Part, part
 from .synthesis import synthesise, tally
 
 __all__ = ["BlockReport", "Report", "report"]
+
+_SLICES = Platform()
 
 
 @dataclass(frozen=True)
@@ -84,10 +87,14 @@ def _numbers(amounts: dict[str, float]) -> dict[str, float]:
 def report(
     config: AcceleratorConfig,
     *,
+    on: Part | None = None,
+    platform: Any = _SLICES,
     jobs: int = 2,
     progress: Callable[[str, float], None] = lambda _what, _share: None,
 ) -> Report:
     """Synthesise every block of ``config``, ``jobs`` at a time.
+
+    ``on``: the part, the preset's own if not given; ``platform``: its multipliers.
 
     Raises
     ------
@@ -95,7 +102,8 @@ def report(
         If Yosys is missing or fails.
     """
     progress("generating", 0.0)
-    found = blocks(config)
+    device = on or part(config.name)
+    found = blocks(config, platform, family=device.family, ultra=device.has["URAM"] > 0)
     netlists: dict[str, dict[str, Any]] = {}
     with ThreadPoolExecutor(jobs) as pool:
         # The longest text first, so that it does not end the row alone.
@@ -109,9 +117,7 @@ def report(
             pool.shutdown(cancel_futures=True)
             raise
     known: dict[str, Timing] = {}
-    return Report(
-        config, part(config.name), tuple(_analyse(b, netlists[b.name], known) for b in found)
-    )
+    return Report(config, device, tuple(_analyse(b, netlists[b.name], known) for b in found))
 
 
 def _analyse(block: Block, netlist: dict[str, Any], known: dict[str, Timing]) -> BlockReport:

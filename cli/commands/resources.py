@@ -8,6 +8,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from moevit.boards import platform
+from moevit.boards.targets import board as find_board
 from moevit.hw.config import preset as hardware_preset
 
 from ..errors import UserError
@@ -24,21 +26,42 @@ Docs = Annotated[
 ]
 
 
+Board = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Board whose part and multipliers count; the ZCU104 if not given.",
+        show_default=False,
+    ),
+]
+
+
 def command(
-    preset: Preset = "zcu104", jobs: Jobs = 2, docs: Docs = None, as_json: Json = False
+    preset: Preset = "zcu104",
+    board: Board = None,
+    jobs: Jobs = 2,
+    docs: Docs = None,
+    as_json: Json = False,
 ) -> None:
     """Count what the accelerator takes of its board, and its longest paths.
 
-    Yosys maps the real top to UltraScale+, block by block: LUT, FF, DSP, block and ultra RAM
-    against the board and the budget, and levels of logic by rules of thumb. It takes minutes, but
-    only for blocks that have changed since. All of it is an estimate before place and route.
+    Yosys maps the real top to the part's primitives, block by block: LUT, FF, DSP, block and ultra
+    RAM against the board and the budget, and levels of logic by rules of thumb. It takes minutes,
+    but only for blocks that have changed since. All of it is an estimate before place and route.
     """
     if docs is not None and docs.is_dir():
         raise UserError(f"{docs}: is a folder; expected the name of a file")
+    config = hardware_preset(preset)
+    target = None if board is None else find_board(board)
     with progress("moevit resources", quiet=as_json) as tell:
         from moevit.boards.resources import report
 
-        found = report(hardware_preset(preset), jobs=jobs, progress=tell)
+        if target is None:
+            found = report(config, jobs=jobs, progress=tell)
+        else:
+            config = config.but(clock_mhz=min(config.clock_mhz, target.clock_mhz))
+            multipliers = platform(target.primitives)
+            found = report(config, on=target.part, platform=multipliers, jobs=jobs, progress=tell)
     if docs is not None:
         from moevit.boards.page import page
 
