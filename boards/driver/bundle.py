@@ -233,10 +233,11 @@ class Writer:
         self._scratch: Path | None = None
 
     def __enter__(self) -> Writer:
-        occupied = self.target.exists() and not self.target.is_dir()
-        if occupied or (self.target.is_dir() and any(self.target.iterdir())):
-            if occupied or not (self.target / MANIFEST).is_file():
-                raise BundleError(f"{self.target}: exists and is no bundle")
+        if self.target.exists() and not (
+            self.target.is_dir()
+            and ((self.target / MANIFEST).is_file() or not any(self.target.iterdir()))
+        ):
+            raise BundleError(f"{self.target}: exists and is no bundle")
         self.target.parent.mkdir(parents=True, exist_ok=True)
         scratch = tempfile.mkdtemp(dir=self.target.parent, prefix=f".{self.target.name}-")
         self._scratch = Path(scratch)
