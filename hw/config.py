@@ -298,7 +298,11 @@ _ZCU104 = AcceleratorConfig(
 _ZCU104_MAX = _ZCU104.but(name="zcu104-max", array__tokens=6)
 """3,072 products a cycle: three pairs of tokens share each weight."""
 
-PRESETS = {config.name: config for config in (_MICRO, _DEFAULT, _ZCU104, _ZCU104_MAX)}
+_ZCU102 = _ZCU104.but(name="zcu102", memory__ring_rows=2048)
+"""Without ultra RAM everything is block RAM, of which there are 912: a ring of half the rows leaves
+room for the router (boards/fit.py counts)."""
+
+PRESETS = {config.name: config for config in (_MICRO, _DEFAULT, _ZCU104, _ZCU104_MAX, _ZCU102)}
 
 
 def preset(name: str) -> AcceleratorConfig:

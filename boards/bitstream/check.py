@@ -7,6 +7,7 @@ addresses fit. That Vivado agrees only Vivado can say.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from ..targets import board
 from .ipxact import NAMESPACE
 
 __all__ = ["CheckError", "check", "facts", "standin"]
@@ -111,21 +113,24 @@ def facts(component: Path, *, wants: dict[str, float] | None = None) -> str:
     return "\n".join([*lines, "}"]) + "\n"
 
 
-def standin(folder: Path, reference_mhz: float, target: Path) -> list[str]:
+def standin(folder: Path, target: Path) -> list[str]:
     """Arguments of ``tclsh`` for the stand-in with the IP of a build's folder; facts go below
     ``target``."""
+    about = json.loads((folder / "build.json").read_text())
     own = []
-    for component in sorted((folder / "ip").glob("*/component.xml")):
+    for component in sorted((folder / "vivado" / "ip").glob("*/component.xml")):
         name = component.parent.name
-        wants = {"reference": reference_mhz} if name.startswith("moevit_clocks") else {}
+        wants = {clock.replace("clk", "aclk", 1): mhz for clock, mhz in about["clocks"].items()}
+        if name.startswith("moevit_clocks"):
+            wants = {"reference": board(about["board"]).reference_mhz}
         path = target / f"{name}.facts.tcl"
         path.write_text(facts(component, wants=wants))
         own.append(str(path))
     return [str(_TCL / "standin.tcl"), str(_TCL / "facts.tcl"), *own]
 
 
-def check(folder: Path, reference_mhz: float) -> None:
-    """Run ``build.tcl`` of a build's folder, which stays as it is.
+def check(folder: Path) -> None:
+    """Run the scripts of a build's folder, which stays as it is.
 
     Raises
     ------
@@ -136,11 +141,13 @@ def check(folder: Path, reference_mhz: float) -> None:
     if program is None:
         raise CheckError("tclsh: not installed; apt-get install tcl")
     with TemporaryDirectory() as scratch:
-        copy = Path(scratch) / "vivado"
+        copy = Path(scratch) / "build"
         ignore = shutil.ignore_patterns("project", "moevit.v", "*.log")
         shutil.copytree(folder, copy, ignore=ignore)
-        command = [program, *standin(copy, reference_mhz, Path(scratch)), "--", "build.tcl"]
-        done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
+        command = [program, *standin(copy, Path(scratch)), "--", "build.tcl"]
+        done = subprocess.run(
+            command, cwd=copy / "vivado", capture_output=True, text=True, check=False
+        )
     if done.returncode or "STANDIN ok" not in done.stdout:
         said = [line for line in done.stderr.splitlines() if line.startswith("STANDIN")]
         said = said or [m for m in done.stdout.splitlines() if m.startswith("MOEVIT error")]

@@ -51,9 +51,9 @@ def _cell(ip: str, cell: str) -> str:
     return f"create_bd_cell -type ip -vlnv [moevit_newest {ip}] {cell}"
 
 
-def _processor(board: Board, ports: int) -> list[str]:
+def _processor(board: Board, ports: int, mhz: float) -> list[str]:
     ps = board.processor
-    parameters = {k: v.format(mhz=f"{board.reference_mhz:g}") for k, v in ps.parameters.items()}
+    parameters = {k: v.format(mhz=f"{mhz:g}") for k, v in ps.parameters.items()}
     for port in range(ps.ports):
         chosen = ps.port_parameters if port < ports else ps.unused
         gp = port + ps.first_gp
@@ -79,7 +79,8 @@ def block_design(board: Board, *, clocks: Mapping[str, float], ports: int) -> st
     if ports > ps.ports:
         raise ValueError(f"{board.name}: has {ps.ports} memory ports, the configuration {ports}")
     pins = {name: name.replace("clk", "aclk", 1) for name in clocks}
-    lines = [f"create_bd_design {DESIGN}", *_processor(board, ports)]
+    mhz = board.processor_mhz(clocks["clk"])
+    lines = [f"create_bd_design {DESIGN}", *_processor(board, ports, mhz)]
     lines.append(f"create_bd_cell -type ip -vlnv {vlnv('moevit')} {CELL}")
     lines.append(_cell("proc_sys_reset", _RESET))
     lines.append(_cell("smartconnect", _CONTROL))

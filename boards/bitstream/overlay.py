@@ -20,13 +20,12 @@ _BUFFER_BYTES = 1 << 27
 
 
 def source(board: Board, clock_mhz: float) -> str:
-    """The overlay's source. ``clock_mhz``: of the accelerator, for the comment only where an MMCM
-    makes it."""
+    """The overlay's source; ``clock_mhz``: of the accelerator."""
     ultra = board.processor.ip == "zynq_ultra_ps_e"
     cells = 2 if ultra else 1
     fpga, bus, gic = ("fpga_full", "amba", "gic") if ultra else ("fpga_full", "amba", "intc")
     clock = "zynqmp_clk 71" if ultra else "clkc 15"
-    rate = round(board.reference_mhz * 1e6)
+    rate = round(board.processor_mhz(clock_mhz) * 1e6)
 
     def cell(value: int) -> str:
         return f"0x0 {value:#x}" if cells == 2 else f"{value:#x}"

@@ -95,8 +95,8 @@ class Board:
     processor:
         The family's processing system.
     reference_mhz:
-        What is asked of the processor's PLL. With ``mmcm`` an MMCM makes the accelerator's clocks
-        of it; without, it is the accelerator's clock itself.
+        With ``mmcm`` an MMCM makes the accelerator's clocks of this one, which the processor's PLL
+        makes; without, that PLL makes the accelerator's clock itself.
     clock_mhz:
         Target for this part. A configuration that aims higher is built for this clock.
     memory_base, memory_bytes:
@@ -131,6 +131,10 @@ class Board:
     interrupt: int
     host: str
     register_bytes: int = field(default=4096)
+
+    def processor_mhz(self, clock_mhz: float) -> float:
+        """What is asked of the processor's PLL for an accelerator at ``clock_mhz``."""
+        return self.reference_mhz if self.mmcm else clock_mhz
 
     def __post_init__(self) -> None:
         low, high = self.processor.registers_between

@@ -127,7 +127,7 @@ def command(
             output, target, chosen, programs=tuple(program or []), jobs=jobs, progress=tell
         )
         if check:
-            _check(output, target)
+            _check(output)
         if vivado is not None:
             notes = _run(output, vivado, tell)
             _finish(output, allow_timing_failure, not no_estimate, jobs, as_json, tell, notes)
@@ -177,11 +177,11 @@ def _configuration(
     return chosen
 
 
-def _check(output: Path, target: Board) -> None:
+def _check(output: Path) -> None:
     from moevit.boards.bitstream.check import CheckError, check
 
     try:
-        check(output / "vivado", target.reference_mhz)
+        check(output)
     except CheckError as error:
         raise CheckFailedError(str(error)) from None
     typer.echo(f"{output}: the scripts pass the stand-in", err=True)

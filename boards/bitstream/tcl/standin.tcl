@@ -131,7 +131,7 @@ proc add_files {args} {
   lappend ::files $file
 }
 proc generate_target {args} {
-  if {![info exists ::validated]} { standin_fail "generate_target: the design is not validated" }
+  if {![info exists ::saved]} { standin_fail "generate_target: the design is not saved" }
   standin_handoff project/moevit.gen/sources_1/bd/$::design/hw_handoff/$::design.hwh
 }
 proc make_wrapper {args} {

@@ -55,6 +55,7 @@ proc apply_bd_automation {args} {
   set cell [string range [lindex [dict get $given {}] 0] 5 end]
   lassign $::automation($::cells($cell)) rule keys external
   if {[dict get $given -rule] ne $rule} { standin_fail "apply_bd_automation: rule" }
+  set ::automated($cell) 1
   foreach {key value} [dict get $given -config] {
     if {$key ni $keys} { standin_fail "apply_bd_automation: unknown $key" }
     if {$key eq "apply_board_preset" && $value ni {0 1}} { standin_fail "board preset: $value" }
@@ -178,6 +179,9 @@ proc clock_of {cell bus} {
 proc validate_bd_design {} {
   foreach cell [lsort [array names ::cells]] {
     set ip $::cells($cell)
+    if {$::automation($ip) ne {} && ![info exists ::automated($cell)]} {
+      standin_fail "$cell: no automation, so no board's preset"
+    }
     dict for {key values} $::parameters($ip) {
       set needed [expr {"set" in $values || $key in $::must($ip)}]
       if {[dict exists $::expect($ip) $key]} {
@@ -236,6 +240,7 @@ proc validate_bd_design {} {
 }
 proc save_bd_design {} {
   if {![info exists ::validated]} { standin_fail "save_bd_design: the design is not validated" }
+  set ::saved 1
 }
 
 # Constraints --------------------------------------------------------------------------------------
