@@ -26,7 +26,7 @@ def write_bundle(
     Raises
     ------
     TimingNotMetError
-        If timing is not met and that is not allowed; no bundle is written, and an old one goes.
+        If timing is not met and that is not allowed; no bundle is written.
     ReportError
         If the bitstream is damaged or for another part.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,6 +112,7 @@ def collect(
         said += write_bundle(folder, target, about, found, allow_timing=allow_timing)
     except TimingNotMetError as error:
         failure = str(error)
+        shutil.rmtree(bundle, ignore_errors=True)  # one that was allowed before
     about |= {
         "status": "timing not met" if failure else "built",
         "timing_failure_allowed": allow_timing and not found.timing.met,

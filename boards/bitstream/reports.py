@@ -122,7 +122,7 @@ def _reader(read: Callable[[str], _T]) -> Callable[[Path], _T]:
         text = _text(path)
         try:
             return read(text)
-        except (ValueError, KeyError, IndexError, AttributeError) as error:
+        except (ValueError, KeyError, IndexError, StopIteration) as error:
             raise ReportError(f"{path}: is no report that is known ({error})") from None
 
     reader.__doc__ = read.__doc__
@@ -290,7 +290,7 @@ def _paths(text: str) -> Iterator[TimingPath]:
 
 
 def _power(text: str) -> Power:
-    cells = dict(re.findall(r"^\| ([^|]+?)\s*\| ([^|]+?)\s*\|", text, re.M))
+    cells = dict(re.findall(r"^\| ([^|\n]+?)\s*\| ([^|\n]+?)\s*\|$", text, re.M))
 
     def watts(name: str) -> float:
         return float(cells[name].split()[0])
@@ -333,6 +333,10 @@ read_drc = _reader(_drc)
 """Counts of a report of design rules."""
 
 
+_PIECE = re.compile(r"DSP_\w+|RAM[A-H]\w*|[SD]P")
+"""Pieces of a primitive, which stand in its cell: of a DSP slice, of a memory of look-up tables."""
+
+
 def block_of(pin: str) -> str:
     """The block of the accelerator that a cell's pin is in, named as `moevit resources` does.
 
@@ -343,6 +347,8 @@ def block_of(pin: str) -> str:
     if ACCELERATOR not in parts:
         return parts[1] if len(parts) > 2 else parts[0]
     inner = parts[parts.index(ACCELERATOR) + 1 : -2]  # without cell and pin
+    if inner and _PIECE.fullmatch(parts[-2]):
+        inner.pop()
     if not inner:
         return "moevit"
     if inner[0] != "core":

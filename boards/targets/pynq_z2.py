@@ -27,7 +27,7 @@ BOARD = Board(
     memory_bytes=1 << 29,
     registers=0x43C0_0000,
     primitives="none",
-    presets=("micro",),
+    presets=("pynq-z2", "micro"),
     interrupt=29,
     host="PYNQ image, over Ethernet",
 )

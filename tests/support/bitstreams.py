@@ -1,4 +1,4 @@
-"""Builds without the minutes of generating Verilog: a top with the true ports and nothing inside."""
+"""Builds without the minutes of Verilog: a top with the true ports and nothing inside."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def hollow(config: AcceleratorConfig, clocks: dict[str, float]) -> str:
 
 
 def hollow_verilog(monkeypatch: pytest.MonkeyPatch, times: int = 1) -> None:
-    """Makes :func:`moevit.boards.bitstream.rtl.generate` quick; with ``times`` there is ``clk2x``."""
+    """Makes ``moevit.boards.bitstream.rtl.generate`` quick; with ``times`` there is ``clk2x``."""
 
     def write(config: AcceleratorConfig, folder: Path, platform: Any = None) -> list[Path]:
         clocks = {"clk": config.clock_mhz}
