@@ -17,14 +17,9 @@ from .. import platform as primitives_platform
 from ..fit import shortage, suggestion
 from ..targets.base import Board
 from . import design, ipxact, overlay, rtl
+from .versions import COMMAND, NEWEST, OLDEST
 
-__all__ = ["COMMAND", "NEWEST", "OLDEST", "DoesNotFitError", "write_inputs"]
-
-OLDEST, NEWEST = "2020.2", "2025.2"
-"""Versions of Vivado that the scripts are written for."""
-
-COMMAND = "vivado -mode batch -source build.tcl -log vivado.log -nojournal"
-"""What builds, run in the folder ``vivado``."""
+__all__ = ["DoesNotFitError", "write_inputs"]
 
 
 class DoesNotFitError(ValueError):

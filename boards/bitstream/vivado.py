@@ -15,9 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .inputs import COMMAND, NEWEST, OLDEST
+from .versions import COMMAND, OLDEST, order
 
-__all__ = ["STEPS", "RunError", "Vivado", "VivadoVersionError", "find", "order", "run"]
+__all__ = ["STEPS", "RunError", "Vivado", "VivadoVersionError", "find", "run"]
 
 STEPS = {
     "project": 0.0, "design": 0.02, "synthesis": 0.08, "implementation": 0.35, "bitstream": 0.9,
@@ -44,17 +44,6 @@ class Vivado:
 
     executable: Path
     version: str
-
-    @property
-    def known(self) -> bool:
-        """Whether the scripts are written for this version."""
-        return order(OLDEST) <= order(self.version) <= order(NEWEST)
-
-
-def order(version: str) -> tuple[int, int]:
-    """Year and release, to compare versions by; (0, 0) if it is none."""
-    found = re.match(r"(\d+)\.(\d+)", version)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def find() -> Vivado | None:
