@@ -122,7 +122,7 @@ def standin(folder: Path, target: Path) -> list[str]:
         name = component.parent.name
         wants = {clock.replace("clk", "aclk", 1): mhz for clock, mhz in about["clocks"].items()}
         if name.startswith("moevit_clocks"):
-            wants = {"reference": board(about["board"]).reference_mhz}
+            wants = {"clk_in": board(about["board"]).reference_mhz}
         path = target / f"{name}.facts.tcl"
         path.write_text(facts(component, wants=wants))
         own.append(str(path))

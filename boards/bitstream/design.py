@@ -95,7 +95,7 @@ def block_design(board: Board, *, clocks: Mapping[str, float], ports: int) -> st
     source = processor_clock
     if board.mmcm:
         lines.append(f"create_bd_cell -type ip -vlnv {vlnv('moevit_clocks')} {_CLOCKS}")
-        lines += _net(processor_clock, _pin(_CLOCKS, "reference"))
+        lines += _net(processor_clock, _pin(_CLOCKS, "clk_in"))
         lines += _net(processor_reset, _pin(_CLOCKS, "resetn"))
         lines += _net(_pin(_CLOCKS, "locked"), _pin(_RESET, "dcm_locked"))
         source = _pin(_CLOCKS, "clk")

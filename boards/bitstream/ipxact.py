@@ -278,13 +278,13 @@ def accelerator(
 def clock_generator(clocks: Mapping[str, float], reference_mhz: float, files: Iterable[str]) -> str:
     """The clock generator's ``component.xml``; ``clocks``: MHz by output."""
     ports = (
-        Port("reference", 1, True),
+        Port("clk_in", 1, True),
         Port("resetn", 1, True),
         *(Port(name, 1, False) for name in clocks),
         Port("locked", 1, False),
     )
     buses = [
-        _signal("clock", "reference", "reference", False, {"ASSOCIATED_RESET": "resetn"}),
+        _signal("clock", "clk_in", "clk_in", False, {"ASSOCIATED_RESET": "resetn"}),
         _signal("reset", "resetn", "resetn", False, {"POLARITY": "ACTIVE_LOW"}),
     ]
     for name, mhz in clocks.items():

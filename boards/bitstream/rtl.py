@@ -18,6 +18,7 @@ from typing import Any
 from moevit.hw.config import AcceleratorConfig
 from moevit.hw.verilog import TOP_NAME, write
 
+from ..memories import vendor_text
 from ..targets.base import Board
 
 __all__ = [
@@ -223,7 +224,7 @@ def clocks_module(settings: Mmcm, clocks: dict[str, float]) -> str:
     return f"""\
 // {made}.
 module {CLOCKS_NAME} (
-  input wire reference,
+  input wire clk_in,
   input wire resetn,
 {outputs}  output wire locked
 );
@@ -234,7 +235,7 @@ module {CLOCKS_NAME} (
     .CLKFBOUT_MULT_F({float(settings.multiply):.3f}),
     .CLKOUT0_DIVIDE_F({settings.divide:.3f}), .CLKOUT0_DUTY_CYCLE(0.5), .CLKOUT0_PHASE(0.0)
   ) mmcm (
-    .CLKIN1(reference), .CLKINSEL(1'b1), .RST(~resetn), .LOCKED(locked),
+    .CLKIN1(clk_in), .CLKINSEL(1'b1), .RST(~resetn), .LOCKED(locked),
     .CLKFBIN(feedback), .CLKFBOUT(feedback), .CLKOUT0(made),
 {unused}
   );
@@ -245,13 +246,12 @@ module {CLOCKS_NAME} (
 def generate(config: AcceleratorConfig, board: Board, folder: Path, platform: Any) -> Sources:
     """The Verilog for a board; ``folder`` is where the accelerator is written on the way.
 
-    A part without ultra RAM gets block RAM where the accelerator names ultra RAM.
+    Memories are named as the vendor's tool wants it (:func:`..memories.vendor_text`).
     """
     built = config.but(clock_mhz=clock_mhz(config, board))
     verilog, sidecar = write(built, folder, platform)
     text, about = verilog.read_text(), json.loads(sidecar.read_text())
-    if not board.part.has["URAM"]:
-        text = text.replace('(* ram_style = "ultra" *)', '(* ram_style = "block" *)')
+    text = vendor_text(text, ultra=board.part.has["URAM"] > 0)
     told = about.get("clocks", {"clk": {"mhz": built.clock_mhz}})
     clocks = {name: float(clock["mhz"]) for name, clock in told.items()}
     inner = ports(text)
