@@ -11,6 +11,7 @@ from ..parts import RESOURCES
 from ..resources import Report
 from . import reports
 from .reports import Drc, Power, ReportError, TimingPath, TimingReport
+from .rtl import ACCELERATOR
 
 __all__ = ["RESULTS", "Judgement", "TimingNotMetError", "judge", "table", "worst_by_block"]
 
@@ -98,17 +99,17 @@ def _by_block(hierarchy: Mapping[str, Mapping[str, float]]) -> dict[str, dict[st
     total: dict[str, dict[str, float]] = {}
     for path, amounts in hierarchy.items():
         inside = path.split("/")
-        if reports.ACCELERATOR not in inside:
+        if ACCELERATOR not in inside:
             continue
         # A row is an instance: as the path of a pin of a cell in it.
         block = reports.block_of(f"{path}/cell/pin")
         parent = reports.block_of(f"{path.rpartition('/')[0]}/cell/pin")
-        if inside[-1] != reports.ACCELERATOR and block == parent:
+        if inside[-1] != ACCELERATOR and block == parent:
             continue  # counted in the row above
         into = total.setdefault(block, dict.fromkeys(RESOURCES, 0.0))
         for resource, amount in amounts.items():
             into[resource] += amount
-            if inside[-1] != reports.ACCELERATOR:
+            if inside[-1] != ACCELERATOR:
                 total.setdefault(parent, dict.fromkeys(RESOURCES, 0.0))[resource] -= amount
     return total
 
