@@ -340,8 +340,8 @@ _PIECE = re.compile(r"DSP_\w+|RAM[A-H]\w*|[SD]P")
 def block_of(pin: str) -> str:
     """The block of the accelerator that a cell's pin is in, named as `moevit resources` does.
 
-    ``.../accelerator/core/array/dot/...`` is ``array.dot``; logic of the core between its blocks is
-    ``core``, that of the top ``moevit``; anything outside is named by its cell in the design.
+    ``.../accelerator/core/compute/array/dot/...`` is ``array.dot``; logic of the core between its
+    blocks is ``core``, that of the top ``moevit``; anything outside is named by its cell.
     """
     parts = pin.split("/")
     if ACCELERATOR not in parts:
@@ -351,8 +351,9 @@ def block_of(pin: str) -> str:
         inner.pop()
     if not inner:
         return "moevit"
-    if inner[0] != "core":
-        return inner[0]
-    if len(inner) == 1:
-        return "core"
-    return "array.dot" if inner[1:3] == ["array", "dot"] else re.sub(r"\$\d+$", "", inner[1])
+    # As boards/blocks.py cuts: the children of the top, of the core and of the compute engine.
+    block = inner.pop(0)
+    for parent in ("core", "compute"):
+        if block == parent and inner:
+            block = inner.pop(0)
+    return "array.dot" if [block, *inner[:1]] == ["array", "dot"] else re.sub(r"\$\d+$", "", block)

@@ -87,8 +87,9 @@ ROWS = (
     (3, "inst", 79000, 58000, 260, 5, 84, 1190),
     (4, "accelerator", 79000, 58000, 260, 5, 84, 1190),
     (5, "core", 78000, 57000, 260, 5, 84, 1190),
-    (6, "array", 17000, 13000, 16, 0, 0, 1024),
-    (7, "dot", 6000, 5000, 0, 0, 0, 1024),
+    (6, "compute", 20000, 15000, 16, 0, 0, 1024),
+    (7, "array", 17000, 13000, 16, 0, 0, 1024),
+    (8, "dot", 6000, 5000, 0, 0, 0, 1024),
     (6, "weights", 11000, 6800, 104, 4, 64, 0),
     (7, "ring", 0, 0, 0, 0, 64, 0),
     (5, "control", 500, 200, 0, 0, 0, 0),
@@ -113,7 +114,7 @@ def hierarchy(version: str = "2023.2") -> str:
 
 PATHS = (
     # slack, kind, from, to
-    (0.051, "Setup", "core/array/dot/p_reg[3]/C", "core/array/sums_reg[3]/D"),
+    (0.051, "Setup", "core/compute/array/dot/p_reg[3]/C", "core/compute/array/sums_reg[3]/D"),
     (0.073, "Setup", "core/weights/beat_reg/C", "core/semaphores/credit_reg[1]/D"),
     (0.012, "Hold", "core/control_reg/C", "control/bus_reg/D"),
 )

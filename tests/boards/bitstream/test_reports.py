@@ -39,7 +39,8 @@ def test_resources_by_block(file: Path) -> None:
     found = _by_block(reports.read_hierarchy(file))
     assert {name: (v["LUT"], v["DSP"], v["BRAM36"], v["URAM"]) for name, v in found.items()} == {
         "moevit": (500.0, 0.0, 0.0, 0.0),
-        "core": (50000.0, 166.0, 140.5, 20.0),
+        "core": (47000.0, 166.0, 140.5, 20.0),
+        "compute": (3000.0, 0.0, 0.0, 0.0),
         "array": (11000.0, 0.0, 16.0, 0.0),
         "array.dot": (6000.0, 1024.0, 0.0, 0.0),
         "weights": (11000.0, 0.0, 106.0, 64.0),
@@ -102,12 +103,13 @@ def test_half_a_report_is_an_error_with_its_name(file: Path, read, text) -> None
 
 def test_blocks_have_the_names_of_the_estimate() -> None:
     top = "moevit_bd_i/moevit_0/inst/accelerator"
-    assert block_of(f"{top}/core/array/dot/dsp_0_0_1/DSP_A_B_DATA_INST/CLK") == "array.dot"
-    assert block_of(f"{top}/core/array/sum_reg[1]/C") == "array"
+    assert block_of(f"{top}/core/compute/array/dot/dsp_0_0_1/DSP_A_B_DATA_INST/CLK") == "array.dot"
+    assert block_of(f"{top}/core/compute/array/sum_reg[1]/C") == "array"
     assert block_of(f"{top}/core/data$488/load_unit/x_reg/D") == "data"
     assert block_of(f"{top}/core/take_reg/D") == "core"
+    assert block_of(f"{top}/core/compute/take_reg/D") == "compute"
     assert block_of(f"{top}/core/product_reg/DSP_OUTPUT_INST/ALU_OUT[0]") == "core"
-    assert block_of(f"{top}/core/gate/list_reg_0_63/RAMA_D1/CLK") == "gate"
+    assert block_of(f"{top}/core/compute/gate/list_reg_0_63/RAMA_D1/CLK") == "gate"
     assert block_of(f"{top}/counter_cycles_reg[3]/CE") == "moevit"
     assert block_of(f"{top}/control/irq_reg/D") == "control"
     assert block_of("moevit_bd_i/processor_0/inst/PS8_i/MAXIGP0ACLK") == "processor_0"

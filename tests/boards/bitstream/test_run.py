@@ -21,7 +21,7 @@ from moevit.boards.driver.bundle import Bundle
 from moevit.cli.main import main
 from moevit.hw.config import preset
 
-PATH_LATE = (-0.204, "Setup", "core/gate/list_reg/C", "core/softmax/sum_reg/D")
+PATH_LATE = (-0.204, "Setup", "core/compute/gate/list_reg/C", "core/compute/softmax/sum_reg/D")
 
 
 @pytest.fixture
