@@ -15,8 +15,10 @@ Tables are never written. Vivado has an attribute of its own for these, ``rom_st
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from moevit.hw.lib.storage import Bank
 
@@ -24,7 +26,7 @@ __all__ = ["VerilogMemory", "markdown", "memories", "vendor_text"]
 
 _MEMORY = re.compile(
     r'^  \(\* ram_style = "(?P<style>\w+)"(?:, rom_style = "\w+")? \*\)\n'
-    r"  reg (?:\[(?P<high>\d+):0\] )?(?P<name>\\?\S+) \[(?P<last>\d+):0\];\n",
+    r"  reg (?:\[(?P<high>\d+):0\] )?(?P<name>\\?\S+) +\[(?P<last>\d+):0\];\n",
     re.M,
 )
 _ULTRA_WORDS, _BLOCK_WORDS = 4096, 4096
@@ -153,7 +155,7 @@ def _grouped(found: list[VerilogMemory]) -> list[VerilogMemory]:
     groups: dict[VerilogMemory, int] = {}
     for memory in found:
         module = re.sub(r"\$\d+|(?<=port)\d+", "", memory.module)
-        plain = re.sub(r"(_?\d+)+$", "", memory.name.strip("\\ "))
+        plain = re.sub(r"(_?\d+)+(\$\d+)?$", "", memory.name.strip("\\ "))
         key = replace(memory, module=module, name=plain)
         groups[key] = groups.get(key, 0) + 1
     return [replace(memory, count=count) for memory, count in groups.items()]
@@ -174,3 +176,7 @@ def markdown(text: str) -> str:
              str(m.cascade), m.template)
         )  # fmt: skip
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
+if __name__ == "__main__":  # python -m moevit.boards.memories moevit.v: the table of docs/build.md
+    sys.stdout.write(markdown(Path(sys.argv[1]).read_text()))

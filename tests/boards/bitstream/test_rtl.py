@@ -257,6 +257,10 @@ def test_what_follows_no_template_is_found() -> None:
     assert [m.template for m in memories(loose)] == [""]
     twice = good.replace("ram[wa] <= wd;", "ram[wa] <= wd;\n      ram[wb] <= wd;")
     assert [m.template for m in memories(twice)] == [""]
+    renamed = good.replace("ram [", "\\ram_7$12  [").replace("ram[", "\\ram_7$12 [")
+    assert [(m.name, m.template) for m in memories(renamed)] == [
+        ("\\ram_7$12", "simple dual-port RAM, one clock")
+    ]
     with pytest.raises(ValueError, match="ram: no port"):
         memories(good.replace("endmodule", "  foo f (.x(ram[ra]));\nendmodule"))
     assert "| m.ram | 1 | 4,096 | 64 | ultra RAM | 1 write, 1 read | 1 |" in markdown(good)
