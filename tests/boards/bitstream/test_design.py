@@ -13,6 +13,7 @@ from support.bitstreams import written
 
 from moevit.boards.bitstream import check as checks
 from moevit.boards.bitstream.check import CheckError, check, standin
+from moevit.boards.fit import least, shortage, suggestion
 from moevit.boards.targets import MissingFlowError, board, names
 from moevit.hw.config import preset
 
@@ -38,6 +39,25 @@ def test_the_scripts_of_each_board_pass(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check(written(tmp_path / "b", name, preset(board(name).presets[0]), monkeypatch))
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_presets_fit(name: str) -> None:
+    chosen = board(name)
+    for config in map(preset, chosen.presets):
+        assert not shortage(config, chosen.part, chosen.primitives), config.name
+    assert suggestion(chosen.part, chosen.primitives) != "none"
+
+
+def test_what_does_not_fit_is_counted() -> None:
+    small = board("pynq-z2")
+    said = shortage(preset("default"), small.part, small.primitives)
+    assert said.startswith("512 DSP of 220, ")
+    # Ultra RAM counts as block RAM where there is none of it.
+    here = least(preset("zcu104"), board("zcu104").part, "dsp48e2")
+    there = least(preset("zcu104"), board("zcu102").part, "dsp48e2")
+    assert there["URAM"] == 0
+    assert there["BRAM36"] > here["BRAM36"] + 7 * here["URAM"]
 
 
 def test_without_tclsh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
