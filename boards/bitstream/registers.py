@@ -1,17 +1,28 @@
-"""The accelerator's registers with their descriptions, from hw/registers.py."""
+"""The accelerator's registers in the terms of IEEE 1685, from hw/registers.py."""
 
 from __future__ import annotations
 
-import ast
-import inspect
 from dataclasses import dataclass
-from enum import IntEnum
-from itertools import pairwise
 
-from moevit.hw import registers
-from moevit.hw.registers import COUNTER_BASE, EXPERT_BASE, Control, Counter, Register, Status
+from moevit.hw.registers import (
+    COUNTER_BASE,
+    EXPERT_BASE,
+    Access,
+    Control,
+    Counter,
+    Register,
+    Status,
+)
 
-__all__ = ["Field", "RegisterInfo", "descriptions", "register_map"]
+__all__ = ["Field", "RegisterInfo", "register_map"]
+
+_ACCESS = {
+    Access.READ_ONLY: "read-only",
+    Access.READ_WRITE: "read-write",
+    Access.COMMAND: "write-only",
+}
+_BITS = (Control, Status)
+"""Enumerations of bits; others are of values."""
 
 
 @dataclass(frozen=True)
@@ -35,42 +46,20 @@ class RegisterInfo:
     count: int = 1
 
 
-def descriptions(kind: type[IntEnum]) -> dict[str, str]:
-    """The text below each member of an enumeration of hw/registers.py, or an empty one."""
-    tree = ast.parse(inspect.getsource(registers))
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    body = classes[kind.__name__].body
-    found = dict.fromkeys((member.name for member in kind), "")
-    for before, after in pairwise(body):
-        if isinstance(before, ast.Assign) and isinstance(after, ast.Expr):
-            target, text = before.targets[0], after.value
-            if isinstance(target, ast.Name) and isinstance(text, ast.Constant):
-                found[target.id] = " ".join(str(text.value).split())
-    return found
-
-
-def _fields(kind: type[IntEnum]) -> tuple[Field, ...]:
-    texts = descriptions(kind)
-    return tuple(Field(member.name, int(member), texts[member.name]) for member in kind)
-
-
-def _access(text: str) -> str:
-    if text.startswith("rw"):
-        return "read-write"
-    return "write-only" if text.startswith("write") else "read-only"
+def _fields(register: Register) -> tuple[Field, ...]:
+    for kind in _BITS:
+        if register.fields is kind:
+            return tuple(Field(bit.name, int(bit), bit.meaning) for bit in kind)
+    return ()
 
 
 def register_map(experts: int) -> tuple[RegisterInfo, ...]:
     """All registers by address; ``experts``: as many token counters."""
-    fields = {Register.CONTROL: _fields(Control), Register.STATUS: _fields(Status)}
-    texts, counted = descriptions(Register), descriptions(Counter)
     found = [
-        RegisterInfo(r.name, int(r), _access(texts[r.name]), texts[r.name], fields.get(r, ()))
-        for r in Register
+        RegisterInfo(r.name, int(r), _ACCESS[r.access], r.meaning, _fields(r)) for r in Register
     ]
     found += [
-        RegisterInfo(c.name, COUNTER_BASE + 4 * int(c), "read-only", counted[c.name])
-        for c in Counter
+        RegisterInfo(c.name, COUNTER_BASE + 4 * int(c), "read-only", c.meaning) for c in Counter
     ]
     text = "tokens sent to an expert in this frame"
     found.append(RegisterInfo("EXPERT", EXPERT_BASE, "read-only", text, count=experts))
