@@ -6,9 +6,13 @@ the PYNQ overlays for the ZCU104 (Vivado 2022.1) and the PYNQ-Z2 in Xilinx/PYNQ 
 
 from __future__ import annotations
 
+from .. import PRIMITIVES
 from .base import Processor
 
-__all__ = ["ZYNQ_7000", "ZYNQ_ULTRASCALE"]
+__all__ = ["FASTEST_SLICES", "ZYNQ_7000", "ZYNQ_ULTRASCALE"]
+
+FASTEST_SLICES = next(name for name in ("dsp48e2x2", "dsp48e2") if name in PRIMITIVES)
+"""The UltraScale+ multipliers with the most products: at twice the clock, where there are such."""
 
 ZYNQ_ULTRASCALE = Processor(
     ip="zynq_ultra_ps_e",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..parts import ZCU102
 from .base import Board
-from .processors import ZYNQ_ULTRASCALE
+from .processors import FASTEST_SLICES, ZYNQ_ULTRASCALE
 
 __all__ = ["BOARD"]
 
@@ -22,7 +22,7 @@ BOARD = Board(
     memory_base=0,
     memory_bytes=1 << 31,
     registers=0xA000_0000,
-    primitives="dsp48e2",
+    primitives=FASTEST_SLICES,
     presets=("zcu102", "default", "micro"),
     interrupt=89,
     host="PetaLinux, over Ethernet",
