@@ -206,6 +206,29 @@ def test_no_space_leaves_nothing(tmp_path: Path, quick, capsys) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_programs_belong_to_their_configuration(tmp_path: Path, quick, capsys) -> None:
+    from moevit.compiler import compile_network
+    from moevit.quant.random_network import Sizes, random_network
+
+    path = tmp_path / "some.moevit"
+    compile_network(random_network(1, Sizes(image_width=16)), preset("micro")).save(path)
+    out, words = tmp_path / "b", ["build", "--board", "zcu104", "--inputs", "--program", str(path)]
+    assert main([*words, "-o", str(out), "--preset", "default"]) == 2
+    assert "some.moevit: is for configuration 0x" in capsys.readouterr().err
+    assert not out.exists()
+    # Without a preset it is the program's.
+    assert main([*words, "-o", str(out), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["config"]["name"] == "micro"
+    assert told["hash"] == f"{preset('micro').hash:#018x}"
+    assert (out / "programs" / "some.moevit").read_bytes() == path.read_bytes()
+    (tmp_path / "other").mkdir()
+    same = tmp_path / "other" / "some.moevit"
+    same.write_bytes(path.read_bytes())
+    assert main([*words, "--program", str(same), "-o", str(out)]) == 2
+    assert "two files of the same name" in capsys.readouterr().err
+
+
 HANGS = """\
 proc launch_runs {args} {
   set pipe [open {|sh -c {setsid sh -c "echo up; sleep 300 & wait" & echo up; sleep 300}}]
