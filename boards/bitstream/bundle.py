@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def write_bundle(
         swapped = to_bin(bit)
     except ValueError as error:
         raise ReportError(f"{outputs / 'moevit.bit'}: {error}") from None
+    handoff = (outputs / "moevit.hwh").read_bytes()
     timing = found.timing
     if not timing.met:
         notes.append("timing is not met; the bundle was allowed all the same")
@@ -50,7 +52,7 @@ def write_bundle(
         part=board.part_name,
         config_name=about["config"]["name"],
         config_hash=about["hash"].removeprefix("0x"),
-        clock_mhz=about["clocks"]["clk"],
+        clock_mhz=_actual_mhz(handoff, board, about["clocks"]["clk"]),
         register_base=board.registers,
         register_bytes=board.register_bytes,
         memory_base=board.memory_base,
@@ -63,7 +65,7 @@ def write_bundle(
     with Writer(folder / "bundle", manifest) as bundle:
         bundle.add("moevit.bit", bit, role="bitstream")
         bundle.add("moevit.bit.bin", swapped, role="bitstream-bin")
-        bundle.add("moevit.hwh", (outputs / "moevit.hwh").read_bytes(), role="handoff")
+        bundle.add("moevit.hwh", handoff, role="handoff")
         bundle.add("moevit.xsa", (outputs / "moevit.xsa").read_bytes(), role="platform")
         bundle.add("moevit.dtso", source.read_bytes(), role="overlay-source")
         if not missing:
@@ -79,6 +81,21 @@ def write_bundle(
         )
         notes += _driver(bundle)
     return notes
+
+
+_ACTUAL = re.compile(
+    rb'NAME="(?:PSU__CRL_APB__PL0_REF_CTRL__ACT_FREQMHZ|PCW_ACT_FPGA0_PERIPHERAL_FREQMHZ)"'
+    rb' VALUE="([0-9.]+)"'
+)
+"""What the processor's PLL makes of the clock that was asked of it."""
+
+
+def _actual_mhz(handoff: bytes, board: Board, asked: float) -> float:
+    """The accelerator's clock, which is as far off as the processor's."""
+    found = _ACTUAL.search(handoff)
+    if found is None:
+        return asked
+    return round(asked * float(found[1]) / board.processor_mhz(asked), 6)
 
 
 def _driver(bundle: Writer) -> list[str]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import json
 import os
 import stat
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +21,21 @@ from moevit.hw.top import Top
 from moevit.hw.verilog import TOP_NAME
 
 
+@functools.cache
+def _ports(config: AcceleratorConfig) -> dict[str, tuple[int, bool]]:
+    with warnings.catch_warnings():  # of a design that is never elaborated
+        warnings.simplefilter("ignore")
+        found = {name: (len(signal), way) for name, (signal, way) in Top(config).ports.items()}
+        gc.collect()
+    return found
+
+
 def hollow(config: AcceleratorConfig, clocks: dict[str, float]) -> str:
     """A module with the ports of the accelerator, in the form of Yosys's Verilog."""
-    ports = dict(Top(config).ports)
+    ports = _ports(config)
     lines = [f"module {TOP_NAME}({', '.join([*ports, *list(clocks)[1:]])});"]
-    for name, (signal, is_input) in ports.items():
-        span = f"[{len(signal) - 1}:0] " if len(signal) > 1 else ""
+    for name, (width, is_input) in ports.items():
+        span = f"[{width - 1}:0] " if width > 1 else ""
         lines.append(f"  {'input' if is_input else 'output'} {span}{name};")
     lines += [f"  input {name};" for name in list(clocks)[1:]]
     return "\n".join([*lines, "endmodule"]) + "\n"

@@ -46,7 +46,9 @@ def build(target: Path, *more: str) -> int:
 
 
 def test_from_the_command_to_the_bundle(tmp_path: Path, quick, capsys) -> None:
-    target = ready(tmp_path, quick)
+    handoff = '<PARAMETER NAME="PSU__CRL_APB__PL0_REF_CTRL__ACT_FREQMHZ" VALUE="99.999001"/>'
+    extra = f"proc standin_handoff {{file}} {{ standin_write $file {{{handoff}}} }}\n"
+    target = ready(tmp_path, quick, extra)
     assert build(target) == 0
     out = capsys.readouterr().out
     assert "slack +0.051 ns (setup), +0.012 ns (hold); 7.513 W" in out
@@ -58,6 +60,7 @@ def test_from_the_command_to_the_bundle(tmp_path: Path, quick, capsys) -> None:
     assert len(about["strategies"]) == 4
     bundle = Bundle.read(target / "bundle")
     assert bundle.manifest.board == "zcu104"
+    assert bundle.manifest.clock_mhz == 99.999001  # not the 100 that were asked for
     assert bundle.manifest.timing is not None
     assert (bundle.manifest.timing.met, bundle.manifest.timing.allowed) == (True, False)
     assert bundle.one("bitstream").read_bytes() == samples.bitstream()
