@@ -30,7 +30,7 @@ def prove_networks(count: int, say) -> dict[str, int]:
     found, seed = Counter(), 0
     while found["proven"] + found["alarms"] < count:
         try:
-            made = random_program(seed, together=bool(seed // 2 % 2))
+            made = random_program(seed, all_tasks=bool(seed // 2 % 2))
             made = made or random_program(seed)
             found["proven" if made else "no program"] += 1
         except UnprovenError as error:

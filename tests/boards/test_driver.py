@@ -64,7 +64,7 @@ def test_the_program_is_read_as_moevit_reads_it() -> None:
     for task in program.tasks:
         assert program.entry(task).base == case.compiled.task(task).base
         assert program.entry(task).outputs == {task: case.compiled.task(task).output}
-    together = case.compiled.together
+    together = case.compiled.all_tasks
     assert together is not None
     assert program.entry(ALL).outputs == together.outputs
 

@@ -62,7 +62,7 @@ def test_compiled_programs_are_proven(program: Program) -> None:
 @pytest.mark.parametrize("seed", range(24))
 def test_random_networks(seed: int) -> None:
     """No alarm; `compile_network` would raise one."""
-    made = random_program(seed, together=bool(seed // 2 % 2)) or random_program(seed)
+    made = random_program(seed, all_tasks=bool(seed // 2 % 2)) or random_program(seed)
     if made is None:
         pytest.skip("no program")
     assert verify(made[1]).proven
