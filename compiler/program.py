@@ -157,7 +157,7 @@ class Program:
             "meta": self.meta,
         }
         if self.all_tasks is not None:
-            about["all_tasks"] = asdict(self.all_tasks)
+            about["together"] = asdict(self.all_tasks)
         data: bytes = save(
             {"memory": self.memory}, {"format": FORMAT, "program": json.dumps(about)}
         )
@@ -197,7 +197,7 @@ class Program:
                 tasks={name: _task(task) for name, task in about["tasks"].items()},
                 regions=tuple(Region(**region) for region in about["regions"]),
                 meta=about["meta"],
-                all_tasks=_all_tasks(about["all_tasks"]) if "all_tasks" in about else None,
+                all_tasks=_all_tasks(about["together"]) if "together" in about else None,
             )
             digest, config_hash = about["sha256"], about["config_hash"]
         except (KeyError, TypeError) as error:

@@ -152,7 +152,7 @@ def test_tiles(name: str, tiles: str, residuals: dict) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", COMBINATIONS)
+@pytest.mark.parametrize("name", list(COMBINATIONS)[1::4])  # all of them in RTL, below
 def test_combinations(name: str) -> None:
     """Whatever the router, the head and the place of the tokens."""
     shape, config, threshold = COMBINATIONS[name]
