@@ -95,7 +95,7 @@ def make_case(
     return Case(
         config=config,
         network=network,
-        compiled=compile_network(network, config, all_tasks=together),
+        compiled=compile_network(network, config, all_tasks=all_tasks),
         images=images,
         golden=[
             {task: np.asarray(golden.run(image, task).output) for task in network.tasks}
