@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass, field
@@ -14,9 +13,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from moevit.hw.config import BEAT_BYTES, AcceleratorConfig
-from moevit.hw.formats import ALL, FORMAT, ImageFormat, Output
+from moevit.hw.formats import ALL, FORMAT, UNSEALED, ImageFormat, Output, check_seal, seal
 from moevit.hw.image import HEADER_BYTES, BlockHeader, ProgramHeader
 from moevit.hw.isa import INSTRUCTION_BYTES, Halt, Instruction, decode
+from moevit.quant.canonical import canonical
 from moevit.quant.network import Geometry
 
 from .plan.layout import Bytes
@@ -145,7 +145,8 @@ class Program:
             scratch.unlink(missing_ok=True)
 
     def to_bytes(self) -> bytes:
-        """The file's content: safetensors, one tensor ``memory``, everything else as JSON."""
+        """The file's content: safetensors, one tensor ``memory``, everything else as JSON, and a
+        SHA-256 over every byte of it all."""
         about = {
             "config": self.config.to_dict(),
             "config_hash": f"{self.config.hash:016x}",
@@ -153,15 +154,12 @@ class Program:
             "image": asdict(self.image),
             "tasks": {name: asdict(task) for name, task in self.tasks.items()},
             "regions": [asdict(region) for region in self.regions],
-            "sha256": hashlib.sha256(self.memory.tobytes()).hexdigest(),
             "meta": self.meta,
         }
         if self.all_tasks is not None:
-            about["together"] = asdict(self.all_tasks)
-        data: bytes = save(
-            {"memory": self.memory}, {"format": FORMAT, "program": json.dumps(about)}
-        )
-        return data
+            about["all_tasks"] = asdict(self.all_tasks)
+        metadata = {"format": FORMAT, "program": json.dumps(about), "sha256": UNSEALED}
+        return seal(canonical(save({"memory": self.memory}, metadata)))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Program:
@@ -186,6 +184,7 @@ class Program:
             raise ValueError(f"not a program file, or cut short ({error})") from None
         if metadata.get("format") != FORMAT:
             raise ValueError(f"format is {metadata.get('format')!r}, expected {FORMAT!r}")
+        check_seal(data, metadata.get("sha256"))
         try:
             about = json.loads(metadata["program"])
             memory = tensors["memory"]
@@ -197,15 +196,13 @@ class Program:
                 tasks={name: _task(task) for name, task in about["tasks"].items()},
                 regions=tuple(Region(**region) for region in about["regions"]),
                 meta=about["meta"],
-                all_tasks=_all_tasks(about["together"]) if "together" in about else None,
+                all_tasks=_all_tasks(about["all_tasks"]) if "all_tasks" in about else None,
             )
-            digest, config_hash = about["sha256"], about["config_hash"]
+            config_hash = about["config_hash"]
         except (KeyError, TypeError) as error:
             raise ValueError(f"field {error} of the program is missing or wrong") from None
         if memory.dtype != np.uint8 or memory.ndim != 1:
             raise ValueError(f"memory is {memory.ndim}-d {memory.dtype}, expected 1-d uint8")
-        if hashlib.sha256(memory.tobytes()).hexdigest() != digest:
-            raise ValueError("memory is damaged: its SHA-256 is not the one in field sha256")
         expected = f"{program.config.hash:016x}"
         if config_hash != expected:
             raise ValueError(

@@ -5,18 +5,38 @@ A driver on a board uses this file as it is: it needs Python 3.10 and NumPy, and
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-__all__ = ["ALL", "FORMAT", "ImageFormat", "Output"]
+__all__ = ["ALL", "FORMAT", "UNSEALED", "ImageFormat", "Output", "check_seal", "seal"]
 
 ALL = "all"
 """Names the program of all tasks of one picture, beside the tasks' own."""
 
 FORMAT = "moevit-program-2"
 """Names the file format; a file that says anything else is refused."""
+
+UNSEALED = "0" * 64
+"""In place of a file's SHA-256 while it is computed: the metadata entry ``sha256``."""
+
+
+def seal(data: bytes) -> bytes:
+    """A file whose metadata says :data:`UNSEALED`, with the SHA-256 of all its bytes instead."""
+    if data.count(UNSEALED.encode()) != 1:
+        raise ValueError("the file has no single place for its SHA-256")
+    return data.replace(UNSEALED.encode(), hashlib.sha256(data).hexdigest().encode())
+
+
+def check_seal(data: bytes, digest: object) -> None:
+    """``ValueError`` unless ``digest`` is what :func:`seal` wrote into ``data``."""
+    if not isinstance(digest, str) or len(digest) != len(UNSEALED):
+        raise ValueError(f"sha256 is {digest!r}, expected {len(UNSEALED)} hexadecimal digits")
+    unsealed = data.replace(digest.encode(), UNSEALED.encode(), 1)
+    if hashlib.sha256(unsealed).hexdigest() != digest:
+        raise ValueError("the file is damaged: its SHA-256 is not the one in its metadata")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from moevit.quant.canonical import canonical
+
 from .config import ModelConfig, preset
 from .m3vit import M3ViT
 
@@ -72,23 +74,12 @@ def to_bytes(model: M3ViT, training: Mapping[str, Any] | None = None) -> bytes:
         "config": model.config.to_json(),
         "training": json.dumps(dict(training or {})),
     }
-    return _in_order(save(tensors, metadata))
+    return canonical(save(tensors, metadata))
 
 
 def store(model: M3ViT, path: Path, training: Mapping[str, Any] | None = None) -> None:
     """Write :func:`to_bytes` to a file, whole or not at all."""
     write_atomically(Path(path), to_bytes(model, training))
-
-
-def _in_order(data: bytes) -> bytes:
-    """A safetensors file with its metadata sorted: safetensors writes it in an order that varies
-    from run to run, and equal models should be equal files."""
-    size = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + size])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
-    return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -6,7 +6,6 @@ length of a header, the header in JSON, and the bytes of one tensor, the program
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from moevit.hw.formats import ALL, FORMAT, ImageFormat, Output
+from moevit.hw.formats import ALL, FORMAT, ImageFormat, Output, check_seal
 
 __all__ = ["Entry", "Program"]
 
@@ -73,11 +72,9 @@ class Program:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Program:
-        """A program from the bytes of its file; the memory image is checked by its SHA-256."""
+        """A program from the bytes of its file, all of which its SHA-256 covers."""
         about, memory = _contents(data)
         try:
-            if hashlib.sha256(memory).hexdigest() != about["sha256"]:
-                raise ValueError("memory is damaged: its SHA-256 is not the one in field sha256")
             entries = {
                 name: Entry(base=task["base"], outputs={name: Output(**task["output"])})
                 for name, task in about["tasks"].items()
@@ -114,6 +111,7 @@ def _contents(data: bytes) -> tuple[dict[str, Any], bytes]:
         metadata = header.get("__metadata__", {})
         if metadata.get("format") != FORMAT:
             raise ValueError(f"format is {metadata.get('format')!r}, expected {FORMAT!r}")
+        check_seal(data, metadata.get("sha256"))
         tensor, about = header["memory"], json.loads(metadata["program"])
         first, last = tensor["data_offsets"]
         kind = tensor["dtype"]

@@ -11,6 +11,7 @@ from safetensors.numpy import save
 from moevit.compiler import Program, compile_network
 from moevit.compiler.disasm import disassemble, format_instruction
 from moevit.hw.config import preset
+from moevit.hw.formats import UNSEALED, seal
 from moevit.hw.isa import Fetch, Gemm
 from moevit.quant.random_network import Sizes, random_network
 
@@ -31,9 +32,8 @@ def rewritten(program: Program, **changes: object) -> bytes:
             del about[key]
         else:
             about[key] = value
-    return save(
-        {"memory": program.memory}, {"format": metadata["format"], "program": json.dumps(about)}
-    )
+    metadata |= {"program": json.dumps(about), "sha256": UNSEALED}
+    return seal(save({"memory": program.memory}, metadata))
 
 
 def test_round_trip(program: Program, tmp_path: Path) -> None:
@@ -59,8 +59,9 @@ def test_missing_and_cut_short(program: Program, tmp_path: Path) -> None:
 
 def test_damaged(program: Program) -> None:
     data = bytearray(program.to_bytes())
+    assert bytes(data) == program.to_bytes()
     data[-100] ^= 1
-    with pytest.raises(ValueError, match="memory is damaged"):
+    with pytest.raises(ValueError, match="the file is damaged"):
         Program.from_bytes(bytes(data))
     with pytest.raises(ValueError, match="format is None, expected 'moevit-program-2'"):
         Program.from_bytes(save({"memory": program.memory}))
@@ -72,6 +73,19 @@ def test_damaged(program: Program) -> None:
         config = program.config.to_dict()
         config["memory"]["ports"] = 0
         Program.from_bytes(rewritten(program, config=config))
+
+
+def test_every_bit_is_covered(program: Program) -> None:
+    """No single flip loads, wherever it is."""
+    data = program.to_bytes()
+    rng = np.random.default_rng(0)
+    header = int.from_bytes(data[:8], "little")
+    for ends in ((0, 8), (8, 8 + header), (8 + header, len(data))):
+        for bit in rng.integers(8 * ends[0], 8 * ends[1], 60).tolist():
+            damaged = bytearray(data)
+            damaged[bit // 8] ^= 1 << bit % 8
+            with pytest.raises(ValueError):
+                Program.from_bytes(bytes(damaged))
 
 
 def test_another_configuration_in_the_header(program: Program) -> None:
