@@ -17,6 +17,7 @@ from moevit.quant.errors import UserError
 from moevit.quant.typing import Bytes, Report, silent
 
 from .images import load_image
+from .inputs import image_files
 
 if TYPE_CHECKING:  # torch is imported by those who use it
     from moevit.model.datasets import Dataset
@@ -27,7 +28,6 @@ SCENES = "scenes"
 """The data set that is rendered and needs no folder."""
 
 _CHANNELS = {task.kind: task.channels for task in SCENE_TASKS}
-_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,19 +164,11 @@ def in_scenes(task: TaskConfig) -> bool:
     return task.kind in SCENE_KINDS and task.channels == _CHANNELS[task.kind]
 
 
-def _images(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    found = [p for p in sorted(path.iterdir()) if p.suffix.lower() in _SUFFIXES]
-    if not found:
-        raise UserError(f"{path}: has no images; expected files ending in {', '.join(_SUFFIXES)}")
-    return found
-
-
 def image_source(
     data: str = SCENES, root: Path | None = None, files: Sequence[Path] | None = None
 ) -> ImageSource:
-    """Images of a data set, or the PNG and JPEG images in `files`, which may be folders.
+    """Images of a data set, or those in `files`, as :func:`moevit.inputs.image_files` has
+    them.
 
     Raises
     ------
@@ -186,10 +178,7 @@ def image_source(
     given = ImageSource(data=data, root=root)
     if data != SCENES and files:
         raise UserError("--calibration: cannot be given together with --data")
-    chosen = [image for path in files or [] for image in _images(path)]
-    for path in chosen:
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; expected a PNG or JPEG image or a folder")
+    chosen = image_files(files or [])
     if data != SCENES:
         from moevit.model.datasets import NAMES
 

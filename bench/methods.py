@@ -148,7 +148,7 @@ def compare_methods(
             (folder / "row.json").write_text(json.dumps(row))
 
         path = cache.entry("methods", cache.digest(key, name, str(bits)), make)
-        found.append(json.loads((path / "row.json").read_text()))
+        found.append(json.loads((path / "row.json").read_text(encoding="utf-8")))
     return {
         "model": config.name,
         "images": scenes,

@@ -26,7 +26,7 @@ class Item:
     Parameters
     ----------
     kind:
-        `python`, `program`, `package`, `tests` or `synthesis` (packages of an extra).
+        `python`, `program`, `package`, or `tests`, `synthesis` or `pictures` (packages of an extra).
     required:
         Whether anything essential fails without it.
     wanted:
@@ -103,7 +103,7 @@ def _verilator() -> Item:
 
 
 #: Extras of pyproject.toml, and what their packages are for.
-_EXTRAS = {"dev": "tests", "synth": "synthesis"}
+_EXTRAS = {"dev": "tests", "synth": "synthesis", "heic": "pictures"}
 
 
 def _kind(requirement: Requirement) -> str:

@@ -178,8 +178,8 @@ CalibrationFiles = Annotated[
     typer.Option(
         "--calibration",
         metavar="PATH",
-        help="Your own images to calibrate on, PNG or JPEG: a folder or a file, as often as you "
-        "like.",
+        help="Your own images to calibrate on: a folder, a file or a pattern such as 'a/*.png', "
+        "as often as you like.",
         show_default=False,
     ),
 ]

@@ -4,11 +4,11 @@ import importlib.metadata
 import json
 from dataclasses import asdict
 
-from rich.console import Console
 from rich.table import Table
 
 from moevit.errors import CheckFailedError
 
+from ..console import plain_console
 from ..health import Item, examine, surroundings
 from ..options import Json
 
@@ -35,7 +35,7 @@ def command(as_json: Json = False) -> None:
 
 
 def _show(items: list[Item], machine: dict[str, object]) -> None:
-    console = Console()
+    console = plain_console()
     table = Table(box=None, pad_edge=False)
     for heading in ("", "name", "version", "wanted", "status"):
         table.add_column(heading, no_wrap=heading != "status")

@@ -158,7 +158,7 @@ class Cityscapes(Dataset):
     def _camera(self, path: Path) -> float:
         """Metres x pixels: baseline times focal length."""
         try:
-            camera = json.loads(path.read_text())
+            camera = json.loads(path.read_text(encoding="utf-8-sig"))
             product = float(camera["extrinsic"]["baseline"]) * float(camera["intrinsic"]["fx"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(

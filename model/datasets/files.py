@@ -33,7 +33,7 @@ def read_list(path: Path) -> list[str]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected the names of a split, one a line")
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not readable: {_reason(error)}") from None
     return [line.strip() for line in lines if line.strip()]
