@@ -1,22 +1,21 @@
 """What moevit needs on a machine, and whether it is there: the facts behind `moevit doctor`."""
 
 import importlib.metadata
-import os
 import platform
-import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from moevit.sim import cache, toolchain
+from moevit.sim import toolchain
 
-__all__ = ["Item", "examine", "surroundings"]
+from .surroundings import facts
 
-OK, MISSING, OLD = "ok", "missing", "wrong version"
+__all__ = ["Item", "examine"]
+
+OK, MISSING, OLD, UNFIT = "ok", "missing", "wrong version", "unfit"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +25,8 @@ class Item:
     Parameters
     ----------
     kind:
-        `python`, `program`, `package`, or `tests`, `synthesis` or `pictures` (packages of an extra).
+        `python`, `program`, `machine`, `package`, or `tests`, `synthesis` or `pictures` (packages
+        of an extra).
     required:
         Whether anything essential fails without it.
     wanted:
@@ -145,21 +145,17 @@ def examine() -> list[Item]:
         *(_program(name, package) for name, package in toolchain.BUILD_PROGRAMS.items()),
         _program("ccache", "ccache", required=False),
     ]
+    items += [
+        Item(
+            kind="machine",
+            name=fact.name,
+            required=fact.required,
+            wanted="",
+            version=None if fact.problem else fact.found,
+            where=None,
+            status=UNFIT if fact.problem else OK,
+            cure=f"{fact.problem}; {fact.cure}" if fact.problem else fact.cure,
+        )
+        for fact in facts()
+    ]
     return items + list(_packages(importlib.metadata.requires("moevit") or []))
-
-
-def surroundings() -> dict[str, object]:
-    """What else decides how well things go: processor, memory, and the cache."""
-    root = cache.cache_root()
-    parent = next(path for path in (root, *root.parents) if path.exists())
-    return {
-        "processors": len(os.sched_getaffinity(0)),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "cache": str(root),
-        "cache_mib": round(_size(root) / 2**20, 1),
-        "cache_free_gib": round(shutil.disk_usage(parent).free / 2**30, 1),
-    }
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

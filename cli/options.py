@@ -19,6 +19,7 @@ from moevit.model.config import PRESETS as _MODELS
 from moevit.quantising import DEFAULT_EXPERTS, DEFAULT_METHOD, EXPERTS
 from moevit.quantising import expert_bits as _expert_bits
 from moevit.sim.backend_names import BACKENDS
+from moevit.sim.plain_paths import ready_to_build
 from moevit.tasks import ALL_TASKS, selected
 
 __all__ = [
@@ -192,9 +193,14 @@ Json = Annotated[
 
 
 def check_backend(name: str, allowed: Sequence[str] = tuple(BACKENDS)) -> str:
-    """`name`, if it is one of `allowed`; UserError naming them otherwise."""
+    """`name`, if it is one of `allowed`; UserError naming them otherwise.
+
+    Of `sim` it is also checked, before any work, that its simulator can be built.
+    """
     if name not in allowed:
         raise UserError(f"--backend: unknown backend {name!r}; expected {', '.join(allowed)}")
+    if name == "sim":
+        ready_to_build()
     return name
 
 

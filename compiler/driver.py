@@ -72,6 +72,12 @@ def _mlp_macs(network: Network, mlp: Mlp | Moe) -> int:
     return n * dim * mlp.gate.experts + round(2 * n * mlp.gate.k * dim * hidden)
 
 
+def check_fit(network: Network, config: AcceleratorConfig) -> None:
+    """Raises ``ValueError`` as :func:`compile_network` does if ``config`` cannot hold ``network``,
+    of which only the sizes matter."""
+    plan_memory(network, Shapes(config=config, geometry=network.geometry))
+
+
 def compile_network(
     network: Network,
     config: AcceleratorConfig,

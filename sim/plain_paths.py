@@ -17,9 +17,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .toolchain import ToolNotFoundError, Verilator
+from moevit.quant.paths import cache_root
 
-__all__ = ["Workplace", "is_plain", "plain_folder", "workplace"]
+from .toolchain import ToolNotFoundError, Verilator, require_build_tools
+
+__all__ = ["Workplace", "all_plain", "is_plain", "plain_folder", "ready_to_build", "workplace"]
 
 _FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 
@@ -51,6 +53,28 @@ def plain_folder() -> Path:
     )
 
 
+def ready_to_build() -> None:
+    """That a simulator could be built here, as far as can be seen in a moment.
+
+    Raises
+    ------
+    ToolNotFoundError
+        Naming the programs that are missing, or the temporary folder that will not do.
+    """
+    if not all_plain(require_build_tools()):
+        plain_folder()
+
+
+def all_plain(tools: Verilator) -> bool:
+    """Whether a simulator is built in the cache itself, and not in a temporary folder."""
+    return all(map(is_plain, _there(cache_root(), tools, [Path(__file__)])))
+
+
+def _there(folder: Path, tools: Verilator, sources: Sequence[Path]) -> list[Path]:
+    """All that a build's paths consist of."""
+    return [folder, tools.root or tools.executable, *sources]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Workplace:
     """Where to build, by plain paths: the folder, Verilator and the sources."""
@@ -69,8 +93,7 @@ def workplace(folder: Path, tools: Verilator, sources: Sequence[Path]) -> Iterat
     ToolNotFoundError
         Where some path is not plain and there is no temporary folder that is.
     """
-    there = [folder, tools.root or tools.executable, *sources]
-    if all(is_plain(path) for path in there):
+    if all(map(is_plain, _there(folder, tools, sources))):
         work = folder / "work"
         work.mkdir()
         yield Workplace(work=work, tools=tools, sources=sources)

@@ -9,8 +9,9 @@ from rich.table import Table
 from moevit.errors import CheckFailedError
 
 from ..console import plain_console
-from ..health import Item, examine, surroundings
+from ..health import Item, examine
 from ..options import Json
+from ..surroundings import surroundings
 
 __all__ = ["command"]
 
