@@ -167,7 +167,8 @@ Data = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="Images: rendered scenes, or nyud, pascal_context, cityscapes with --root.",
+        help="Images: rendered scenes, or with --root nyud, pascal_context, cityscapes, or "
+        "imagefolder (a folder for each class).",
     ),
 ]
 Root = Annotated[

@@ -35,6 +35,7 @@ _METRICS = {
     "rmse": ("RMSE", " m", "{:.3f}"),
     "mean_angle": ("angle", "°", "{:.2f}"),
     "f": ("F", "", "{:.3f}"),
+    "top1": ("top-1", "", "{:.3f}"),
     "max_f": ("max F", "", "{:.3f}"),
 }
 _ROOM = 12  # classes in a panel's legend

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..config import TaskConfig
 from .base import SPLITS, Dataset, Example
 from .cityscapes import Cityscapes
+from .imagefolder import ImageFolder
 from .nyud import Nyud
 from .pascal_context import PascalContext
 
@@ -17,6 +18,7 @@ _KINDS: dict[str, type[Dataset]] = {
     "nyud": Nyud,
     "pascal_context": PascalContext,
     "cityscapes": Cityscapes,
+    "imagefolder": ImageFolder,
 }
 
 NAMES = tuple(_KINDS)

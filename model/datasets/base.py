@@ -40,7 +40,8 @@ class Example:
     """An image ``(H, W, 3)`` uint8 and its truths by kind, of the same size.
 
     Labels, edges and saliency uint8 with 255 where not known; depth float32, 0 where not known;
-    normals ``(H, W, 3)`` float32 unit vectors (x right, y down), zero where not known.
+    normals ``(H, W, 3)`` float32 unit vectors (x right, y down), zero where not known. The class
+    of a whole image (``classification``) int64 without axes.
     """
 
     image: NDArray[np.uint8]
