@@ -20,7 +20,7 @@ from .images import load_image
 from .inputs import image_files
 
 if TYPE_CHECKING:  # torch is imported by those who use it
-    from moevit.model.datasets import Dataset
+    from moevit.model.datasets import Dataset, Units
 
 __all__ = ["RENDERED", "SCENES", "ImageSource", "image_source", "in_scenes"]
 
@@ -34,11 +34,14 @@ _CHANNELS = {task.kind: task.channels for task in SCENE_TASKS}
 class ImageSource:
     """Rendered scenes, a data set in `root`, or `files` or `arrays` to calibrate on.
 
-    `arrays` are `(N, H, W, 3)` uint8 of the model's own size.
+    `arrays` are `(N, H, W, 3)` uint8 of the model's own size. `depth_scale` and `normals_range` are
+    of :class:`moevit.model.datasets.Units`.
     """
 
     data: str = SCENES
     root: Path | None = None
+    depth_scale: float = 1.0
+    normals_range: str = "signed"
     files: tuple[Path, ...] = ()
     arrays: Bytes | None = field(default=None, compare=False)
 
@@ -139,14 +142,20 @@ class ImageSource:
         from moevit.model.datasets import open_for
         from moevit.model.evaluation.evaluate import fitted
 
-        data = open_for(self.data, self._folder, "validation", config.tasks)
+        data = open_for(self.data, self._folder, "validation", config.tasks, self._units)
         found = min(count, len(data))
         return fitted(data, config, found), found, data.fingerprint()
 
     def _open(self, split: str, kinds: list[str]) -> Dataset:
         from moevit.model.datasets import open_dataset
 
-        return open_dataset(self.data, self._folder, split, kinds=kinds)
+        return open_dataset(self.data, self._folder, split, kinds=kinds, units=self._units)
+
+    @property
+    def _units(self) -> Units:
+        from moevit.model.datasets import Units
+
+        return Units(depth_scale=self.depth_scale, normals_range=self.normals_range)
 
     @property
     def _folder(self) -> Path:
@@ -165,7 +174,12 @@ def in_scenes(task: TaskConfig) -> bool:
 
 
 def image_source(
-    data: str = SCENES, root: Path | None = None, files: Sequence[Path] | None = None
+    data: str = SCENES,
+    root: Path | None = None,
+    files: Sequence[Path] | None = None,
+    *,
+    depth_scale: float = 1.0,
+    normals_range: str = "signed",
 ) -> ImageSource:
     """Images of a data set, or those in `files`, as :func:`moevit.inputs.image_files` has
     them.
@@ -175,7 +189,7 @@ def image_source(
     UserError
         For things that contradict one another, a folder without images, a missing file.
     """
-    given = ImageSource(data=data, root=root)
+    given = ImageSource(data=data, root=root, depth_scale=depth_scale, normals_range=normals_range)
     if data != SCENES and files:
         raise UserError("--calibration: cannot be given together with --data")
     chosen = image_files(files or [])

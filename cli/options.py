@@ -34,11 +34,13 @@ __all__ = [
     "CalibrationFiles",
     "Config",
     "Data",
+    "DepthScale",
     "Experts",
     "ImageSize",
     "Json",
     "Method",
     "Model",
+    "NormalsRange",
     "Preset",
     "RandomImage",
     "Root",
@@ -174,6 +176,20 @@ Data = Annotated[
 Root = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Folder of the data set.", show_default=False),
+]
+DepthScale = Annotated[
+    float,
+    typer.Option(
+        metavar="X", help="Metres of a depth of 1 in the data set's files: 0.001 of millimetres."
+    ),
+]
+NormalsRange = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="How the data set's files store normals of -1 to 1: signed (as they are), unit (0 to "
+        "1) or byte (0 to 255).",
+    ),
 ]
 CalibrationFiles = Annotated[
     list[Path] | None,
