@@ -1,7 +1,7 @@
 """From an image of any size to the model's: what part of it, which way round, how large.
 
 Without a view, the largest part of the model's shape around the middle, as
-:func:`moevit.cli.images.load_image` does for images to run on.
+:func:`moevit.images.load_image` does for images to run on.
 """
 
 from __future__ import annotations
