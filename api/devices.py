@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -110,6 +110,20 @@ class Device:
         """
         with documented():
             return self.backend.run_all(self._pixels(image), progress=progress)
+
+    def run_stream(self, frames: Iterable[tuple[Any, str]]) -> Iterator[Result]:
+        """Images with their tasks, one frame behind the other, results in the same order.
+
+        The accelerator begins a frame while the one before ends; its cycles count from that end.
+        Software takes one after the other. Raises as :meth:`run`.
+        """
+        ready = ((self._pixels(image), task) for image, task in frames)
+        stream = getattr(self.backend, "run_stream", None)
+        with documented():
+            if stream is None:
+                yield from (self.backend.run(image, task) for image, task in ready)
+            else:
+                yield from stream(ready)
 
     def align(self) -> None:
         """Idles until the memory's refresh is where it was at first, so that frames which start

@@ -14,6 +14,7 @@ from .files import writable
 
 if TYPE_CHECKING:
     from moevit.boards.resources import Report as Resources
+    from moevit.boards.targets import Board
 
 __all__ = ["resources", "write_verilog"]
 
@@ -47,14 +48,26 @@ def write_verilog(
 
 
 def resources(
-    preset: PresetLike = "zcu104", *, jobs: int = 2, report: Report = silent
+    preset: PresetLike = "zcu104",
+    board: Board | str | None = None,
+    *,
+    jobs: int = 2,
+    report: Report = silent,
 ) -> Resources:
     """LUT, FF, DSP, RAM and levels of logic by Yosys, `jobs` blocks at a time; takes minutes.
 
-    An estimate before place and route.
+    On `board`'s part, of its multipliers and at no more than its clock, or on the preset's own. An
+    estimate before place and route.
     """
     from moevit.boards.resources import report as synthesise
+    from moevit.boards.targets import board as find_board
 
     config = configuration(preset)
     with documented():
-        return synthesise(config, jobs=jobs, progress=report)
+        if board is None:
+            return synthesise(config, jobs=jobs, progress=report)
+        target = find_board(board) if isinstance(board, str) else board
+        config = config.but(clock_mhz=min(config.clock_mhz, target.clock_mhz))
+        return synthesise(
+            config, on=target.part, made_of=target.primitives, jobs=jobs, progress=report
+        )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moevit import compiler
+from moevit.compiler.dump import to_folder
 from moevit.compiler.plan.schedule import DEFAULT_THRESHOLD
 from moevit.hw.config import PRESETS, AcceleratorConfig
 from moevit.model.blank import blank_network as make_blank
@@ -86,6 +87,7 @@ class Network:
         threshold: float = DEFAULT_THRESHOLD,
         fetched: int = 0,
         all_tasks: bool = False,
+        dump: str | os.PathLike[str] | None = None,
     ) -> Program:
         """The program of some tasks for an accelerator.
 
@@ -100,6 +102,8 @@ class Network:
             So many of the least used experts of each layer are fetched whatever calibration says.
         all_tasks:
             Also one run of all tasks of an image (:meth:`moevit.Device.run_all`).
+        dump:
+            A folder that gets every frame after each pass of the compiler, as text.
 
         Raises
         ------
@@ -116,7 +120,8 @@ class Network:
                 chosen,
                 threshold=threshold,
                 fetched=fetched,
-                together=all_tasks,
+                all_tasks=all_tasks,
+                dump=None if dump is None else to_folder(Path(dump)),
             )
         return Program(program, network=self)
 

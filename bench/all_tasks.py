@@ -31,7 +31,7 @@ def measure_all_tasks(
     """
     report("compiling all tasks", 0.7)
     program = Network(network).compile(config, all_tasks=True)
-    whole = program.linked.together
+    whole = program.linked.all_tasks
     if whole is None:
         raise ValueError("The program has no run of all tasks")
     timing = board_memory(config)

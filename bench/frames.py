@@ -221,9 +221,9 @@ def _image(reference: Reference, number: int = 0) -> Any:
 
 
 def _stream(
-    device: RtlDevice,
+    device: Device,
     reference: Reference,
-    network: Network,
+    network: Integers,
     tasks: Sequence[str],
     count: int,
     report: Report,

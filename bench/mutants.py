@@ -11,26 +11,30 @@ import argparse
 import json
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from support.memories import random_program
+from support.memories import random_program  # type: ignore[import-not-found]  # of the tests
 
 from moevit.compiler.check import UnprovenError, verify
 from moevit.quant.golden import Golden
 from moevit.quant.random_network import random_images
 from moevit.sim.mutants import KINDS, judge, mutants
 
+Say = Callable[[str], None]
 
-def prove_networks(count: int, say) -> dict[str, int]:
+
+def prove_networks(count: int, say: Say) -> dict[str, int]:
     """Compile ``count`` networks that have a program."""
-    found, seed = Counter(), 0
+    found: Counter[str] = Counter()
+    seed = 0
     while found["proven"] + found["alarms"] < count:
         try:
-            made = random_program(seed, together=bool(seed // 2 % 2))
+            made = random_program(seed, all_tasks=bool(seed // 2 % 2))
             made = made or random_program(seed)
             found["proven" if made else "no program"] += 1
         except UnprovenError as error:
@@ -43,10 +47,10 @@ def prove_networks(count: int, say) -> dict[str, int]:
 
 
 def judge_mutants(
-    count: int, seeds: int, first: int, more: int, largest: int, say
-) -> dict[str, Counter]:
+    count: int, seeds: int, first: int, more: int, largest: int, say: Say
+) -> dict[str, Counter[str]]:
     """``count`` mutants of programs, one of each kind from every network."""
-    table = {kind: Counter() for kind in KINDS}
+    table: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
     seed, done = first, 0
     while done < count:
         made = random_program(seed)
@@ -80,8 +84,8 @@ def judge_mutants(
             kind = verdict.alarms[0] if alarm else ""
             if alarm and not verdict.harm and not verdict.other:
                 row[f"no harm: {kind}"] += 1
-                first = verify(mutant.program).findings[0][1]
-                say(f"no harm shown: network {seed - 1}, {task}, {mutant.what}: {first.message}")
+                found = verify(mutant.program).findings[0][1]
+                say(f"no harm shown: network {seed - 1}, {task}, {mutant.what}: {found.message}")
             if verdict.harm and not alarm:
                 say(f"MISSED: network {seed - 1}, {task}, {mutant.kind}, {mutant.what}: {verdict}")
             if verdict.other and not alarm:

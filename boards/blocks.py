@@ -15,7 +15,6 @@ from moevit.hw.config import AcceleratorConfig
 from moevit.hw.verilog import TOP_NAME, clocks, rtlil
 
 from . import platform
-from .parts import primitives
 
 __all__ = ["Block", "blocks", "plain_names"]
 
@@ -29,13 +28,15 @@ _CUT = ("core", "core.compute", _MULTIPLIERS)
 @dataclass(frozen=True)
 class Block:
     """``name`` as in the tables; ``module`` its top in ``text`` (RTLIL); ``inner``: modules that
-    it holds as black boxes, blocks themselves. ``clock_times``: its fastest clock, of ``clk``'s."""
+    it holds as black boxes, blocks themselves. ``clock_times``: its fastest clock, of ``clk``'s.
+    ``family``: Yosys's name of the primitives that it is mapped to."""
 
     name: str
     module: str
     text: str
     inner: tuple[str, ...] = ()
     clock_times: int = 1
+    family: str = "xcup"
 
 
 def _modules(text: str) -> Iterator[tuple[str, str]]:
@@ -63,14 +64,20 @@ def plain_names(text: str) -> str:
     )
 
 
-def blocks(config: AcceleratorConfig) -> list[Block]:
-    """All blocks of the accelerator with the board's multipliers.
+def blocks(
+    config: AcceleratorConfig, made_of: str, *, family: str = "xcup", ultra: bool = True
+) -> list[Block]:
+    """All blocks of the accelerator with multipliers ``made_of`` a name of ``boards.PRIMITIVES``.
 
-    Children come before their parents, the whole's glue last.
+    Children come before their parents, the whole's glue last. Without ``ultra`` the part has no
+    ultra RAM, and memories that would be are block RAM.
     """
-    board = platform(primitives(config.name))
+    board = platform(made_of)
     fast = max((clock.times for clock in clocks(board)), default=1)
-    modules = dict(_modules(plain_names(rtlil(config, board))))
+    text = rtlil(config, board)
+    if not ultra:
+        text = text.replace('attribute \\ram_style "ultra"', 'attribute \\ram_style "block"')
+    modules = dict(_modules(plain_names(text)))
     inside = {
         name: [c for c in re.findall(r"^  cell (\\\S+) ", text, re.M) if c in modules]
         for name, text in modules.items()
@@ -100,6 +107,6 @@ def blocks(config: AcceleratorConfig) -> list[Block]:
         name = plain(module) or TOP_NAME
         text = "".join(own[n] for n in sorted(own)) + "".join(boxes[n] for n in sorted(boxes))
         times = fast if name == _MULTIPLIERS else 1
-        name = name.removeprefix("core.").removeprefix("compute.")
-        found.append(Block(name, module, text, tuple(sorted(boxes)), times))
+        label = name.removeprefix("core.").removeprefix("compute.")
+        found.append(Block(label, module, text, tuple(sorted(boxes)), times, family))
     return found

@@ -1,4 +1,4 @@
-"""The cells of a mapped UltraScale+ netlist: what each takes, and its part in a path.
+"""The cells of a mapped netlist: what each takes, and its part in a path.
 
 Delays are rules of thumb in ns for speed grade -2, each with the net in front of it, and no
 substitute for place and route. Sources: the average of 0.37 ns for a look-up table and its net is
@@ -50,7 +50,8 @@ _LUTRAM = {
 }  # fmt: skip
 _SHIFT = ("SRL16E", "SRLC16E", "SRLC32E")
 _FREE = ("MUXF7", "MUXF8", "MUXF9", "CARRY4", "CARRY8", "INV", "BUFG", "GND", "VCC")
-_RAMB = {"RAMB18E2": 0.5, "RAMB36E2": 1.0}
+_RAMB = {"RAMB18E2": 0.5, "RAMB36E2": 1.0, "RAMB18E1": 0.5, "RAMB36E1": 1.0}
+_DSPS = ("DSP48E2", "DSP48E1")
 
 
 def resources(cell: str) -> dict[str, float]:
@@ -67,11 +68,11 @@ def resources(cell: str) -> dict[str, float]:
         return {"BRAM36": _RAMB[cell]}
     if cell == "URAM288":
         return {"URAM": 1}
-    if cell == "DSP48E2":
+    if cell in _DSPS:
         return {"DSP": 1}
     if cell in _FREE:
         return {}
-    raise ValueError(f"Cell {cell}: not known; expected a primitive of UltraScale+")
+    raise ValueError(f"Cell {cell}: not known; expected a primitive of UltraScale+ or the 7 series")
 
 
 class Cost(NamedTuple):
@@ -136,9 +137,9 @@ def timing(cell: str, parameters: dict[str, str], ports: dict[str, int]) -> Timi
         return Timing(outputs, {"D": Cost(SETUP), "CE": Cost(LEVEL)}, (read,), "SRL")
     if cell in _RAMB or cell == "URAM288":
         return _ram(cell, parameters, ports)
-    if cell == "DSP48E2":
+    if cell in _DSPS:
         return _dsp(parameters, ports)
-    raise ValueError(f"Cell {cell}: not known; expected a primitive of UltraScale+")
+    raise ValueError(f"Cell {cell}: not known; expected a primitive of UltraScale+ or the 7 series")
 
 
 def _carry(bits: int) -> Iterator[Arc]:

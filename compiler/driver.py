@@ -2,74 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from moevit.hw.config import AcceleratorConfig
-from moevit.quant.network import Head, Mlp, Moe, Network
-from moevit.quant.operators.upsampling import Stage
+from moevit.quant.network import Head, Network
 
 from .check import prove
+from .disasm import disassemble
+from .dump import Dump, after_credits, after_emit, after_place, operations
+from .graph import Graph
 from .link import link
 from .lower.context import Context
-from .lower.emit import Code
-from .lower.frame import OutputRows
-from .lower.task import lower
-from .lower.together import lower_together, plan_together
+from .lower.feed_forward import Split
+from .lower.frame import lower_frame
+from .lower.output import OutputRows
+from .macs import shared_macs, useful_macs
+from .passes.credits import derive
+from .passes.emit import Code, emit
+from .passes.order import order
+from .passes.place import place
+from .plan.all_tasks import AllTasksPlan, plan_all_tasks
 from .plan.layout import Bytes, Matrix, Shapes
-from .plan.placement import plan_memory
-from .plan.schedule import DEFAULT_THRESHOLD, expert_schedules
-from .program import ALL, ImageFormat, Output, Program, TaskProgram, Together
+from .plan.outside import Outside
+from .plan.placement import MemoryPlan, plan_memory
+from .plan.schedule import DEFAULT_THRESHOLD, ExpertSchedule, expert_schedules
+from .plan.tensors import Tensors
+from .program import ALL, AllTasks, ImageFormat, Output, Program, TaskProgram
 
-__all__ = ["compile_network", "shared_macs", "useful_macs"]
-
-
-def useful_macs(network: Network, task: str) -> int:
-    """Multiply-accumulates of one image: no padding, every token in ``top_k`` experts."""
-    g = network.geometry
-    total = _embedding_macs(network)
-    total += sum(_attention_macs(network) + _mlp_macs(network, b.mlp) for b in network.blocks)
-    head = network.heads.get(task)
-    if isinstance(head, Head):
-        outputs, inputs = head.linear.shape
-        total += (1 if head.single else g.patches) * inputs * outputs
-    elif head is not None:
-        total += sum(_convolution_macs(stage) for stage in head.stages)
-    return total
-
-
-def _convolution_macs(stage: Stage) -> int:
-    """Those of the convolution itself: of a doubled map, but for a 1x1, which commutes with it."""
-    pixels = stage.height * stage.width * (stage.factor**2 if stage.kernel > 1 else 1)
-    return pixels * stage.kernel**2 * stage.channels * stage.outputs
-
-
-def shared_macs(network: Network) -> int:
-    """Those of :func:`useful_macs` in front of the first router, the same for every task."""
-    total = _embedding_macs(network)
-    for block in network.blocks:
-        total += _attention_macs(network)
-        if not isinstance(block.mlp, Mlp):
-            break
-        total += _mlp_macs(network, block.mlp)
-    return total
-
-
-def _embedding_macs(network: Network) -> int:
-    g = network.geometry
-    return g.patches * g.dim * g.patch * g.patch * g.channels
-
-
-def _attention_macs(network: Network) -> int:
-    n, dim = network.geometry.tokens, network.geometry.dim
-    return 4 * n * dim * dim + 2 * n * n * dim  # q, k, v, projection; scores, weighted sum
-
-
-def _mlp_macs(network: Network, mlp: Mlp | Moe) -> int:
-    n, dim = network.geometry.tokens, network.geometry.dim
-    if isinstance(mlp, Mlp):
-        return 2 * n * dim * mlp.fc1.shape[0]
-    hidden = sum(e.fc1.shape[0] for e in mlp.experts) / len(mlp.experts)
-    return n * dim * mlp.gate.experts + round(2 * n * mlp.gate.k * dim * hidden)
+__all__ = ["check_fit", "compile_network", "shared_macs", "useful_macs"]
 
 
 def check_fit(network: Network, config: AcceleratorConfig) -> None:
@@ -85,7 +45,8 @@ def compile_network(
     *,
     threshold: float = DEFAULT_THRESHOLD,
     fetched: int = 0,
-    together: bool = False,
+    all_tasks: bool = False,
+    dump: Dump | None = None,
 ) -> Program:
     """Compile ``tasks`` (default: all) of a quantised network.
 
@@ -93,8 +54,9 @@ def compile_network(
     streaming; the ``fetched`` least used of each layer are fetched on demand whatever calibration
     says. Raises ``ValueError`` for an unknown task and for a network that the configuration
     cannot hold, naming each buffer, the bytes needed and there, and the change that would do.
-    ``together`` adds a program of all ``tasks`` of a picture (:mod:`.lower.together`), about as
-    large as the others are in all. A program that cannot be proven (:mod:`.check`) is not returned:
+    ``all_tasks`` adds a program of all ``tasks`` of an image (:mod:`.lower.frame`), about as large
+    as the others are in all. ``dump`` gets the text of every frame after each pass. A
+    program that cannot be proven (:mod:`.check`) is not returned:
     :class:`~moevit.compiler.check.UnprovenError`.
     """
     tasks = list(network.tasks if tasks is None else tasks)
@@ -103,44 +65,25 @@ def compile_network(
             raise ValueError(f"Unknown task {task!r}; expected one of {', '.join(network.tasks)}")
     if not tasks:
         raise ValueError(f"No task to compile; expected some of {', '.join(network.tasks)}")
+    if all_tasks and len(tasks) < 2:
+        raise ValueError("All tasks in one run need two tasks or more")
     shapes = Shapes(config=config, geometry=network.geometry)
     plan = plan_memory(network, shapes)
-    packed: dict[str, Matrix] = {}
-    pool: dict[str, Bytes] = {}
     schedules = {
         task: expert_schedules(network, task, threshold, fetched=fetched) for task in tasks
     }
+    frames = _Frames(network, shapes, plan, schedules, dump or _ignore)
+    for task in tasks:
+        frames.add([task])
+    whole = plan_all_tasks(network, shapes, plan) if all_tasks else None
+    if whole is not None:
+        frames.add(tasks, whole)
+    linked = link(frames.codes, config)
 
-    def context(task: str, code: Code) -> Context:
-        return Context(
-            network=network,
-            task=task,
-            config=config,
-            shapes=shapes,
-            plan=plan,
-            schedules={s.layer: s for s in schedules[task]},
-            code=code,
-            packed=packed,
-            output=plan.scratch_bytes,
-        )
+    def output(name: str, number: int = 0) -> Output:
+        task = tasks[number] if name == ALL else name
+        return _output(network, task, frames.rows[name][number], frames.outside[name], number)
 
-    codes = {task: Code(config=config, pool=pool) for task in tasks}
-    results = {
-        task: _output(network, task, lower(context(task, code)), plan.scratch_bytes)
-        for task, code in codes.items()
-    }
-    regions = plan.regions
-    outputs, room = {}, 0
-    if together:
-        whole = plan_together(network, shapes, plan)
-        codes[ALL] = code = Code(config=config, pool=pool)
-        rows, room = lower_together([context(task, code) for task in tasks], whole)
-        address = 0
-        for task, found in zip(tasks, rows, strict=True):
-            outputs[task] = _output(network, task, found, address)
-            address += outputs[task].size
-        regions += whole.regions
-    linked = link(codes, config)
     program = Program(
         config=config,
         geometry=network.geometry,
@@ -154,34 +97,95 @@ def compile_network(
         tasks={
             task: TaskProgram(
                 base=linked.bases[task],
-                output=results[task],
+                output=output(task),
                 schedules=schedules[task],
-                notes=tuple(item.note for item in codes[task].items),
+                notes=frames.notes(task),
                 useful_macs=useful_macs(network, task),
             )
             for task in tasks
         },
-        together=Together(
+        all_tasks=AllTasks(
             base=linked.bases[ALL],
-            outputs=outputs,
-            room=room,
-            notes=tuple(item.note for item in codes[ALL].items),
+            outputs={task: output(ALL, number) for number, task in enumerate(tasks)},
+            room=frames.outside[ALL].size,
+            notes=frames.notes(ALL),
             useful_macs=sum(useful_macs(network, task) for task in tasks)
             - (len(tasks) - 1) * shared_macs(network),
         )
-        if together
+        if all_tasks
         else None,
-        regions=regions,
+        regions=plan.regions + (whole.regions if whole is not None else ()),
         meta={"threshold": threshold, "network": network.meta},
     )
+    for name in frames.codes if dump is not None else ():
+        frames.dump(name, "link", disassemble(program, [name]))
     prove(program)
     return program
 
 
-def _output(network: Network, task: str, rows: OutputRows, address: int) -> Output:
+class _Frames:
+    """Frames of one network, which share packed matrices and the pool."""
+
+    def __init__(
+        self,
+        network: Network,
+        shapes: Shapes,
+        plan: MemoryPlan,
+        schedules: dict[str, tuple[ExpertSchedule, ...]],
+        dump: Dump,
+    ) -> None:
+        self.network, self.shapes, self.plan, self.dump = network, shapes, plan, dump
+        self.schedules = {t: {s.layer: s for s in found} for t, found in schedules.items()}
+        self.packed: dict[str, Matrix] = {}
+        self.pool: dict[str, Bytes] = {}
+        self.codes: dict[str, Code] = {}
+        self.rows: dict[str, list[OutputRows]] = {}
+        self.outside: dict[str, Outside] = {}
+
+    def add(self, tasks: Sequence[str], shared: AllTasksPlan | None = None) -> None:
+        """The frame of one task, or of all of them: every pass, in order."""
+        name = tasks[0] if shared is None else ALL
+        graph = Graph(config=self.shapes.config, pool=self.pool)
+        tensors, slots = Tensors(self.plan, self.shapes, shared), dict[int, str]()
+        contexts = [
+            Context(
+                network=self.network,
+                shapes=self.shapes,
+                tensors=tensors,
+                graph=graph,
+                schedules=self.schedules,
+                task=task,
+                packed=self.packed,
+                slots=slots,
+            )
+            for task in tasks
+        ]
+        rows = lower_frame(contexts, None if shared is None else Split(tensors))
+        self.dump(name, "build", operations(graph))
+        outside = Outside.of(self.plan, self.shapes, rows, shared)
+        place(graph, self.plan, outside, shared)
+        self.dump(name, "place", after_place(graph))
+        order(graph)
+        self.dump(name, "order", operations(graph))
+        credits = derive(graph)
+        self.dump(name, "credits", after_credits(graph, credits))
+        code = emit(graph, credits)
+        self.dump(name, "emit", after_emit(code))
+        self.rows[name], self.outside[name], self.codes[name] = rows, outside, code
+
+    def notes(self, name: str) -> tuple[str, ...]:
+        """What each instruction is for."""
+        return tuple(item.note for item in self.codes[name].items)
+
+
+def _ignore(frame: str, name: str, lines: Iterator[str]) -> None:
+    """Nobody wants to see it."""
+
+
+def _output(network: Network, task: str, rows: OutputRows, outside: Outside, number: int) -> Output:
     head = network.heads.get(task)
     return Output(
-        address=address,
+        address=outside.results[number],
         rows=rows.rows,
         columns=rows.columns,
         item_bytes=rows.item_bytes,

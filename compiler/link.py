@@ -10,7 +10,7 @@ from moevit.hw.config import AcceleratorConfig
 from moevit.hw.image import HEADER_BYTES, ProgramHeader
 from moevit.hw.isa import INSTRUCTION_BYTES
 
-from .lower.emit import Code
+from .passes.emit import Code
 from .plan.layout import Bytes, round_up
 
 __all__ = ["ALIGNMENT", "Linked", "link"]

@@ -23,7 +23,7 @@ from .plan.layout import Bytes
 from .plan.placement import Region
 from .plan.schedule import ExpertSchedule
 
-__all__ = ["ALL", "FORMAT", "ImageFormat", "Output", "Program", "TaskProgram", "Together"]
+__all__ = ["ALL", "FORMAT", "AllTasks", "ImageFormat", "Output", "Program", "TaskProgram"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class TaskProgram:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Together:
+class AllTasks:
     """All tasks of one picture in one run, which share what comes before the first router.
 
     ``outputs``: each task's result in the output area, in the order of execution. ``room``: bytes
@@ -72,7 +72,7 @@ class Program:
     tasks: dict[str, TaskProgram]
     regions: tuple[Region, ...]
     meta: dict[str, Any] = field(default_factory=dict)
-    together: Together | None = None
+    all_tasks: AllTasks | None = None
 
     def task(self, name: str) -> TaskProgram:
         """The task called ``name``; raises ``ValueError`` listing those that exist."""
@@ -80,9 +80,9 @@ class Program:
             raise ValueError(f"Unknown task {name!r}; expected one of {', '.join(self.tasks)}")
         return self.tasks[name]
 
-    def entry(self, name: str) -> TaskProgram | Together:
+    def entry(self, name: str) -> TaskProgram | AllTasks:
         """The task called ``name``, or all of them together for ``ALL`` where that is there."""
-        return self.together if name == ALL and self.together is not None else self.task(name)
+        return self.all_tasks if name == ALL and self.all_tasks is not None else self.task(name)
 
     def schedules(self, name: str) -> tuple[ExpertSchedule, ...]:
         """The schedule of every MoE layer of an entry, in the order of execution."""
@@ -130,7 +130,7 @@ class Program:
     @property
     def output_bytes(self) -> int:
         """Bytes that a caller must provide for the largest result."""
-        room = self.together.room if self.together else 0
+        room = self.all_tasks.room if self.all_tasks else 0
         return max(room, *(t.output.address + t.output.size for t in self.tasks.values()))
 
     # Files -------------------------------------------------------------------------------------
@@ -156,8 +156,8 @@ class Program:
             "sha256": hashlib.sha256(self.memory.tobytes()).hexdigest(),
             "meta": self.meta,
         }
-        if self.together is not None:
-            about["together"] = asdict(self.together)
+        if self.all_tasks is not None:
+            about["together"] = asdict(self.all_tasks)
         data: bytes = save(
             {"memory": self.memory}, {"format": FORMAT, "program": json.dumps(about)}
         )
@@ -197,7 +197,7 @@ class Program:
                 tasks={name: _task(task) for name, task in about["tasks"].items()},
                 regions=tuple(Region(**region) for region in about["regions"]),
                 meta=about["meta"],
-                together=_together(about["together"]) if "together" in about else None,
+                all_tasks=_all_tasks(about["together"]) if "together" in about else None,
             )
             digest, config_hash = about["sha256"], about["config_hash"]
         except (KeyError, TypeError) as error:
@@ -211,7 +211,7 @@ class Program:
             raise ValueError(
                 f"config_hash is {config_hash}, expected {expected} for the file's configuration"
             )
-        for name in (*program.tasks, *([ALL] if program.together else ())):
+        for name in (*program.tasks, *([ALL] if program.all_tasks else ())):
             program._check(name)
         return program
 
@@ -243,8 +243,8 @@ def _task(data: dict[str, Any]) -> TaskProgram:
     )
 
 
-def _together(data: dict[str, Any]) -> Together:
-    return Together(
+def _all_tasks(data: dict[str, Any]) -> AllTasks:
+    return AllTasks(
         base=data["base"],
         outputs={name: Output(**output) for name, output in data["outputs"].items()},
         room=data["room"],

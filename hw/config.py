@@ -299,7 +299,23 @@ _ZCU104 = AcceleratorConfig(
 _ZCU104_2048 = _ZCU104.but(name="zcu104-2048", array__tokens=4)
 """Half as many products a cycle, as many slices: for one clock."""
 
-PRESETS = {config.name: config for config in (_MICRO, _DEFAULT, _ZCU104, _ZCU104_2048)}
+_ZCU102 = _ZCU104.but(name="zcu102", memory__ring_rows=2048)
+"""Without ultra RAM everything is block RAM, of which there are 912: a ring of half the rows leaves
+room for the router (boards/fit.py counts)."""
+
+_PYNQ_Z2 = _MICRO.but(
+    name="pynq-z2",
+    array__tokens=4,
+    memory__activation_words=8192,
+    memory__residual_words=4096,
+    memory__ring_rows=2048,
+    memory__landing_beats=128,
+    limits__tokens=256,
+)
+"""128 products a cycle: as many as 220 multipliers leave room for, at one product each."""
+
+_ALL = (_MICRO, _DEFAULT, _ZCU104, _ZCU104_2048, _ZCU102, _PYNQ_Z2)
+PRESETS = {config.name: config for config in _ALL}
 
 
 def preset(name: str) -> AcceleratorConfig:

@@ -15,7 +15,7 @@ __all__ = ["ALL", "FORMAT", "ImageFormat", "Output"]
 ALL = "all"
 """Names the program of all tasks of one picture, beside the tasks' own."""
 
-FORMAT = "moevit-program-1"
+FORMAT = "moevit-program-2"
 """Names the file format; a file that says anything else is refused."""
 
 

@@ -211,9 +211,9 @@ class RtlDevice:
 
         Raises as :meth:`run`, and ``ValueError`` for a program that was compiled without it.
         """
-        about = self._loaded.together
+        about = self._loaded.all_tasks
         if about is None:
-            raise ValueError("The program has no frame of all tasks; compile it with together=True")
+            raise ValueError("The program has no frame of all tasks: compile with all_tasks=True")
         self._frame(image, about.base, ALL, about.room, progress)
         return {task: self._result(task, output) for task, output in about.outputs.items()}
 

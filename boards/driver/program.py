@@ -83,11 +83,11 @@ class Program:
                 for name, task in about["tasks"].items()
             }
             room = 0
-            if "together" in about:
-                together = about["together"]
-                outputs = {name: Output(**o) for name, o in together["outputs"].items()}
-                entries[ALL] = Entry(base=together["base"], outputs=outputs)
-                room = together["room"]
+            if "all_tasks" in about:
+                joint = about["all_tasks"]
+                outputs = {name: Output(**o) for name, o in joint["outputs"].items()}
+                entries[ALL] = Entry(base=joint["base"], outputs=outputs)
+                room = joint["room"]
             ends = (o.address + o.size for e in entries.values() for o in e.outputs.values())
             config = about["config"]
             return cls(

@@ -42,6 +42,14 @@ Threshold = Annotated[
         "fetched on demand otherwise.",
     ),
 ]
+Dump = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        file_okay=False,
+        help="Also write every frame after each pass of the compiler, as text, into this folder.",
+    ),
+]
 
 
 def command(
@@ -58,6 +66,7 @@ def command(
     data: Data = "scenes",
     root: Root = None,
     calibration: CalibrationFiles = None,
+    dump: Dump = None,
     as_json: Json = False,
 ) -> None:
     """Make a program for the accelerator from a quantised model.
@@ -78,7 +87,7 @@ def command(
             report=report,
         )
         tasks = chosen_tasks(task, workload.quantised_network.tasks)
-        program = workload.compile(tasks, threshold=threshold)
+        program = workload.compile(tasks, threshold=threshold, dump=dump)
         program.save(output)
     linked, name = program.linked, program.config.name
     found = {

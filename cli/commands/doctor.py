@@ -3,26 +3,44 @@
 import importlib.metadata
 import json
 from dataclasses import asdict
+from typing import Annotated
 
+import typer
 from rich.table import Table
 
+from moevit.boards.targets import board as find_board
 from moevit.errors import CheckFailedError
 
 from ..console import plain_console
-from ..health import Item, examine
+from ..health import Item, board_needs, examine, for_board
 from ..options import Json
 from ..surroundings import surroundings
 
 __all__ = ["command"]
 
 
-def command(as_json: Json = False) -> None:
+BoardName = Annotated[
+    str | None,
+    typer.Option(
+        "--board",
+        metavar="NAME",
+        help="Also say what building a bitstream for this board needs.",
+        show_default=False,
+    ),
+]
+
+
+def command(board: BoardName = None, as_json: Json = False) -> None:
     """Say what is installed, at which version, and what is missing and how to get it.
 
     The exit status is 1 if something is missing without which moevit does not work.
     """
+    target = None if board is None else find_board(board)
     items = examine()
     machine = surroundings()
+    if target is not None:
+        items += for_board(target)
+        machine |= board_needs(target)
     if as_json:
         version = importlib.metadata.version("moevit")
         found = [asdict(item) for item in items]
@@ -53,3 +71,9 @@ def _show(items: list[Item], machine: dict[str, object]) -> None:
         "cache {cache}: {cache_mib} MiB used, {cache_free_gib} GiB free"
     )
     console.print(text.format(**machine), highlight=False, soft_wrap=True)
+    if "board" in machine:
+        text = (
+            "{board}: {part}; licence: {licence}; {disk_free_gib} GiB of disk free here, "
+            "{memory_free_gib} GiB of memory"
+        )
+        console.print(text.format(**machine), highlight=False, soft_wrap=True)

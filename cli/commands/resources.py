@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from moevit.boards.targets import board as find_board
 from moevit.errors import UserError
 from moevit.files import write_text
 from moevit.hardware import resources
@@ -27,31 +28,41 @@ Docs = Annotated[
 ]
 
 
-Board = Annotated[
+Preset = Annotated[
     str | None,
     typer.Option("--preset", metavar="NAME", help="Hardware preset.", show_default=_PRESET),
+]
+Board = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Board whose part and multipliers count; the ZCU104 if not given.",
+        show_default=False,
+    ),
 ]
 
 
 def command(
-    preset: Board = None,
+    preset: Preset = None,
     config: Config = None,
+    board: Board = None,
     jobs: Jobs = 2,
     docs: Docs = None,
     as_json: Json = False,
 ) -> None:
     """Count what the accelerator takes of its board, and its longest paths.
 
-    Yosys maps the real top to UltraScale+, block by block: LUT, FF, DSP, block and ultra RAM
-    against the board and the budget, levels of logic by rules of thumb, and the nets that drive
+    Yosys maps the real top to the part's primitives, block by block: LUT, FF, DSP, block and ultra
+    RAM against the board and the budget, levels of logic by rules of thumb, and the nets that drive
     most. It takes minutes, but only for blocks that have changed since. All of it is an estimate
     before place and route.
     """
     if docs is not None and docs.is_dir():
         raise UserError(f"{docs}: is a folder; expected the name of a file")
     chosen = hardware(preset, config, _PRESET)
+    target = None if board is None else find_board(board)
     with progress("moevit resources", quiet=as_json) as report:
-        found = resources(chosen, jobs=jobs, report=report)
+        found = resources(chosen, target, jobs=jobs, report=report)
     if docs is not None:
         from moevit.boards.page import page
 

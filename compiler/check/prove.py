@@ -24,7 +24,7 @@ __all__ = ["prove", "verify"]
 
 def verify(program: Program) -> Report:
     """Every entry of ``program``: its findings, none where all is proven."""
-    names = [*program.tasks, *([ALL] if program.together else ())]
+    names = [*program.tasks, *([ALL] if program.all_tasks else ())]
     return Report(entries=tuple(_Entry(program, name).report() for name in names))
 
 
@@ -123,7 +123,7 @@ class _Entry:
         """What addresses of this entry may point to."""
         program, base = self.program, self.program.entry(self.name).base
         reserved = []
-        for name in (*program.tasks, *([ALL] if program.together else ())):
+        for name in (*program.tasks, *([ALL] if program.all_tasks else ())):
             header, start = program.header(name), program.entry(name).base - base
             size = header.stream_beats * BEAT_BYTES * self.config.memory.ports
             code = start + header.code_offset

@@ -43,6 +43,7 @@ from .timing import Latencies, MemorySpeed, Timing, pixel_cycles
 __all__ = ["Estimate", "calibration_lengths", "estimate", "router_lengths"]
 
 _OPERAND_HALVES = 2
+_ACTIVATIONS = (Destination.ACT8, Destination.GELU8, Destination.ACT16)
 _AHEAD = 2
 """Tiles by which scores are ahead of weighted values."""
 
@@ -164,6 +165,9 @@ class _Model:
             params=memory.demand_param_rows,
         )
         self.pops: deque[float] = deque([0.0] * (FINISHED_TILES + 1), maxlen=FINISHED_TILES + 1)
+        # Words that the norm engine writes, as time and number: they and those of the epilogue go
+        # through one port of the activation memory.
+        self.norm_writes: deque[tuple[float, int]] = deque()
         self.kept: Any = None  # arrival times of rows that the next GEMM uses again
         self.beats = (
             self.header.stream_beats * memory.ports
@@ -281,6 +285,7 @@ class _Model:
             now = start + rows * i.words
             out = max(now + self.l.norm + i.words, out + rows * i.words)
             self.busy["norm"] += rows * i.words
+            self.norm_writes.append((out, rows * i.words))
             self.give(i, out)
         self.norm_free = out
 
@@ -291,10 +296,21 @@ class _Model:
         self.loader_free = start + rows * max(words, self.l.loader_row) + self.l.loader_tile
         return self.loader_free + self.l.loader_done
 
-    def drain(self, rows: int, otiles: int, depth: int, start: float, end: float) -> float:
-        """The epilogue takes a tile; when the array is done with it. ``written`` follows."""
+    def drain(
+        self, rows: int, otiles: int, depth: int, start: float, end: float, *, shared: bool = False
+    ) -> float:
+        """The epilogue takes a tile; when the array is done with it. ``written`` follows.
+
+        ``shared``: its writes go where the norm engine's do.
+        """
         first = max(self.epilogue_free, start + depth + self.l.array)
         last = max(first + otiles * rows, end + self.l.array + rows)
+        if shared:
+            others = 0
+            while self.norm_writes and self.norm_writes[0][0] < last:
+                when, count = self.norm_writes.popleft()
+                others += count if when > first else 0
+            last = max(last, first + otiles * rows + others)
         self.epilogue_free = last
         self.written = last + self.l.epilogue
         for j in range(max(otiles - FINISHED_TILES - 1, 0), otiles):
@@ -335,7 +351,7 @@ class _Model:
                 self.busy["stall_weight"] += stalled - end
                 end = stalled
             self.busy["array"] += block
-            end = self.drain(rows, i.otiles, i.depth, start, end)
+            end = self.drain(rows, i.otiles, i.depth, start, end, shared=i.mode in _ACTIVATIONS)
             self.array_free = end
             self.halves.append(end)
             if n + 1 == len(tiles) and not i.keep:

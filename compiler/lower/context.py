@@ -1,4 +1,4 @@
-"""What every lowering pass needs to know about the network, the device and where things lie."""
+"""What lowering writes into: a graph in the making, and what the network and its plan are."""
 
 from __future__ import annotations
 
@@ -7,58 +7,244 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from moevit.hw.config import AcceleratorConfig
-from moevit.hw.isa import Norm
-from moevit.quant.network import Head, Network
+from moevit.hw.config import BEAT_BYTES
+from moevit.hw.isa import Destination, Gemm, Load, LoadKind, Norm, Store
+from moevit.quant.network import Network
 from moevit.quant.operators.layernorm import LayerNorm
-from moevit.quant.operators.linear import Linear
-from moevit.quant.operators.upsampling import UpsamplingHead
+from moevit.quant.operators.linear import GeluOutput, Linear
+from moevit.quant.operators.rescale import Rescale
 
-from ..plan.layout import Ints, Matrix, Shapes, head_index, pack_linear
-from ..plan.placement import MemoryPlan
+from ..graph import Graph, Memory, Op, Operand, Tensor, Weights
+from ..plan.buffers import gates_ahead
+from ..plan.layout import Ints, Matrix, Shapes, head_index, pack_linear, pack_norm
+from ..plan.rings import split
 from ..plan.schedule import ExpertSchedule
-from ..plan.tiling import Span, cut
-from .emit import Code, split
+from ..plan.tensors import Tensors
 
-__all__ = ["Context"]
+__all__ = ["Context", "gelu_fields"]
 
 
-@dataclass(frozen=True, kw_only=True)
+def gelu_fields(gelu: GeluOutput) -> dict[str, int]:
+    """What a GEMM needs to pass its values through GELU."""
+    return {
+        "mode": Destination.GELU8,
+        "mult": gelu.out.mult,
+        "shift": gelu.out.shift,
+        "zero_point": gelu.zero_point,
+    }
+
+
+@dataclass(kw_only=True)
 class Context:
-    """One task of a network on its way into ``code``; a network's tasks share ``packed``.
+    """A frame on its way into ``graph``; programs of one network share ``packed``.
 
-    ``output``: byte offset of the result in the output area. ``stored``: semaphore that gets a
-    credit when the result is in memory.
+    ``task`` is the one that is being lowered, ``number`` its place among those of the program;
+    ``schedules``: all tasks' by task and block. ``slots``: the name of the norm whose parameters a
+    slot of the chip's holds.
     """
 
     network: Network
-    task: str
-    config: AcceleratorConfig
     shapes: Shapes
-    plan: MemoryPlan
-    schedules: dict[int, ExpertSchedule]
-    code: Code
+    tensors: Tensors
+    graph: Graph
+    schedules: dict[str, dict[int, ExpertSchedule]]
+    task: str
+    number: int = 0
     packed: dict[str, Matrix] = field(default_factory=dict)
-    output: int = 0
-    stored: int = 0
+    slots: dict[int, str] = field(default_factory=dict)
 
+    def residual(self, chunk: range) -> Tensor:
+        """The task's residual stream."""
+        return self.tensors.residual(chunk, self.number)
+
+    # Norms -------------------------------------------------------------------------------------
     @property
     def final_norm(self) -> LayerNorm | None:
         """The norm behind the last block: the task's own, or the network's."""
         return self.network.final_norm(self.task)
 
-    @property
-    def linear_head(self) -> Head | None:
-        """The task's head, if it is a linear one."""
-        head = self.network.heads.get(self.task)
-        return head if isinstance(head, Head) else None
+    def _norms(self) -> dict[str, LayerNorm]:
+        """Every norm of the task in the order of execution."""
+        blocks = enumerate(self.network.blocks)
+        found = {f"{i}.{n}": norm for i, b in blocks for n, norm in ((1, b.norm1), (2, b.norm2))}
+        if self.final_norm is not None:
+            own = self.final_norm is not self.network.norm
+            found[f"final {self.task}" if own else "final"] = self.final_norm
+        return found
 
-    @property
-    def upsampling(self) -> UpsamplingHead | None:
-        """The task's head, if it is of that kind."""
-        head = self.network.heads.get(self.task)
-        return head if isinstance(head, UpsamplingHead) else None
+    def parameters(self, number: int, *, ahead: int | None = None) -> Operand:
+        """Parameters of norm ``number`` on the chip.
 
+        If they are not there, they are loaded, and those of the norms behind it where nothing is in
+        their way; ``ahead``: of so many at most.
+        """
+        norms, slots = self._norms(), self.tensors.plan.tiling.norms
+        names = list(norms)
+        if self.slots.get(number % slots) != names[number]:
+            end = number + 1
+            room = min(len(names), number - number % slots + slots, number + (ahead or slots))
+            while end < room and end % slots not in self.slots:
+                end += 1
+            for n in range(number, end):
+                self.slots[n % slots] = names[n]
+            chosen = names[number:end]
+            rows = range(number % slots, number % slots + len(chosen))
+            self._load_parameters(
+                f"norm parameters {chosen[0]}..{chosen[-1]}",
+                [norms[name] for name in chosen],
+                self._slot("norm parameters", range(slots)).at(rows),
+            )
+        row = number % slots
+        return self._slot("norm parameters", range(slots)).at(range(row, row + 1), whole=True)
+
+    def scale(self, block: int) -> Operand:
+        """Parameters of a gate's input; all of them are loaded at once."""
+        gates = gates_ahead(self.network)
+        tensor, place = self._slot("gate scales", range(len(gates))), list(gates).index(block)
+        if -1 not in self.slots:
+            self.slots[-1] = "gate scales"
+            self._load_parameters("gate scales", list(gates.values()), tensor.at(tensor.rows))
+        return tensor.at(range(place, place + 1), whole=True)
+
+    def _slot(self, region: str, rows: range) -> Tensor:
+        pitch = self.shapes.words
+        return Tensor(name=region, memory=Memory.NORMS, region=region, pitch=pitch, rows=rows)
+
+    def _load_parameters(
+        self, name: str, norms: list[LayerNorm] | list[Rescale], target: Operand
+    ) -> None:
+        size = self.graph.table(
+            name, lambda: np.concatenate([pack_norm(n, self.shapes) for n in norms])
+        )
+        fields = {"kind": LoadKind.NORM, "beats": size // BEAT_BYTES}
+        self.graph.add(Op(kind=Load, note=name, writes=(target,), fields=fields, table=name))
+
+    def norm(
+        self,
+        norm: LayerNorm | Rescale,
+        parameters: Operand,
+        source: Tensor,
+        target: Tensor,
+        rows: range,
+        note: str,
+    ) -> None:
+        """Rows of the residual stream, normalised (or only rescaled), to rows of ``target``."""
+        s = self.shapes
+        plain = isinstance(norm, Rescale)
+        self.graph.add(
+            Op(
+                kind=Norm,
+                note=f"{note} of tokens {rows.start}..{rows.stop - 1}",
+                reads=(source.at(rows), parameters),
+                writes=(target.at(rows, range(s.chunks)),),
+                rows=len(rows),
+                fields={
+                    "words": s.words,
+                    "dim": s.geometry.dim,
+                    "eps": norm.eps if isinstance(norm, LayerNorm) else 0,
+                    "plain": int(plain),
+                },
+            )
+        )
+
+    # Between memory and chip -------------------------------------------------------------------
+    def bring(self, stored: Tensor | None, chip: Tensor, rows: range, note: str) -> Tensor:
+        """Rows on the chip: loaded if they lie in memory (else ``chip`` is where they are)."""
+        if stored is not None:
+            self.load(stored.at(rows), chip.at(rows), f"{note} of {rows.start}..{rows.stop - 1}")
+        return chip
+
+    def load(self, source: Operand, target: Operand, note: str) -> None:
+        """LOAD of rows that lie one behind the other on both sides."""
+        residual = target.tensor.memory == Memory.RESIDUAL
+        kind = LoadKind.RESIDUAL if residual else LoadKind.ACTIVATION
+        fields = {"kind": kind, "stored": 1, "beats": len(source.rows) * source.tensor.pitch}
+        self.graph.add(Op(kind=Load, note=note, reads=(source,), writes=(target,), fields=fields))
+
+    def store(self, source: Operand, target: Operand, note: str = "") -> None:
+        """STORE of rows: as many bytes of each as the operands have."""
+        rows = target.rows
+        self.graph.add(
+            Op(
+                kind=Store,
+                note=note or f"{target.tensor.name} {rows.start}..{rows.stop - 1}",
+                reads=(source,),
+                writes=(target,),
+                rows=len(source.rows),
+                fields={"residual": int(source.tensor.memory == Memory.RESIDUAL)},
+            )
+        )
+
+    def keep(self, chip: Tensor, stored: Tensor | None, pieces: list[range]) -> None:
+        """Rows go to memory, if they have a place there, and the chip may forget them."""
+        if stored is None:
+            return
+        size = stored.pitch * BEAT_BYTES
+        words = size // self.word_bytes(chip.memory)
+        for rows in pieces:
+            self.store(chip.at(rows, range(words)), stored.at(rows))
+
+    def word_bytes(self, memory: Memory) -> int:
+        """Bytes of a word."""
+        array = self.shapes.config.array
+        return 2 * array.outputs if memory == Memory.RESIDUAL else array.inputs
+
+    # Products ----------------------------------------------------------------------------------
+    def gemm(
+        self,
+        weights: Weights,
+        source: Operand,
+        target: Operand,
+        note: str,
+        *,
+        rows: int = 0,
+        **fields: int,
+    ) -> Op:
+        """One product with some output tiles of a matrix."""
+        matrix, group = weights.matrix, weights.otiles
+        part = "" if len(group) == matrix.otiles else f" [{group.start}:{group.stop}]"
+        return self.graph.add(
+            Op(
+                kind=Gemm,
+                note=note + part,
+                reads=(source,),
+                writes=(target,),
+                rows=rows or len(source.rows),
+                fields={"otile_base": group.start, **fields},
+                weights=weights,
+            )
+        )
+
+    def gemms(
+        self, matrix: Matrix, source: Operand, target: Operand, note: str, **fields: int
+    ) -> None:
+        """Products with a whole matrix, in as many parts as the ring needs."""
+        for group in split(matrix, self.shapes.config, demand=False):
+            self.gemm(Weights(matrix=matrix, otiles=group), source, target, note, **fields)
+
+    def batch(
+        self,
+        matrix: Matrix,
+        items: list[tuple[Operand, Operand, str, dict[str, int]]],
+        ready: Callable[[int], None] = lambda n: None,
+        done: Callable[[int], None] = lambda n: None,
+    ) -> None:
+        """Products of several sources with a matrix that comes once.
+
+        ``ready``, ``done``: called in front of an item's first product and behind its last.
+        """
+        groups = split(matrix, self.shapes.config, demand=False)
+        for group in groups:
+            for n, (source, target, note, fields) in enumerate(items):
+                if group == groups[0]:
+                    ready(n)
+                last = n + 1 == len(items)
+                weights = Weights(matrix=matrix, otiles=group, fresh=n == 0)
+                self.gemm(weights, source, target, note, keep=int(not last), **fields)
+                if group == groups[-1]:
+                    done(n)
+
+    # Matrices ----------------------------------------------------------------------------------
     def matrix(
         self,
         name: str,
@@ -69,92 +255,20 @@ class Context:
         otiles: int = 0,
     ) -> Matrix:
         """The packed rows of a layer, packed once per ``name``."""
-        return self._once(
-            name,
-            lambda: pack_linear(linear, self.config, outputs=outputs, inputs=inputs, otiles=otiles),
-        )
+        if name not in self.packed:
+            self.packed[name] = pack_linear(
+                linear, self.shapes.config, outputs=outputs, inputs=inputs, otiles=otiles
+            )
+        return self.packed[name]
 
     def head_outputs(self, name: str, linear: Linear) -> Matrix:
         """A query, key or value layer: its outputs in padded heads."""
-        return self._once(
-            name,
-            lambda: pack_linear(
-                linear,
-                self.config,
-                outputs=head_index(self.shapes),
-                otiles=self.shapes.geometry.heads * self.shapes.head_otiles,
-            ),
-        )
+        s = self.shapes
+        otiles = s.geometry.heads * s.head_otiles
+        return self.matrix(name, linear, outputs=head_index(s), otiles=otiles)
 
-    def head_groups(self, matrix: Matrix, heads: tuple[int, int]) -> list[tuple[int, int]]:
-        """Output tiles of ``heads`` (first, count) in groups of whole heads that fit the ring."""
+    def head_parts(self, matrix: Matrix, heads: range) -> list[range]:
+        """Output tiles of ``heads`` in parts of whole heads that fit the ring."""
         unit = self.shapes.head_otiles
-        groups = split(matrix, self.config, demand=False, unit=unit, otiles=heads[1] * unit)
-        return [(heads[0] * unit + first, count) for first, count in groups]
-
-    def head_inputs(self, name: str, linear: Linear) -> Matrix:
-        """The projection: its inputs in padded heads."""
-        return self._once(
-            name, lambda: pack_linear(linear, self.config, inputs=head_index(self.shapes))
-        )
-
-    def grouped_inputs(self, name: str, linear: Linear, heads: int, words: int) -> Matrix:
-        """The projection: its inputs in groups of ``heads`` padded heads, ``words`` a group."""
-        s, inputs = self.shapes, self.config.array.inputs
-        at = head_index(s)
-        group, rest = np.divmod(at, heads * s.head_chunks * inputs)
-        return self._once(
-            name, lambda: pack_linear(linear, self.config, inputs=group * words * inputs + rest)
-        )
-
-    def _once(self, name: str, pack: Callable[[], Matrix]) -> Matrix:
-        if name not in self.packed:
-            self.packed[name] = pack()
-        return self.packed[name]
-
-    def spans(self, size: int) -> list[Span]:
-        """All tokens, ``size`` at a time, where the resident plan has them."""
-        s, plan = self.shapes, self.plan
-        return [
-            Span(
-                count=count,
-                tokens=plan.tokens.base + first * s.chunks,
-                stride=s.chunks,
-                residual=plan.residual.base + first * s.words,
-                work=plan.work.base,
-            )
-            for first, count in cut(s.tokens, size)
-        ]
-
-    def norm(
-        self,
-        norm: LayerNorm,
-        index: int,
-        *,
-        first: int = 0,
-        tokens: int,
-        stride: int = 0,
-        skip: int = 0,
-        wait: int,
-        wait_count: int = 0,
-        signal: int,
-        note: str,
-    ) -> None:
-        """NORM ``index``: residual rows ``first ..`` to rows ``first - skip ..`` of ``tokens``."""
-        s, stride = self.shapes, stride or self.shapes.chunks
-        self.code.add(
-            Norm(
-                source=self.plan.residual.base + first * s.words,
-                words=s.words,
-                tokens=tokens,
-                target=self.plan.tokens.base + (first - skip) * stride,
-                stride=stride,
-                params=self.plan.norm_row(index, s.words),
-                dim=s.geometry.dim,
-                eps=norm.eps,
-                wait=wait,
-                wait_count=wait_count,
-                signal=signal,
-            ),
-            note,
-        )
+        otiles = range(heads.start * unit, heads.stop * unit)
+        return split(matrix, self.shapes.config, demand=False, unit=unit, otiles=otiles)

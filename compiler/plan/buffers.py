@@ -84,13 +84,14 @@ class Buffers:
     def row(self) -> int:
         """Words of a row of norm outputs; of attention outputs too if all heads go at once."""
         s = self.shapes
-        norm = s.stored_words(s.chunks * self.config.array.inputs)
-        return max(norm, s.attention_chunks) if self.heads_at_a_time == self.heads else norm
+        if self.heads_at_a_time == self.heads:
+            return max(s.norm_words, s.attention_chunks)
+        return s.norm_words
 
     @property
     def gate_row(self) -> int:
         """Words of a token of what such a gate reads, 0 without one."""
-        return self.shapes.chunks if self.gates else 0
+        return self.shapes.norm_words if self.gates else 0
 
     @property
     def gate_inputs(self) -> int:
@@ -107,7 +108,7 @@ class Buffers:
         upsampling = {t: h for t, h in network.heads.items() if isinstance(h, UpsamplingHead)}
         heads = [(h, s.stored_words(2 * h.linear.shape[0])) for h in network.linear_heads.values()]
         # A first map in memory has whole beats a pixel.
-        pixel = s.stored_words(s.chunks * s.config.array.inputs)
+        pixel = s.norm_words
         logits = max((ceil_div(m.gate.experts, s.config.array.outputs) for m in moes), default=0)
         return cls(
             shapes=s,

@@ -73,6 +73,11 @@ class Shapes:
         return ceil_div(self.geometry.dim, self.config.array.inputs)
 
     @property
+    def norm_words(self) -> int:
+        """The same where rows are stored: whole beats."""
+        return self.stored_words(self.chunks * self.config.array.inputs)
+
+    @property
     def words(self) -> int:
         """Residual words of a token, which is also its output tiles."""
         return self.chunks * self.config.array.inputs // self.config.array.outputs
@@ -116,6 +121,10 @@ class Shapes:
     def value_rows(self) -> int:
         """Value rows of a head."""
         return self.head_otiles * self.value_pitch
+
+    def norm_rows(self, number: int) -> range:
+        """Parameter rows of norm slot ``number``."""
+        return range(number * self.words, (number + 1) * self.words)
 
     @property
     def patch_bytes(self) -> int:

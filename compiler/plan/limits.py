@@ -56,8 +56,6 @@ def _least(b: Buffers) -> tuple[tuple[int, int], str]:
     tile = min(b.config.array.tokens, n)
     work = max(b.pixels, n * s.attention_chunks, tile * max(b.hidden, b.expert), b.head, b.map_tile)
     whole = (n * b.row + b.gate_inputs + work, n * s.words)
-    if b.means:
-        return whole, "all tokens, for their mean"
     tiles = least_words(b)
     there = (memory.activation_words, memory.residual_words)
     if all(need <= has for need, has in zip(whole, there, strict=True)):

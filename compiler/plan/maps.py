@@ -89,9 +89,14 @@ class StageTiles:
     def of(self, window: Window) -> Iterator[Tile]:
         """The window's tiles."""
         rows, columns = window.rows, window.columns
-        for y, lines in cut(rows.count, min(self.lines, rows.count)):
-            for x, width in cut(columns.count, min(self.columns, columns.count)):
-                yield Tile(y=rows.start + y, x=columns.start + x, lines=lines, columns=width)
+        for y in cut(rows.count, min(self.lines, rows.count)):
+            for x in cut(columns.count, min(self.columns, columns.count)):
+                yield Tile(
+                    y=rows.start + y.start,
+                    x=columns.start + x.start,
+                    lines=len(y),
+                    columns=len(x),
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

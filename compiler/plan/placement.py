@@ -1,34 +1,16 @@
-"""The memory plan: where everything lies on the chip, and why no region needs a lock.
+"""The memory plan: where everything lies on the chip.
 
 The activation memory has two regions. ``tokens`` holds norm outputs and attention outputs, ``work``
-holds, one after another in time, pixel patches, queries, hidden activations and head outputs.
-Semaphores order every write before the reads of what was written. That nothing is overwritten while
-it is still to be read follows from order alone: the compute engine's loader reads instructions in
-order, its epilogue writes in the same order, and a write belongs to a tile that was read before.
+holds, one after another in time, pixel patches, queries, hidden activations and head outputs. What
+replaces what is chosen so that engines hardly wait for it: attention outputs take the place of norm
+outputs that have been read, a norm's tile lies within tiles of attention outputs that the
+projection has read, and two halves of hidden activations let one expert fill one while another is
+read from the other. That nothing is overwritten too early does not depend on it: credits are
+derived from the words (:mod:`..passes.credits`). Maps of upsampling heads take the place of all.
 
-``tokens``: a norm tile is written when the residual tile that it reads is complete.
-  That residual tile comes from a GEMM (projection, second feed-forward layer) or SYNC that follows
-  the last reader of what the norm overwrites: before the first norm of a block that is the block
-  before (its feed-forward inputs were read before its second layer could start); before the second
-  norm it is the projection, which read tile t of the attention output before it wrote residual
-  tile t. A token of attention output is at least as wide as a norm output (each head is padded by
-  itself), so norm tile t lies within attention tiles 0..t, all read. Attention output replaces norm
-  output only after the loader has gone through the GEMMs of keys, values and queries.
-``work``: pixels are read by the patch embedding, queries by attention, hidden activations by the
-  second layer, and each user's first write comes out of an instruction behind the last reader.
-  Two halves of hidden activations let expert e+1 fill one while expert e is read from the other.
-``gate inputs``: written by the norm engine behind a block's first norm, for which all residual
-  tiles are complete, and so the block before, whose gate has read its own. The projection, which
-  changes the residual, waits until all of it is there.
-``keys``, ``values``: written by GEMMs behind the attention that read them last.
-Head outputs are written once a frame and stored; the frame ends when the store has ended.
-Maps of upsampling heads take the place of all, behind everything else (:mod:`.maps`).
-
-Tiles (:class:`~.tiling.Tiling`) change none of it. Where keys and values are there for some heads
-at a time, attention output of a head replaces its queries, word by word as they have been read, and
-the norm output stays until the last head's queries are made. Where the feed-forward part takes some
-tokens at a time, the next norm overwrites only rows of tokens whose second layer is done. Where
-even one word for each token is too much, tokens pass through the chip (:mod:`.spill`).
+Where keys and values are there for some heads at a time, attention output of a head replaces its
+queries, and the norm output stays until the last head's queries are made. Where even one word for
+each token is too much, tokens are streamed (:mod:`.spill`).
 """
 
 from __future__ import annotations
@@ -44,7 +26,7 @@ from .maps import HeadMaps, Map, plan_maps
 from .spill import Spill, plan_spill
 from .tiling import Tiling, even
 
-__all__ = ["MemoryPlan", "Region", "place", "plan_memory"]
+__all__ = ["MemoryPlan", "Region", "head_maps", "place", "plan_memory"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +65,7 @@ class MemoryPlan:
     """norm outputs on their way to attention, where they do not stay on the chip"""
     spill: Spill | None = None
     maps: dict[str, HeadMaps] = field(default_factory=dict)
-    """of each task with an upsampling head: its maps lie in ``tokens`` and ``work``"""
+    """of each task with an upsampling head: its maps take the place of everything else"""
 
     @property
     def regions(self) -> tuple[Region, ...]:
@@ -101,15 +83,9 @@ class MemoryPlan:
         return every + ((self.ahead, self.scales) if self.ahead.size else ())
 
     @property
-    def scratch_bytes(self) -> int:
-        """Bytes from the output base on that hold tokens and maps while the frame runs; results
-        follow."""
-        tokens = self.spill.scratch.size if self.spill else 0
-        return tokens + max((maps.scratch for maps in self.maps.values()), default=0)
-
-    def norm_row(self, number: int, words: int) -> int:
-        """Parameter row of norm ``number``, ``words`` rows each."""
-        return self.norms.base + number % self.tiling.norms * words
+    def floor(self) -> int:
+        """Activation words that all this takes, without maps."""
+        return max(region.end for region in self.regions if region.memory == "A")
 
 
 def plan_memory(network: Network, shapes: Shapes) -> MemoryPlan:
@@ -119,12 +95,18 @@ def plan_memory(network: Network, shapes: Shapes) -> MemoryPlan:
     plan = _resident(b) or _spilled(b)
     if plan is None:
         raise AssertionError(f"no tiling of a network that fits: {b}")
-    return replace(plan, maps=_head_maps(b, plan))
+    maps = head_maps(b, plan, b.config.memory.activation_words)
+    if maps is None:
+        raise AssertionError(f"no tiles of a head that fits: {b}")
+    return replace(plan, maps=maps)
 
 
-def _head_maps(b: Buffers, plan: MemoryPlan) -> dict[str, HeadMaps]:
-    """Places of upsampling heads' maps: the tokens are the first, the rest has what is left."""
-    s, found, room = b.shapes, {}, b.config.memory.activation_words
+def head_maps(b: Buffers, plan: MemoryPlan, room: int) -> dict[str, HeadMaps] | None:
+    """Places of upsampling heads' maps in the first ``room`` words, of which tokens are the first.
+
+    None where not even the smallest tiles fit.
+    """
+    s, found = b.shapes, {}
     height, width = s.geometry.grid
     first = Map(height=height, width=width, words=s.chunks, base=plan.tokens.base)
     scratch = 0
@@ -136,7 +118,7 @@ def _head_maps(b: Buffers, plan: MemoryPlan) -> dict[str, HeadMaps]:
     for task, head in b.upsampling.items():
         maps = plan_maps(head, s, first, room=room, scratch=scratch)
         if maps is None:
-            raise AssertionError(f"no tiles of head {task}: {b}")
+            return None
         found[task] = maps
     return found
 
@@ -164,8 +146,6 @@ def _resident(b: Buffers) -> MemoryPlan | None:
         norms=min(b.norms, memory.norm_rows // s.words - b.gates),
     )
     work = max(fixed, dense * b.hidden, halves * routed * b.expert)
-    if b.upsampling:
-        work = room  # for as much of the maps as there is room for
     residual = n * s.words
     return place(b, tiling, tokens=n * b.row, work=work, residual=residual, gate=b.gate_inputs)
 

@@ -1,4 +1,4 @@
-"""The plan for networks whose tokens do not fit the chip: they pass through it, and lie in memory.
+"""The plan for networks whose tokens do not fit the chip: they lie in memory and are streamed.
 
 Norm outputs, attention outputs and the residual stream have rows in scratch memory behind the
 output base. Each block has two phases.
@@ -9,17 +9,8 @@ stored. The data engine fetches the next rows meanwhile, also of the next group.
 
 Feed-forward, ``dense`` or ``routed`` tokens at a time: residuals and attention outputs come in;
 projection, norm, feed-forward part and the next block's norm follow as they would on the chip, and
-residuals and norm outputs go out. Both move in pieces, each loaded when the STOREs of the piece in
-its place have ended, so that the array works on some pieces while others come and go.
-
-A gate that reads the residual in front of its block gets it between the two: when a feed-forward
-part's residuals have come, and before the projection adds to them, a plain NORM makes the gate's
-input, behind the hidden activations.
-
-Order between engines: a LOAD takes the credit of the STORE that saved what it overwrites, or wrote
-what it reads (``SPILLED``), or of a SYNC behind the last reader (``FREED``). A phase begins with
-the credits of all STOREs of the phase before. Within the compute engine order is as in
-:mod:`.placement`.
+residuals and norm outputs go out. Both move in pieces, so that the array works on some while others
+come and go. A gate that reads the residual in front of its block gets it between the two.
 """
 
 from __future__ import annotations
@@ -58,7 +49,8 @@ class Spill:
     ``strips`` of patches are embedded at a time, in ``inputs`` buffers. ``rows`` norm outputs come
     at a time for attention, in ``buffers`` buffers; ``queries`` groups have queries. ``group``:
     words of a token's attention output in one group; ``row``: in all groups; ``norm``: words of a
-    norm output. ``words``: activation words that all this takes.
+    norm output. ``mean``: activation words of the mean of the patches and what a head makes of it,
+    at the memory's end.
     """
 
     strips: int
@@ -69,6 +61,7 @@ class Spill:
     group: int
     row: int
     norm: int
+    mean: int
     scratch: Scratch
 
 
@@ -77,11 +70,11 @@ def least_words(b: Buffers) -> tuple[int, int]:
     s, n = b.shapes, b.shapes.tokens
     unit = lcm(s.config.array.tokens, s.config.array.inputs)
     first = s.geometry.front + s.geometry.grid[1]
-    norm, group = _norm_words(b), _group_words(b, 1)
+    norm, group = b.shapes.norm_words, _group_words(b, 1)
     tile = min(s.config.array.tokens, n)
     activations = max(
         s.geometry.grid[1] * s.patch_chunks + first * norm,
-        n * group + min(unit, n) * norm,
+        n * group + min(unit, n) * norm + _mean_words(b),
         tile * (b.heads * group + max(b.hidden, b.expert + b.gate_row, b.head_row + b.gate_row)),
         b.map_tile,
     )
@@ -89,9 +82,7 @@ def least_words(b: Buffers) -> tuple[int, int]:
 
 
 def plan_spill(b: Buffers) -> tuple[Tiling, Spill] | None:
-    """Tiles as large as memories allow, or None; a mean reads all tokens at once."""
-    if b.means:
-        return None
+    """Tiles as large as memories allow, or None."""
     for queries, buffers in ((2, 2), (1, 2), (2, 1), (1, 1)):
         for groups in range(ceil_div(b.heads, b.heads_at_a_time), b.heads + 1):
             heads = ceil_div(b.heads, groups)
@@ -102,9 +93,8 @@ def plan_spill(b: Buffers) -> tuple[Tiling, Spill] | None:
     return None
 
 
-def _norm_words(b: Buffers) -> int:
-    s = b.shapes
-    return s.stored_words(s.chunks * b.config.array.inputs)
+def _mean_words(b: Buffers) -> int:
+    return b.shapes.mean_words + b.head_row if b.means else 0
 
 
 def _group_words(b: Buffers, heads: int) -> int:
@@ -114,13 +104,13 @@ def _group_words(b: Buffers, heads: int) -> int:
 def _fit(b: Buffers, heads: int, queries: int, least: int) -> tuple[Tiling, Spill] | None:
     """Tiles with ``heads`` at a time, ``queries`` groups' queries and ``least`` buffers."""
     s, memory, array = b.shapes, b.config.memory, b.config.array
-    n, unit, norm = s.tokens, array.tokens, _norm_words(b)
+    n, unit, norm = s.tokens, array.tokens, b.shapes.norm_words
     group = _group_words(b, heads)
     row = group * ceil_div(b.heads, heads)
 
     # Norm outputs for attention.
     step = lcm(unit, array.inputs)
-    room = (memory.activation_words - queries * n * group) // norm
+    room = (memory.activation_words - _mean_words(b) - queries * n * group) // norm
     rows = min(room // least // step * step, round_up(_INPUTS, step), n) if n > step else n
     if not 0 < rows <= room:
         return None
@@ -162,6 +152,7 @@ def _fit(b: Buffers, heads: int, queries: int, least: int) -> tuple[Tiling, Spil
         group=group,
         row=row,
         norm=norm,
+        mean=_mean_words(b),
         scratch=_scratch(b, norm, row),
     )
     return tiling, spill

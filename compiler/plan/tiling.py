@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from .layout import ceil_div, round_up
 
-__all__ = ["Span", "Tiling", "cut", "even"]
+__all__ = ["Tiling", "cut", "even"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,24 +30,10 @@ class Tiling:
     norms: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Span:
-    """Tokens that go through a feed-forward part together, and where their rows lie.
-
-    ``tokens``: activation word of the first row, ``stride`` words from row to row. ``residual``:
-    residual word of the first row. ``work``: activation word of hidden activations.
-    """
-
-    count: int
-    tokens: int
-    stride: int
-    residual: int
-    work: int
-
-
-def cut(total: int, size: int) -> list[tuple[int, int]]:
-    """``total`` rows in pieces ``(first, count)`` of ``size``; the last may be shorter."""
-    return [(first, min(size, total - first)) for first in range(0, total, size)]
+def cut(rows: range | int, size: int) -> list[range]:
+    """Rows in pieces of ``size``; the last may be shorter."""
+    rows = range(rows) if isinstance(rows, int) else rows
+    return [rows[n : n + size] for n in range(0, len(rows), size)]
 
 
 def even(total: int, most: int, unit: int) -> int:

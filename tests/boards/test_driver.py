@@ -64,7 +64,7 @@ def test_the_program_is_read_as_moevit_reads_it() -> None:
     for task in program.tasks:
         assert program.entry(task).base == case.compiled.task(task).base
         assert program.entry(task).outputs == {task: case.compiled.task(task).output}
-    together = case.compiled.together
+    together = case.compiled.all_tasks
     assert together is not None
     assert program.entry(ALL).outputs == together.outputs
 
@@ -75,7 +75,7 @@ def test_the_program_is_read_as_moevit_reads_it() -> None:
         (lambda data: data[:5], "not a program file, or cut short"),
         (lambda data: data[:-7], r"memory is U8 of \d+ bytes, expected"),
         (lambda data: data[:-7] + b"xxxxxxx", "memory is damaged"),
-        (lambda data: data.replace(b"moevit-program-1", b"moevit-program-9"), "format is"),
+        (lambda data: data.replace(b"moevit-program-2", b"moevit-program-9"), "format is"),
         (lambda data: b"\xff" * 64, "cut short"),
     ],
 )

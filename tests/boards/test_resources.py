@@ -23,7 +23,7 @@ EMPTY: dict[str, Any] = {"cells": {}, "ports": {}, "netnames": {}}
 
 @pytest.fixture(scope="module")
 def micro() -> dict[str, Block]:
-    return {block.name: block for block in blocks(preset("micro"))}
+    return {block.name: block for block in blocks(preset("micro"), "dsp48e2")}
 
 
 def test_every_module_is_in_one_block(micro: dict[str, Block]) -> None:

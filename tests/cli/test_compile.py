@@ -26,6 +26,18 @@ def program(moevit, checkpoint) -> Path:
     return Path("p.moevit")
 
 
+def test_dump(moevit, program, checkpoint) -> None:
+    """Every pass as text; the program is the same."""
+    options = ("--model", checkpoint, "--preset", "micro", "--task", "depth", "-o", "q.moevit")
+    assert moevit("compile", *options, "--dump", "passes")[0] == 0
+    names = [path.name for path in sorted(Path("passes").iterdir())]
+    passes = ("1-build", "2-place", "3-order", "4-credits", "5-emit", "6-link")
+    assert names == [f"depth.{name}.txt" for name in passes]
+    listed = Path("passes/depth.6-link.txt").read_text().splitlines()
+    status, out, _ = moevit("disasm", "q.moevit", "--task", "depth")
+    assert status == 0 and out.splitlines() == listed
+
+
 def test_disasm(moevit, program) -> None:
     status, out, _ = moevit("disasm", program, "--task", "depth")
     assert status == 0

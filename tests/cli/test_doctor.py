@@ -122,3 +122,24 @@ def test_a_temporary_folder_that_make_cannot_use(capsys, monkeypatch, tmp_path) 
     status, _, items = report(capsys)
     assert status == 1 and items["temporary"]["status"] == "unfit"
     assert "TMPDIR" in items["temporary"]["cure"]
+
+
+def test_a_board_s_needs(capsys, monkeypatch, tmp_path) -> None:
+    status = main(["doctor", "--board", "zcu102", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert status == 0
+    assert told["part"] == "xczu9eg-ffvb1156-2-e"
+    assert told["licence"].startswith("Vivado's Enterprise edition")
+    assert told["disk_free_gib"] > 0
+    assert told["memory_free_gib"] > 0
+    assert {i["name"] for i in told["items"] if i["kind"] == "board"} == {"vivado", "tclsh", "dtc"}
+    old = tmp_path / "vivado"
+    old.write_text("#!/bin/sh\necho 'Vivado v2019.1 (64-bit)'\n")
+    old.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert main(["doctor", "--board", "zcu104"]) == 0
+    out = capsys.readouterr().out
+    assert "free edition has the part" in out
+    assert "2019.1" in "".join(out.split())
+    assert main(["doctor", "--board", "nope"]) == 2
+    assert "Unknown board 'nope'" in capsys.readouterr().err

@@ -253,7 +253,7 @@ def test_programs_that_cannot_run(moevit, checkpoint) -> None:
         (("--backend", "golden"), "--backend: golden runs no programs; expected sim, interp"),
         (("--method", "mse"), "--method: cannot be given together with --program alone"),
         (("--task", "nope"), "unknown task 'nope'"),
-        (("--program", str(checkpoint)), "format is None, expected 'moevit-program-1'"),
+        (("--program", str(checkpoint)), "format is None, expected 'moevit-program-2'"),
         (("--program", "none.moevit"), "none.moevit: no such file"),
     ):
         program = () if "--program" in arguments else ("--program", "p.moevit")

@@ -15,7 +15,7 @@ from moevit.sim.mutants import with_code
 
 @pytest.fixture(scope="module")
 def program() -> Program:
-    return compile_network(random_network(1), preset("micro"), together=True)
+    return compile_network(random_network(1), preset("micro"), all_tasks=True)
 
 
 def test_a_proven_program(

@@ -160,10 +160,8 @@ def test_useful_macs_are_those_of_the_convolutions() -> None:
     assert with_head - base == convolutions
 
 
-def test_refusals() -> None:
-    """All tasks in one run; a contraction that the loader cannot hold."""
+def test_refusal() -> None:
+    """A contraction that the loader cannot hold."""
     network = random_network(1, replace(UP, decoder_width=40))
     with pytest.raises(ValueError, match=r"longest contraction is 432.*limits\.depth=432"):
         compile_network(network, MICRO.but(limits__depth=400))
-    with pytest.raises(ValueError, match="need linear heads, that of task0 upsamples"):
-        compile_network(network, MICRO, together=True)

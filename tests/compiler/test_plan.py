@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from moevit.compiler import compile_network
-from moevit.compiler.lower.emit import split
-from moevit.compiler.lower.moe import FETCH_AHEAD
+from moevit.compiler.passes.order import FETCH_AHEAD, LOAD_AHEAD
 from moevit.compiler.plan.layout import Shapes, pack_linear
 from moevit.compiler.plan.placement import plan_memory
+from moevit.compiler.plan.rings import split
 from moevit.hw.config import AcceleratorConfig, preset
 from moevit.quant.random_network import Sizes, random_network
 
@@ -121,21 +121,18 @@ def test_groups_fit_half_of_the_ring() -> None:
     matrix = pack_linear(network.blocks[0].mlp.fc1, config)
     for demand, rows in ((False, config.memory.ring_rows), (True, config.memory.demand_rows)):
         groups = split(matrix, config, demand=demand)
-        assert [first for first, _ in groups] == [
-            sum(count for _, count in groups[:n]) for n in range(len(groups))
-        ]
-        assert sum(count for _, count in groups) == matrix.otiles
-        assert all(2 * count * matrix.depth <= rows for _, count in groups)
+        assert [tile for group in groups for tile in group] == list(range(matrix.otiles))
+        assert all(2 * len(group) * matrix.depth <= rows for group in groups)
 
 
 def test_fetches_fit_their_queue() -> None:
     """Otherwise a FETCH that waits for room could keep back the GEMM that makes it."""
     from moevit.hw.core import QUEUE_DEPTH
 
-    assert FETCH_AHEAD < QUEUE_DEPTH
+    assert max(FETCH_AHEAD, LOAD_AHEAD) < QUEUE_DEPTH
 
 
-def test_gates_in_front_of_blocks_pass_with_their_tokens() -> None:
+def test_gates_in_front_of_blocks_stream_with_their_tokens() -> None:
     """Their input is made of the residuals on the chip, in a place behind everything else."""
     sizes = Sizes(image_height=40, image_width=40, ahead=True)
     config = preset("micro").but(memory__activation_words=300, memory__residual_words=60)

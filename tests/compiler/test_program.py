@@ -62,7 +62,7 @@ def test_damaged(program: Program) -> None:
     data[-100] ^= 1
     with pytest.raises(ValueError, match="memory is damaged"):
         Program.from_bytes(bytes(data))
-    with pytest.raises(ValueError, match="format is None, expected 'moevit-program-1'"):
+    with pytest.raises(ValueError, match="format is None, expected 'moevit-program-2'"):
         Program.from_bytes(save({"memory": program.memory}))
     with pytest.raises(ValueError, match="config_hash is 00, expected"):
         Program.from_bytes(rewritten(program, config_hash="00"))

@@ -15,15 +15,16 @@ def test_even(total: int, most: int, unit: int) -> None:
         assert size == 0
         return
     pieces = cut(total, size)
-    assert sum(count for _, count in pieces) == total
-    assert max(count for _, count in pieces) <= most
-    assert all(first % unit == 0 for first, _ in pieces)
+    assert [row for piece in pieces for row in piece] == list(range(total))
+    assert max(map(len, pieces)) <= most
+    assert all(piece.start % unit == 0 for piece in pieces)
     least = 1 if most >= total else -(-total // (most // unit * unit))
     assert len(pieces) == least
 
 
 @pytest.mark.parametrize(
-    ("total", "size", "last"), [(10, 4, (8, 2)), (8, 4, (4, 4)), (3, 9, (0, 3))]
+    ("rows", "size", "last"),
+    [(10, 4, range(8, 10)), (8, 4, range(4, 8)), (3, 9, range(3)), (range(5, 12), 4, range(9, 12))],
 )
-def test_cut(total: int, size: int, last: tuple[int, int]) -> None:
-    assert cut(total, size)[-1] == last
+def test_cut(rows: int | range, size: int, last: range) -> None:
+    assert cut(rows, size)[-1] == last

@@ -110,7 +110,7 @@ async def everything_at_once(dut: Any) -> None:
     bench = Bench(
         dut,
         [
-            Reads(dut, "axi_r__", contents),
+            *(Reads(dut, f"axi_r__{side}__", contents) for side in range(2)),
             Writes(dut, "axi_w__", contents),
             load, store, fetched, a_write, x_write, norm, give, stored,
             Lender(dut, "load_take"), Lender(dut, "store_take"),

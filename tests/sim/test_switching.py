@@ -26,7 +26,7 @@ def network():
 @pytest.fixture(scope="module")
 def device(network):
     with RtlDevice(CONFIG) as device:
-        device.load(compile_network(network, CONFIG, together=True))
+        device.load(compile_network(network, CONFIG, all_tasks=True))
         yield device
 
 
@@ -118,7 +118,7 @@ def test_without_alignment_only_refresh_differs(network, device) -> None:
 
 def test_all_tasks_in_one_frame(network, device) -> None:
     timing = board_memory(CONFIG)
-    program = compile_network(network, CONFIG, together=True)
+    program = compile_network(network, CONFIG, all_tasks=True)
     for seed in range(3):
         image = random_images(seed, network.geometry)[0]
         want = {task: Golden(network).run(image, task) for task in network.tasks}
@@ -138,5 +138,5 @@ def test_all_tasks_in_one_frame(network, device) -> None:
 def test_a_program_without_it_is_refused(network) -> None:
     with RtlDevice(CONFIG) as device:
         device.load(compile_network(network, CONFIG))
-        with pytest.raises(ValueError, match="together=True"):
+        with pytest.raises(ValueError, match="all_tasks=True"):
             device.run_all(random_images(0, network.geometry)[0])

@@ -114,8 +114,8 @@ SHORT = preset("micro").but(
         {"memory__activation_words": 1000},
     ],
 )
-def test_passing(changes: dict, threshold: float) -> None:
-    """Tokens that lie in memory and pass through the chip."""
+def test_streamed(changes: dict, threshold: float) -> None:
+    """Tokens that lie in memory and are streamed."""
     config = SHORT.but(**changes)
     network = random_network(3, LONG)
     assert plan(network, config).spill is not None
@@ -160,10 +160,10 @@ def test_random(seed: int) -> None:
 
 
 def test_listing_and_file() -> None:
-    """A program whose tokens pass through the chip can be listed and read back."""
+    """A program whose tokens are streamed can be listed and read back."""
     program = compile_network(random_network(3, LONG), SHORT)
     text = "\n".join(disassemble(program, ["task0"]))
-    for words in ("ACTIVATION A[", "<- output+", "inputs of attention", "give 1 spilled"):
+    for words in ("ACTIVATION A[", "<- output+", "inputs of attention", "give 1 store->load"):
         assert words in text
     again = Program.from_bytes(program.to_bytes())
     assert (again.tasks, again.regions) == (program.tasks, program.regions)
@@ -186,13 +186,13 @@ FIRST = {
     "micro": replace(LONG, channels=4),
     "small": replace(LONG, dim=48, hidden=190, expert_hidden=180, ahead=True),
 }
-"""The network that each begins with: it must pass through the chip."""
+"""The network that each begins with: it must be streamed."""
 
 MAPS = {
     "micro": replace(LONG, decoder_width=9, doublings=3, dim=16, hidden=20),
     "small": replace(LONG, decoder_width=20, doublings=2, hidden=20),
 }
-"""The second: maps of its heads must pass through the chip."""
+"""The second: maps of its heads must be streamed."""
 
 
 @pytest.mark.slow
@@ -219,10 +219,10 @@ def test_rtl(name: str) -> None:
         elif whole and found.tiling.dense == found.tiling.routed == network.geometry.tokens:
             assert cases, "the first network fits whole"
             continue
-        kinds.add("passing" if found.spill else "resident")
+        kinds.add("streamed" if found.spill else "resident")
         program = compile_network(network, config, threshold=float(rng.choice([0.0, 5.0])))
         cases.append((seed, network, program))
-    assert kinds == {"passing", "resident"}
+    assert kinds == {"streamed", "resident"}
     with Board(config) as board:
         for n, (seed, network, program) in enumerate(cases):
             image = random_images(seed, network.geometry)[0]

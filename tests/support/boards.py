@@ -86,7 +86,7 @@ def make_case(
     config: AcceleratorConfig = CONFIG,
     count: int = 3,
     *,
-    together: bool = True,
+    all_tasks: bool = True,
 ) -> Case:
     """A random network with three tasks, compiled with a frame of all of them too."""
     network = random_network(seed, sizes)
@@ -95,7 +95,7 @@ def make_case(
     return Case(
         config=config,
         network=network,
-        compiled=compile_network(network, config, together=together),
+        compiled=compile_network(network, config, all_tasks=all_tasks),
         images=images,
         golden=[
             {task: np.asarray(golden.run(image, task).output) for task in network.tasks}
@@ -106,7 +106,7 @@ def make_case(
 
 def nano_case() -> Case:
     """A network of nano's sizes with random weights."""
-    return make_case(3, NANO, NANO_CONFIG, 1, together=False)
+    return make_case(3, NANO, NANO_CONFIG, 1, all_tasks=False)
 
 
 def make_bundle(target: Path, case: Case) -> Bundle:

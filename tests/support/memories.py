@@ -34,7 +34,7 @@ def cramped(
     )
 
 
-def random_program(seed: int, *, together: bool = False) -> tuple[Network, Program] | None:
+def random_program(seed: int, *, all_tasks: bool = False) -> tuple[Network, Program] | None:
     """A random network and its program; None if it has none. Odd ones have memories that just
     hold them."""
     rng = np.random.default_rng(seed)
@@ -49,7 +49,7 @@ def random_program(seed: int, *, together: bool = False) -> tuple[Network, Progr
     try:
         if seed % 2:
             config = cramped(network, config, rng)
-        program = compile_network(network, config, threshold=threshold, together=together)
+        program = compile_network(network, config, threshold=threshold, all_tasks=all_tasks)
     except ValueError:  # does not fit, or all its tasks not in one program
         return None
     return network, program
