@@ -72,8 +72,10 @@ def _compiler() -> Fact:
         with tempfile.TemporaryDirectory(prefix="moevit-") as name:
             source = Path(name) / "answer.cpp"
             source.write_text(_PROGRAM, encoding="utf-8")
-            command = [compiler, "-std=gnu++20", "-fPIC", "-shared", "-o", f"{name}/a.so", source]
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+            command = [str(compiler), "-std=gnu++20", "-fPIC", "-shared", "-o", f"{name}/a.so"]
+            done = subprocess.run(
+                [*command, str(source)], capture_output=True, text=True, errors="replace"
+            )
             if done.returncode:
                 lines = [line for line in done.stderr.splitlines() if "error" in line]
                 problem = f"does not compile: {(lines or ['no output'])[0].strip()}"
