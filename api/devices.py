@@ -73,7 +73,7 @@ class Device:
         Parameters
         ----------
         image:
-            `(height, width, 3)` uint8 of the model's size, or the name of a PNG or JPEG file of
+            `(height, width, 3)` uint8 of the model's size, or the name of an image file of
             any size.
         progress:
             Told the cycles that have passed; what it raises stops the frame.

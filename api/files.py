@@ -12,6 +12,8 @@ from moevit.quant.errors import UserError
 
 __all__ = ["atomic_path", "readable", "writable", "write_bytes", "write_json", "write_text"]
 
+_SHOWN = 32  # characters of a name in that of its unfinished file, which must not be longer
+
 
 def writable(*targets: Path | None, folder: bool = False) -> None:
     """Checks that files (folders, with `folder`) can be written there, before the work for them.
@@ -52,7 +54,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     writable(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     number, name = tempfile.mkstemp(
-        dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix
+        dir=target.parent, prefix=f".{target.stem[:_SHOWN]}-", suffix=target.suffix
     )
     os.close(number)
     partial = Path(name)

@@ -1,35 +1,17 @@
-"""Images that users give: PNG or JPEG in, uint8 RGB of the model's size out."""
+"""Images that users give: photos in, uint8 RGB of the model's size out."""
 
-import struct
-import warnings
-import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
+from moevit.model.pictures import FORMATS, read_picture
 from moevit.quant.errors import UserError
 from moevit.quant.typing import Bytes
 
 from .files import readable
 
 __all__ = ["load_image"]
-
-_FORMATS = ("PNG", "JPEG")
-_BACKGROUND = (255, 255, 255)
-
-# What Pillow raises, by experience, for files that are cut short or damaged.
-_DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
 
 
 def load_image(path: Path, *, height: int, width: int) -> Bytes:
@@ -42,34 +24,12 @@ def load_image(path: Path, *, height: int, width: int) -> Bytes:
     Raises
     ------
     UserError
-        Naming the file, if it is missing, no PNG or JPEG, damaged, cut short, or larger than
-        Pillow's limit.
+        Naming the file, if it is missing, or as :func:`moevit.model.pictures.read_picture` says.
     """
-    readable(path, "a PNG or JPEG image")
+    readable(path, f"a {FORMATS} image")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=_FORMATS) as opened:
-                opened.load()
-                image = _rgb(ImageOps.exif_transpose(opened))
-    except UnidentifiedImageError:
-        raise UserError(f"{path}: not a PNG or JPEG image") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        limit = (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
-        raise UserError(f"{path}: more than {limit} million pixels") from None
-    except _DAMAGE as error:
-        detail = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path}: damaged or cut short: {detail}") from None
+        image = read_picture(path)
+    except ValueError as error:
+        raise UserError(str(error)) from None
     fitted = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
     return np.asarray(fitted, dtype=np.uint8).copy()
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey, which convert() would clip
-        values = np.asarray(image).astype(np.uint32) >> 8
-        image = Image.fromarray(values.astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        ground = Image.new("RGBA", layer.size, (*_BACKGROUND, 255))
-        image = Image.alpha_composite(ground, layer)
-    return image.convert("RGB")

@@ -54,7 +54,7 @@ __all__ = [
 
 Calibration = int | Array | Sequence[str | os.PathLike[str]] | ImageSource | None
 """What to calibrate on: how many rendered scenes (64 if None), images `(N, H, W, 3)` uint8, files
-and folders of PNG and JPEG images, or a source such as a data set."""
+and folders of images, or a source such as a data set."""
 
 
 class Model:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -14,6 +15,7 @@ import numpy as np
 from moevit import compiler
 from moevit.compiler.dump import to_folder
 from moevit.compiler.plan.schedule import DEFAULT_THRESHOLD
+from moevit.hw.config import PRESETS, AcceleratorConfig
 from moevit.model.blank import blank_network as make_blank
 from moevit.model.config import ModelConfig
 from moevit.model.config import preset as size_preset
@@ -110,6 +112,7 @@ class Network:
             each buffer, the bytes needed and there, and the change that would do.
         """
         config, chosen = configuration(preset), selected(tasks, self.tasks)
+        check_fit(self.integers, config)
         with documented():
             program = compiler.compile_network(
                 self.integers,
@@ -141,6 +144,31 @@ class Network:
         with documented():
             chosen = selected(tasks, self.tasks)
             return export_qdq(self.integers, Path(path), chosen, images=np.stack(images))
+
+
+def check_fit(network: Integers | ModelConfig, config: AcceleratorConfig) -> None:
+    """That an accelerator can hold a network, or a model's once it is quantised.
+
+    Raises
+    ------
+    UserError
+        Naming what does not fit, and the preset that holds it if there is one.
+    """
+    if isinstance(network, ModelConfig):
+        network = make_blank(network)
+    try:
+        compiler.check_fit(network, config)
+    except ValueError as error:
+        holds = next((name for name, other in PRESETS.items() if _holds(other, network)), None)
+        advice = f"--preset {holds} holds it" if holds else "no preset does, --config FILE can"
+        raise UserError(f"{error}; {advice}") from None
+
+
+def _holds(config: AcceleratorConfig, network: Integers) -> bool:
+    with contextlib.suppress(ValueError):
+        compiler.check_fit(network, config)
+        return True
+    return False
 
 
 def model_config(about: Any, name: str, made: str) -> ModelConfig:

@@ -17,9 +17,10 @@ from moevit.quant.errors import UserError
 from moevit.quant.typing import Bytes, Report, silent
 
 from .images import load_image
+from .inputs import image_files
 
 if TYPE_CHECKING:  # torch is imported by those who use it
-    from moevit.model.datasets import Dataset
+    from moevit.model.datasets import Dataset, Units
 
 __all__ = ["RENDERED", "SCENES", "ImageSource", "image_source", "in_scenes"]
 
@@ -27,18 +28,20 @@ SCENES = "scenes"
 """The data set that is rendered and needs no folder."""
 
 _CHANNELS = {task.kind: task.channels for task in SCENE_TASKS}
-_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSource:
     """Rendered scenes, a data set in `root`, or `files` or `arrays` to calibrate on.
 
-    `arrays` are `(N, H, W, 3)` uint8 of the model's own size.
+    `arrays` are `(N, H, W, 3)` uint8 of the model's own size. `depth_scale` and `normals_range` are
+    of :class:`moevit.model.datasets.Units`.
     """
 
     data: str = SCENES
     root: Path | None = None
+    depth_scale: float = 1.0
+    normals_range: str = "signed"
     files: tuple[Path, ...] = ()
     arrays: Bytes | None = field(default=None, compare=False)
 
@@ -139,14 +142,20 @@ class ImageSource:
         from moevit.model.datasets import open_for
         from moevit.model.evaluation.evaluate import fitted
 
-        data = open_for(self.data, self._folder, "validation", config.tasks)
+        data = open_for(self.data, self._folder, "validation", config.tasks, self._units)
         found = min(count, len(data))
         return fitted(data, config, found), found, data.fingerprint()
 
     def _open(self, split: str, kinds: list[str]) -> Dataset:
         from moevit.model.datasets import open_dataset
 
-        return open_dataset(self.data, self._folder, split, kinds=kinds)
+        return open_dataset(self.data, self._folder, split, kinds=kinds, units=self._units)
+
+    @property
+    def _units(self) -> Units:
+        from moevit.model.datasets import Units
+
+        return Units(depth_scale=self.depth_scale, normals_range=self.normals_range)
 
     @property
     def _folder(self) -> Path:
@@ -164,32 +173,26 @@ def in_scenes(task: TaskConfig) -> bool:
     return task.kind in SCENE_KINDS and task.channels == _CHANNELS[task.kind]
 
 
-def _images(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    found = [p for p in sorted(path.iterdir()) if p.suffix.lower() in _SUFFIXES]
-    if not found:
-        raise UserError(f"{path}: has no images; expected files ending in {', '.join(_SUFFIXES)}")
-    return found
-
-
 def image_source(
-    data: str = SCENES, root: Path | None = None, files: Sequence[Path] | None = None
+    data: str = SCENES,
+    root: Path | None = None,
+    files: Sequence[Path] | None = None,
+    *,
+    depth_scale: float = 1.0,
+    normals_range: str = "signed",
 ) -> ImageSource:
-    """Images of a data set, or the PNG and JPEG images in `files`, which may be folders.
+    """Images of a data set, or those in `files`, as :func:`moevit.inputs.image_files` has
+    them.
 
     Raises
     ------
     UserError
         For things that contradict one another, a folder without images, a missing file.
     """
-    given = ImageSource(data=data, root=root)
+    given = ImageSource(data=data, root=root, depth_scale=depth_scale, normals_range=normals_range)
     if data != SCENES and files:
         raise UserError("--calibration: cannot be given together with --data")
-    chosen = [image for path in files or [] for image in _images(path)]
-    for path in chosen:
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; expected a PNG or JPEG image or a folder")
+    chosen = image_files(files or [])
     if data != SCENES:
         from moevit.model.datasets import NAMES
 

@@ -16,7 +16,7 @@ from moevit.sim.pool import DevicePool
 
 from .devices import open_pool
 from .models import Model
-from .networks import Network
+from .networks import Network, check_fit
 from .programs import Program
 from .quantising import DEFAULT_EXPERTS, DEFAULT_METHOD
 from .sources import RENDERED, ImageSource
@@ -126,6 +126,8 @@ class Workload:
 
     def compile(self, tasks: Sequence[str] | str = "all", **options: Any) -> Program:
         """The program of some tasks; `options` of :meth:`moevit.Network.compile`."""
+        if isinstance(self.subject, Model):  # before it is calibrated, which takes long
+            check_fit(self.subject.config, self.config)
         return self.quantised_network.compile(self.config, tasks, **options)
 
     def with_program(self, program: Program) -> Workload:

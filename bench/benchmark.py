@@ -110,7 +110,7 @@ def _preset(workload: Workload, count: int, report: Report) -> dict[str, Any]:
     with _timed(stages, "verilog_s"):
         verilog.generate(config)
     library = build_simulator(config, lambda text, share: report(f"{config.name}: {text}", share))
-    build = json.loads(library.with_name("build.json").read_text())
+    build = json.loads(library.with_name("build.json").read_text(encoding="utf-8"))
     stages["verilate_s"] = build["verilate_s"]
     stages["compile_simulator_s"] = build["compile_s"]
     height, width = workload.model_config.image

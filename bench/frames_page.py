@@ -135,7 +135,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if len(names) < 2:
         sys.stderr.write("usage: python -m moevit.bench.frames_page PAGE RESULT...\n")
         return 2
-    page, frames = Path(names[0]), [json.loads(Path(name).read_text()) for name in names[1:]]
+    page, frames = (
+        Path(names[0]),
+        [json.loads(Path(name).read_text(encoding="utf-8")) for name in names[1:]],
+    )
     before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:

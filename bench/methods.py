@@ -116,12 +116,12 @@ def compare_methods(
 
     ``images`` ``(N, H, W, 3)`` are calibrated on. Returns plain JSON types.
     """
-    from moevit.model.evaluation.metrics import PRIMARY
+    from moevit.model.config import KINDS
     from moevit.model.export.float_network import to_float_network
 
     config = workload.model_config
     for task in config.tasks:
-        if task.kind not in PRIMARY:
+        if task.kind not in KINDS:
             raise UserError(f"--compare: task {task.name} of kind {task.kind} has no score")
     network = to_float_network(workload.model.module)
     chosen, scenes, origin = workload.source.validation(config, scenes)
@@ -148,7 +148,7 @@ def compare_methods(
             (folder / "row.json").write_text(json.dumps(row))
 
         path = cache.entry("methods", cache.digest(key, name, str(bits)), make)
-        found.append(json.loads((path / "row.json").read_text()))
+        found.append(json.loads((path / "row.json").read_text(encoding="utf-8")))
     return {
         "model": config.name,
         "images": scenes,

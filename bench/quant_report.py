@@ -89,11 +89,11 @@ class _Scores:
     def __init__(
         self, network: FloatNetwork, config: ModelConfig, scenes: list[Sample | Example]
     ) -> None:
-        from moevit.model.evaluation.metrics import PRIMARY
+        from moevit.model.config import KINDS as IMAGE_KINDS
 
         self.network, self.config, self.scenes = network, config, scenes
         kinds = {task.name: task.kind for task in config.tasks}
-        self.kinds = kinds if all(kind in PRIMARY for kind in kinds.values()) else None
+        self.kinds = kinds if all(kind in IMAGE_KINDS for kind in kinds.values()) else None
         self.exact = self.outputs(network, None)
         self.reference = self.results(self.exact)
 

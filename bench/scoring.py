@@ -21,6 +21,7 @@ from moevit.quant.typing import Report, part_of, silent
 from moevit.sim import cache
 from moevit.sim.device import Result
 from moevit.sim.pool import DevicePool
+from moevit.sources import SCENES
 from moevit.workload import Workload
 
 from .comparison import expected_cycles
@@ -155,6 +156,11 @@ def score(
     and delta-m, with their intervals."""
     config = workload.model_config
     for task in (config.task(name) for name in tasks):
+        if task.kind == "classification" and workload.source.data == SCENES:
+            raise UserError(
+                f"--data: rendered scenes have no truth for task {task.name}, classification; "
+                "expected --data imagefolder --root DIR"
+            )
         if task.kind not in PRIMARY:
             raise UserError(f"Task {task.name} of kind {task.kind} has no truth to score it on")
     share = 0.0 if workload.quantised else 0.3 if backend != "torch" else 1.0

@@ -62,7 +62,7 @@ def synthesise(block: Block) -> dict[str, Any]:
         netlist = folder / "netlist.json"
         if done.returncode or not netlist.exists():
             log = folder / "run.log"
-            lines = (log.read_text() if log.exists() else done.stderr).splitlines()
+            lines = (log.read_text(encoding="utf-8") if log.exists() else done.stderr).splitlines()
             said = [line for line in lines if line.startswith("ERROR")] or lines[-1:]
             raise SynthesisError(f"yosys: block {block.name}: {' '.join(said) or 'no result'}")
         with gzip.open(folder / "netlist.json.gz", "wb", compresslevel=1) as packed:

@@ -14,16 +14,21 @@ With `MOEVIT_TRACEBACK=1` an error is shown with its traceback before the line.
 
 import contextlib
 import errno
+import io
 import os
 import sys
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import typer
 
 from moevit.errors import BuildError, CheckFailedError, DeviceError, MoevitError, UserError
+from moevit.quant.notes import Note
 
-__all__ = ["INTERRUPTED", "CheckFailedError", "UserError", "boundary", "describe"]
+__all__ = ["INTERRUPTED", "CheckFailedError", "UserError", "boundary", "describe", "say_note"]
 
 OK, OURS, THEIRS, INTERRUPTED = 0, 1, 2, 130
 
@@ -51,9 +56,35 @@ def describe(error: BaseException) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError):  # standard error is closed: the status has to do
-        print(f"moevit: error: {text}", file=sys.stderr)  # noqa: T201
+def _say(text: str, what: str = "error") -> None:
+    with contextlib.suppress(OSError, ValueError):  # it is closed: the status has to do
+        print(f"moevit: {what}: {text}", file=sys.stderr)  # noqa: T201
+
+
+def say_note(text: str) -> None:
+    """Tells people what they should know, in one line on standard error."""
+    _say(" ".join(text.split()), "note")
+
+
+@contextlib.contextmanager
+def _notes() -> Iterator[None]:
+    """Shows each :class:`moevit.quant.notes.Note` of the block once, as :func:`say_note` does."""
+    told = set()
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def shown(
+            message: Warning | str, category: type[Warning], *where: Any, **file: Any
+        ) -> None:
+            if not issubclass(category, Note):
+                show(message, category, *where, **file)
+            elif str(message) not in told:
+                told.add(str(message))
+                say_note(str(message))
+
+        warnings.simplefilter("always", Note)
+        warnings.showwarning = shown
+        yield
 
 
 #: The first row that fits an exception has its exit status; any other is a fault of ours.
@@ -73,10 +104,22 @@ def _status(error: Exception) -> int:
     return next((status for kind, status in _STATUS if isinstance(error, kind)), OURS)
 
 
+def _open_streams() -> None:
+    """Makes sure that what is printed can be: to a closed output, and of any name in any locale."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def boundary(action: Callable[[], object]) -> int:
     """Runs `action` and returns the exit status; nothing that it raises gets past."""
+    _open_streams()
     try:
-        result = action()
+        with _notes():
+            result = action()
         sys.stdout.flush()
     except KeyboardInterrupt:
         _say("interrupted")

@@ -16,11 +16,13 @@ from packaging.specifiers import SpecifierSet
 from moevit.boards.bitstream import vivado
 from moevit.boards.bitstream.versions import OLDEST
 from moevit.boards.targets import Board
-from moevit.sim import cache, toolchain
+from moevit.sim import toolchain
 
-__all__ = ["Item", "board_needs", "examine", "for_board", "surroundings"]
+from .surroundings import facts
 
-OK, MISSING, OLD = "ok", "missing", "wrong version"
+__all__ = ["Item", "board_needs", "examine", "for_board"]
+
+OK, MISSING, OLD, UNFIT = "ok", "missing", "wrong version", "unfit"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +32,8 @@ class Item:
     Parameters
     ----------
     kind:
-        `python`, `program`, `package`, `tests` or `synthesis` (packages of an extra).
+        `python`, `program`, `machine`, `package`, or `tests`, `synthesis` or `pictures` (packages
+        of an extra).
     required:
         Whether anything essential fails without it.
     wanted:
@@ -107,7 +110,7 @@ def _verilator() -> Item:
 
 
 #: Extras of pyproject.toml, and what their packages are for.
-_EXTRAS = {"dev": "tests", "synth": "synthesis"}
+_EXTRAS = {"dev": "tests", "synth": "synthesis", "heic": "pictures"}
 
 
 def _kind(requirement: Requirement) -> str:
@@ -148,6 +151,19 @@ def examine() -> list[Item]:
         _verilator(),
         *(_program(name, package) for name, package in toolchain.BUILD_PROGRAMS.items()),
         _program("ccache", "ccache", required=False),
+    ]
+    items += [
+        Item(
+            kind="machine",
+            name=fact.name,
+            required=fact.required,
+            wanted="",
+            version=None if fact.problem else fact.found,
+            where=None,
+            status=UNFIT if fact.problem else OK,
+            cure=f"{fact.problem}; {fact.cure}" if fact.problem else fact.cure,
+        )
+        for fact in facts()
     ]
     return items + list(_packages(importlib.metadata.requires("moevit") or []))
 
@@ -201,24 +217,7 @@ def board_needs(board: Board) -> dict[str, object]:
 def _available() -> int:
     """Bytes of memory that a new program can have."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
+        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-
-
-def surroundings() -> dict[str, object]:
-    """What else decides how well things go: processor, memory, and the cache."""
-    root = cache.cache_root()
-    parent = next(path for path in (root, *root.parents) if path.exists())
-    return {
-        "processors": len(os.sched_getaffinity(0)),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "cache": str(root),
-        "cache_mib": round(_size(root) / 2**20, 1),
-        "cache_free_gib": round(shutil.disk_usage(parent).free / 2**30, 1),
-    }
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -19,6 +19,7 @@ from moevit.model.config import PRESETS as _MODELS
 from moevit.quantising import DEFAULT_EXPERTS, DEFAULT_METHOD, EXPERTS
 from moevit.quantising import expert_bits as _expert_bits
 from moevit.sim.backend_names import BACKENDS
+from moevit.sim.plain_paths import ready_to_build
 from moevit.tasks import ALL_TASKS, selected
 
 __all__ = [
@@ -33,11 +34,13 @@ __all__ = [
     "CalibrationFiles",
     "Config",
     "Data",
+    "DepthScale",
     "Experts",
     "ImageSize",
     "Json",
     "Method",
     "Model",
+    "NormalsRange",
     "Preset",
     "RandomImage",
     "Root",
@@ -166,20 +169,35 @@ Data = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="Images: rendered scenes, or nyud, pascal_context, cityscapes with --root.",
+        help="Images: rendered scenes, or with --root nyud, pascal_context, cityscapes, or "
+        "imagefolder (a folder for each class).",
     ),
 ]
 Root = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Folder of the data set.", show_default=False),
 ]
+DepthScale = Annotated[
+    float,
+    typer.Option(
+        metavar="X", help="Metres of a depth of 1 in the data set's files: 0.001 of millimetres."
+    ),
+]
+NormalsRange = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="How the data set's files store normals of -1 to 1: signed (as they are), unit (0 to "
+        "1) or byte (0 to 255).",
+    ),
+]
 CalibrationFiles = Annotated[
     list[Path] | None,
     typer.Option(
         "--calibration",
         metavar="PATH",
-        help="Your own images to calibrate on, PNG or JPEG: a folder or a file, as often as you "
-        "like.",
+        help="Your own images to calibrate on: a folder, a file or a pattern such as 'a/*.png', "
+        "as often as you like.",
         show_default=False,
     ),
 ]
@@ -192,9 +210,14 @@ Json = Annotated[
 
 
 def check_backend(name: str, allowed: Sequence[str] = tuple(BACKENDS)) -> str:
-    """`name`, if it is one of `allowed`; UserError naming them otherwise."""
+    """`name`, if it is one of `allowed`; UserError naming them otherwise.
+
+    Of `sim` it is also checked, before any work, that its simulator can be built.
+    """
     if name not in allowed:
         raise UserError(f"--backend: unknown backend {name!r}; expected {', '.join(allowed)}")
+    if name == "sim":
+        ready_to_build()
     return name
 
 

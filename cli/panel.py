@@ -6,6 +6,7 @@ colours mean. All of a row share one scale, so that what looks different is diff
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,7 @@ _DEPTH_MAP = "cividis"  # perceptually uniform, the same to the colour-blind
 _HEAT_MAP = "inferno"
 _EDGE_MAP = "gray_r"
 
+_TITLE = 90  # characters
 _CELL = 3.1  # inches: width of an image
 _KEY = 1.75
 _INK = "#222222"
@@ -180,6 +182,13 @@ def _key(figure: Figure, axes: Axes, row: Row, limits: tuple[float, float]) -> N
         _bar(figure, axes, _HEAT_MAP, limits, "salient probability")
 
 
+def _short(title: str) -> str:
+    """A title in one line of at most so many characters, without what lies in its middle."""
+    line = " ".join(title.split())
+    half = _TITLE // 2
+    return line if len(line) <= _TITLE else f"{line[:half]} ... {line[-half:]}"
+
+
 def draw(image: Array, rows: Sequence[Row], *, title: str, subtitle: str = "") -> Figure:
     """A panel of ``image`` ``(H, W, 3)`` uint8 and its ``rows``, of which there is at least one.
 
@@ -201,9 +210,10 @@ def draw(image: Array, rows: Sequence[Row], *, title: str, subtitle: str = "") -
         return figure.add_axes((x / width, 1 - (y + h) / height, w / width, h / height))
 
     def write(x: float, y: float, text: str, **style: Any) -> None:
-        figure.text(x / width, 1 - y / height, text, **{"color": _INK, "va": "top", **style})
+        about = {"color": _INK, "va": "top", "parse_math": False, **style}
+        figure.text(x / width, 1 - y / height, text, **about)
 
-    write(left, 0.16, title, fontsize=14, fontweight="bold")
+    write(left, 0.16, _short(title), fontsize=14, fontweight="bold")
     if subtitle:
         write(left, 0.45, subtitle, fontsize=9, color=_GREY)
     axes = place(left, top, _CELL, cell)
@@ -232,5 +242,6 @@ def draw(image: Array, rows: Sequence[Row], *, title: str, subtitle: str = "") -
 
 def save(figure: Figure, target: Path, *, dpi: int = 130) -> None:
     """Writes ``figure`` to ``target`` as PNG, whole or not at all."""
-    with atomic_path(target) as partial:
+    with atomic_path(target) as partial, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a title in CJK, say
         figure.savefig(partial, dpi=dpi, format="png", metadata={"Software": "moevit"})

@@ -16,6 +16,8 @@ from rich.progress import (
 
 from moevit.quant.typing import Report, silent
 
+from .console import plain_console
+
 __all__ = ["Report", "progress"]
 
 
@@ -31,7 +33,7 @@ def progress(what: str, *, quiet: bool = False) -> Iterator[Report]:
     is no terminal (a log, a pipe) each new text is a line instead, once the block has run for a
     while. `quiet` shows nothing.
     """
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     if quiet:
         yield silent
         return
@@ -40,7 +42,7 @@ def progress(what: str, *, quiet: bool = False) -> Iterator[Report]:
         return
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
@@ -69,7 +71,7 @@ def _lines(console: Console, what: str) -> Report:
         # Counters such as (3/17) change too often to be lines of a log.
         heading = text.split(" (", 1)[0]
         if heading and heading != last:
-            console.print(f"{what}: {heading}", highlight=False, markup=False)
+            console.print(f"{what}: {heading}", highlight=False)
         last = heading or last
 
     return report

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from moevit.bench.comparison import NamedImage, Outcome
 from moevit.files import atomic_path
@@ -34,6 +35,7 @@ _METRICS = {
     "rmse": ("RMSE", " m", "{:.3f}"),
     "mean_angle": ("angle", "°", "{:.2f}"),
     "f": ("F", "", "{:.3f}"),
+    "top1": ("top-1", "", "{:.3f}"),
     "max_f": ("max F", "", "{:.3f}"),
 }
 _ROOM = 12  # classes in a panel's legend
@@ -82,7 +84,7 @@ def tables(
                 _score(o.kind, o.metrics["float"])[2] or _best(o.kind, o.reference),
                 _score(o.kind, o.metrics["device"])[2] or _best(o.kind, o.device),
                 *_figures(o),
-                {None: "-", True: "yes", False: "[bold red]NO[/]"}[o.bit_exact],
+                {None: "-", True: "yes", False: Text("NO", style="bold red")}[o.bit_exact],
             )
         yield made
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from moevit.quant.typing import Report, silent
 from moevit.sources import RENDERED, ImageSource
 from moevit.workload import Workload
 
-from .errors import UserError
+from .errors import UserError, say_note
 from .options import (
     DEFAULT_EXPERTS,
     DEFAULT_METHOD,
@@ -71,7 +70,7 @@ def open_workload(
         method=method or DEFAULT_METHOD,
         source=source,
         report=report,
-        note=_note,
+        note=say_note,
     )
 
 
@@ -161,7 +160,3 @@ def alone(option: str, others: Mapping[str, object], how: str = "") -> None:
         if value:
             first, second = (name, option) if how else (option, name)
             raise UserError(f"{first}: cannot be given together with {second}{how}")
-
-
-def _note(text: str) -> None:
-    sys.stderr.write(f"moevit: note: {text}\n")

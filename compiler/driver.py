@@ -29,7 +29,13 @@ from .plan.schedule import DEFAULT_THRESHOLD, ExpertSchedule, expert_schedules
 from .plan.tensors import Tensors
 from .program import ALL, AllTasks, ImageFormat, Output, Program, TaskProgram
 
-__all__ = ["compile_network", "shared_macs", "useful_macs"]
+__all__ = ["check_fit", "compile_network", "shared_macs", "useful_macs"]
+
+
+def check_fit(network: Network, config: AcceleratorConfig) -> None:
+    """Raises ``ValueError`` as :func:`compile_network` does if ``config`` cannot hold ``network``,
+    of which only the sizes matter."""
+    plan_memory(network, Shapes(config=config, geometry=network.geometry))
 
 
 def compile_network(

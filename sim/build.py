@@ -7,7 +7,6 @@ see `_VERILATE` and `_COMPILE`.
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import time
@@ -18,7 +17,8 @@ from moevit.quant.errors import MoevitError
 from moevit.quant.typing import Report, silent
 
 from . import cache, objcache
-from .toolchain import Verilator, cpu_identity, find_program, program_version, require_build_tools
+from .plain_paths import Workplace, workplace
+from .toolchain import cpu_identity, find_program, program_version, require_build_tools
 
 __all__ = ["BuildError", "build_library", "run_tool"]
 
@@ -187,7 +187,8 @@ def build_library(
     )
 
     def make(folder: Path) -> None:
-        _build(folder, tools, compiler, verilog, top, sources, headers, report)
+        with workplace(folder, tools, sources) as place:
+            _build(folder, place, compiler, verilog, top, headers, report)
 
     def waiting() -> None:
         report("waiting for another process that builds the same simulator", 0.0)
@@ -197,19 +198,17 @@ def build_library(
 
 def _build(
     folder: Path,
-    tools: Verilator,
+    place: Workplace,
     compiler: Path,
     verilog: str,
     top: str,
-    sources: Sequence[Path],
     headers: Mapping[str, str],
     report: Report,
 ) -> None:
     started = time.monotonic()
     log = folder.with_name(f"{folder.stem}.log")
     log.unlink(missing_ok=True)
-    work = folder / "work"
-    work.mkdir()
+    work, tools, sources = place.work, place.tools, place.sources
     design = work / f"{top}.v"
     design.write_text(verilog, encoding="utf-8")
     for name, text in headers.items():
@@ -271,6 +270,5 @@ def _build(
         "verilog_bytes": len(verilog),
     }
     (folder / "build.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    shutil.rmtree(work)
     log.unlink()
     report("the simulator is built", 1.0)

@@ -7,6 +7,7 @@ does the same job, and `launcher` prefers it.
 """
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -24,8 +25,8 @@ _MODULE = "moevit.sim.objcache"
 def launcher() -> str:
     """The value of make's `OBJCACHE`."""
     if ccache := find_program("ccache"):
-        return str(ccache)
-    return f"{sys.executable} -m {_MODULE}"
+        return shlex.quote(str(ccache)).replace("$", "$$")
+    return f"{shlex.quote(sys.executable)} -m {_MODULE}".replace("$", "$$")
 
 
 def _words(command: Sequence[str]) -> tuple[list[str], Path | None, Path | None]:

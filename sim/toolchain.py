@@ -43,6 +43,16 @@ BUILD_PROGRAMS: Mapping[str, str] = {"g++": "g++", "make": "make", "perl": "perl
 #: precompiled header, and which library has threads.
 _UNPROBED_MAKEFLAGS = "CFG_CXXFLAGS_PCH_I=-include CFG_LDLIBS_THREADS=-pthread"
 
+#: Variables that a build must not inherit: the flags and the job server of a make that runs us, and
+#: what people set for builds of their own. Both make and the compiler read them from the
+#: environment, and a simulator in the cache would depend on them.
+_FOREIGN = re.compile(
+    r"(GNU)?MAKEFLAGS|MFLAGS|MAKELEVEL|MAKEOVERRIDES|MAKEFILES|VPATH"
+    r"|(C|CXX|CPP|LD|AR|USER_CPP|USER_LD|VERILATOR)FLAGS|LDLIBS|USER_LDLIBS|LOADLIBES"
+    r"|CC|CXX|CPP|LD|AR|LINK|OBJCACHE|OPT(_FAST|_SLOW|_GLOBAL)?|(VM|CFG|VK)_.*"
+    r"|CPATH|(C|CPLUS|OBJC)_INCLUDE_PATH|LIBRARY_PATH|DEPENDENCIES_OUTPUT|SUNPRO_DEPENDENCIES"
+)
+
 
 class ToolNotFoundError(MoevitError, FileNotFoundError):
     """A program that a simulation needs is missing or too old; the message says what to install."""
@@ -78,9 +88,10 @@ class Verilator:
     def environment(self, base: Mapping[str, str] | None = None) -> dict[str, str]:
         """`base` (this process's environment if None) with what Verilator and its make need."""
         environment = dict(os.environ if base is None else base)
-        # A make that runs us exports its own flags and job server, which a build must not inherit.
-        for inherited in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"):
-            environment.pop(inherited, None)
+        for name in list(environment):
+            if _FOREIGN.fullmatch(name):
+                del environment[name]
+        environment["LC_ALL"] = "C"  # messages in English, which are looked through for errors
         path = environment.get("PATH", os.defpath)
         if self.root is None:
             environment.pop("VERILATOR_ROOT", None)

@@ -6,14 +6,15 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from moevit.boards.targets import board as find_board
 from moevit.errors import CheckFailedError
 
-from ..health import Item, board_needs, examine, for_board, surroundings
+from ..console import plain_console
+from ..health import Item, board_needs, examine, for_board
 from ..options import Json
+from ..surroundings import surroundings
 
 __all__ = ["command"]
 
@@ -53,7 +54,7 @@ def command(board: BoardName = None, as_json: Json = False) -> None:
 
 
 def _show(items: list[Item], machine: dict[str, object]) -> None:
-    console = Console()
+    console = plain_console()
     table = Table(box=None, pad_edge=False)
     for heading in ("", "name", "version", "wanted", "status"):
         table.add_column(heading, no_wrap=heading != "status")

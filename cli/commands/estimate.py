@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from moevit.errors import UserError
@@ -14,6 +13,7 @@ from moevit.model.config import preset as model_preset
 from moevit.networks import Network, blank_network
 from moevit.programs import Program, estimate, load_program
 
+from ..console import plain_console
 from ..options import (
     ALL_TASKS,
     DEFAULT_EXPERTS,
@@ -108,7 +108,7 @@ def command(
         table.add_row(
             name, f"{e.cycles:,}", f"{ms:.3f}", f"{e.mac_utilisation:.1%}", f"{e.bytes_read:,}"
         )
-    Console().print(table)
+    plain_console().print(table)
 
 
 def _blank(

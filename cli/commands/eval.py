@@ -4,13 +4,13 @@ import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from moevit.errors import UserError
 from moevit.quant.analysis.bootstrap import LEVEL, RESAMPLES
 from moevit.sources import image_source
 
+from ..console import plain_console
 from ..options import (
     ALL_TASKS,
     DEFAULT_SIZE,
@@ -18,10 +18,12 @@ from ..options import (
     CalibrationFiles,
     Config,
     Data,
+    DepthScale,
     Experts,
     Json,
     Method,
     Model,
+    NormalsRange,
     Preset,
     Root,
     Size,
@@ -64,6 +66,8 @@ def command(
     method: Method = None,
     data: Data = "scenes",
     root: Root = None,
+    depth_scale: DepthScale = 1.0,
+    normals_range: NormalsRange = "signed",
     calibration: CalibrationFiles = None,
     jobs: Jobs = 0,
     as_json: Json = False,
@@ -85,7 +89,13 @@ def command(
             model=model,
             experts=experts,
             method=method,
-            source=image_source(data, root, calibration),
+            source=image_source(
+                data,
+                root,
+                calibration,
+                depth_scale=depth_scale,
+                normals_range=normals_range,
+            ),
             report=report,
         )
         if workload.quantised and backend == "torch":
@@ -117,7 +127,7 @@ def command(
         for number, (metric, value) in enumerate(metrics.items()):
             cells = [f"{value.value:.4f}", f"{value.low:.4f} .. {value.high:.4f}"]
             table.add_row("" if number else name, metric, *cells[: 1 + sure])
-    Console().print(table)
+    plain_console().print(table)
     if (gain := found.delta_m) is not None:
         interval = f" ({gain.low:+.2f} .. {gain.high:+.2f})" if sure else ""
         typer.echo(f"delta-m against the float model: {gain.value:+.2f} %{interval}")

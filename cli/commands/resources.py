@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from moevit.boards.targets import board as find_board
@@ -13,6 +12,7 @@ from moevit.errors import UserError
 from moevit.files import write_text
 from moevit.hardware import resources
 
+from ..console import plain_console
 from ..options import Config, Json
 from ..progress import progress
 from ..workload import hardware
@@ -75,7 +75,7 @@ def command(
         return
     from moevit.boards.page import fan_out, figures, levels
 
-    console = Console()
+    console = plain_console()
     for title, rows in (
         (f"preset {found.config.name} on {found.part.device}{found.part.speed}", figures(found)),
         (f"longest paths at {found.config.clock_mhz:g} MHz, estimated", levels(found)),

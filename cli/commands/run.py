@@ -3,21 +3,24 @@
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from moevit.bench.comparison import NamedImage, Outcome, compare
 from moevit.boards.backend import BUNDLE, TRANSPORT
 from moevit.errors import CheckFailedError, UserError
 from moevit.files import writable
 from moevit.images import load_image
+from moevit.inputs import image_files, output_names
 from moevit.model.config import TOKEN_KINDS, ModelConfig
+from moevit.model.pictures import FORMATS
 from moevit.model.scenes.render import scene as render
 from moevit.sources import image_source
 
+from ..console import plain_console
 from ..options import (
     ALL_TASKS,
     DEFAULT_SIZE,
@@ -48,8 +51,8 @@ Images = Annotated[
     list[Path] | None,
     typer.Argument(
         metavar="[IMAGE]...",
-        help="PNG or JPEG images of any size; without one, a held-out rendered scene, whose "
-        "truth is known.",
+        help=f"{FORMATS} images of any size, folders of them or patterns such as 'a/*.png'; "
+        "without one, a held-out rendered scene, whose truth is known.",
         show_default=False,
     ),
 ]
@@ -119,6 +122,7 @@ def command(
             _golden_cases(bundle, as_json)
             return
     writable(output, folder=True)
+    paths = image_files(images or [])
     with progress("moevit run", quiet=as_json) as report:
         from ..report import tables, write_panel, write_values  # torch and matplotlib
 
@@ -135,7 +139,9 @@ def command(
         else:
             workload = open_program(program, size=size, model=model, backend=backend, **about)
             tasks = chosen_tasks(task, workload.program.tasks)
-        chosen = _images(images or [], scene, workload.model_config)
+        names = [str(path) for path in paths] or [f"scene {scene}"]
+        targets = _targets(output, names, workload.model_config, tasks)
+        chosen = _images(paths, scene, workload.model_config)
         outcomes = compare(
             workload,
             chosen,
@@ -145,12 +151,12 @@ def command(
             report=report,
         )
         report("drawing the panels", 0.99)
-        panels, values = _targets(output, chosen, outcomes)
-        for target, image, group in zip(panels, chosen, outcomes, strict=True):
-            if target is not None:
-                write_panel(target, image, group, workload, backend)
-        for path, outcome in values.items():
-            write_values(path, outcome)
+        for target, image, group in zip(targets, chosen, outcomes, strict=True):
+            if target.panel is not None:
+                write_panel(target.panel, image, group, workload, backend)
+            for outcome in group:
+                if outcome.task in target.values:
+                    write_values(target.values[outcome.task], outcome)
     everything = [outcome for group in outcomes for outcome in group]
     if as_json:
         about = {
@@ -161,9 +167,7 @@ def command(
         results = [outcome.to_dict() for outcome in everything]
         typer.echo(json.dumps({**about, "results": results}, indent=2))
     else:
-        console = Console()
-        if not console.is_terminal:
-            console = Console(width=_WIDE)
+        console = plain_console(width=_WIDE)
         for table in tables(outcomes, workload, backend):
             console.print(table)
         if backend == "sim":
@@ -172,11 +176,11 @@ def command(
         if backend == "board":
             for o in everything:
                 typer.echo(_by_the_clock(o))
-        for target in panels:
-            if target is not None:
-                typer.echo(f"panel: {target}")
-        for path in values:
-            typer.echo(f"values: {path}")
+        for target in targets:
+            if target.panel is not None:
+                typer.echo(f"panel: {target.panel}")
+            for path in target.values.values():
+                typer.echo(f"values: {path}")
     wrong = [outcome for outcome in everything if outcome.difference]
     if wrong:
         first = wrong[0]
@@ -223,23 +227,27 @@ def _images(paths: Sequence[Path], scene: int, config: ModelConfig) -> list[Name
     ]
 
 
-def _targets(
-    folder: Path, images: Sequence[NamedImage], outcomes: Sequence[Sequence[Outcome]]
-) -> tuple[list[Path | None], dict[Path, Outcome]]:
-    """Files by the images' names, numbered where two have the same.
+@dataclass(frozen=True, kw_only=True)
+class _Targets:
+    """Files of one image: its panel, None if there is nothing to show, and arrays by task."""
 
-    A panel for each image, or None if it has nothing to show, and what goes to NumPy files.
-    """
-    taken: dict[str, int] = {}
-    panels: list[Path | None] = []
-    values = {}
-    for image, group in zip(images, outcomes, strict=True):
-        stem = Path(image.name).stem.replace(" ", "-")
-        taken[stem] = taken.get(stem, 0) + 1
-        stem += f"-{taken[stem]}" if taken[stem] > 1 else ""
-        shown = any(outcome.kind not in TOKEN_KINDS for outcome in group)
-        panels.append(folder / f"{stem}-panel.png" if shown else None)
-        for outcome in group:
-            if outcome.kind in TOKEN_KINDS:
-                values[folder / f"{stem}-{outcome.task}.npy"] = outcome
-    return panels, values
+    panel: Path | None
+    values: dict[str, Path]
+
+
+def _targets(
+    folder: Path, images: Sequence[str], config: ModelConfig, tasks: Sequence[str]
+) -> list[_Targets]:
+    """What will be written of each image, settled before any work; UserError if it cannot be."""
+    arrays = [task for task in tasks if config.task(task).kind in TOKEN_KINDS]
+    room = max(len(f"-{end}".encode()) for end in ("panel.png", *(f"{t}.npy" for t in arrays)))
+    targets = [
+        _Targets(
+            panel=folder / f"{stem}-panel.png" if len(arrays) < len(tasks) else None,
+            values={task: folder / f"{stem}-{task}.npy" for task in arrays},
+        )
+        for stem in output_names(images, room=room)
+    ]
+    for target in targets:
+        writable(target.panel, *target.values.values())
+    return targets

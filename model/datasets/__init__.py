@@ -6,31 +6,47 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..config import TaskConfig
-from .base import SPLITS, Dataset, Example
+from .base import RANGES, SPLITS, Dataset, Example, Units
 from .cityscapes import Cityscapes
+from .imagefolder import ImageFolder
 from .nyud import Nyud
 from .pascal_context import PascalContext
 
-__all__ = ["NAMES", "SPLITS", "Dataset", "Example", "open_dataset", "open_for", "tasks_of"]
+__all__ = [
+    "NAMES",
+    "RANGES",
+    "SPLITS",
+    "Dataset",
+    "Example",
+    "Units",
+    "open_dataset",
+    "open_for",
+    "tasks_of",
+]
 
 _KINDS: dict[str, type[Dataset]] = {
     "nyud": Nyud,
     "pascal_context": PascalContext,
     "cityscapes": Cityscapes,
+    "imagefolder": ImageFolder,
 }
 
 NAMES = tuple(_KINDS)
 """Names that :func:`open_dataset` knows."""
 
 
-def open_for(name: str, root: Path, split: str, tasks: Sequence[TaskConfig]) -> Dataset:
+def open_for(
+    name: str, root: Path, split: str, tasks: Sequence[TaskConfig], units: Units | None = None
+) -> Dataset:
     """The data set with the truths of a model's ``tasks``, and as many classes as theirs.
 
     Raises ``ValueError`` as :func:`open_dataset`, and for tasks whose channels are not the data's.
     """
     kinds = list(dict.fromkeys(task.kind for task in tasks))
     classes = [task.channels for task in tasks if task.kind == "segmentation"]
-    data = open_dataset(name, root, split, kinds=kinds, classes=classes[0] if classes else None)
+    data = open_dataset(
+        name, root, split, kinds=kinds, classes=classes[0] if classes else None, units=units
+    )
     for task in tasks:
         if task.channels != data.channels[task.kind]:
             raise ValueError(
@@ -62,6 +78,7 @@ def open_dataset(
     *,
     kinds: Sequence[str] | None = None,
     classes: int | None = None,
+    units: Units | None = None,
 ) -> Dataset:
     """The data set ``name`` below ``root``, with the truths of ``kinds`` (all that it has if None).
 
@@ -69,4 +86,4 @@ def open_dataset(
     19). Raises ``ValueError`` for an unknown name, split, kind or number of classes, and naming
     what is missing where folders or files are.
     """
-    return _named(name)(Path(root), split, kinds=kinds, classes=classes)
+    return _named(name)(Path(root), split, kinds=kinds, classes=classes, units=units)

@@ -12,9 +12,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from moevit.quant.notes import note
+
 from ..config import TaskConfig
 
-__all__ = ["SPLITS", "Augmentation", "Dataset", "Example"]
+__all__ = ["RANGES", "SPLITS", "Augmentation", "Dataset", "Example", "Units"]
 
 SPLITS = ("train", "validation")
 """Names of the splits, the same for all data sets."""
@@ -35,12 +37,35 @@ class Augmentation:
     angle: float = 0.0
 
 
+RANGES = {"signed": (-1.0, 1.0), "unit": (0.0, 1.0), "byte": (0.0, 255.0)}
+"""How normals' components from -1 to 1 are stored, by name: the values of -1 and of 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Units:
+    """How truths are stored where the layout does not say.
+
+    ``depth_scale``: metres of a depth of 1; ``normals_range``: a name of :data:`RANGES`.
+    """
+
+    depth_scale: float = 1.0
+    normals_range: str = "signed"
+
+    def __post_init__(self) -> None:
+        if not self.depth_scale > 0:
+            raise ValueError(f"--depth-scale: must be positive, not {self.depth_scale}")
+        if self.normals_range not in RANGES:
+            known = ", ".join(RANGES)
+            raise ValueError(f"--normals-range: must be one of {known}, not {self.normals_range!r}")
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """An image ``(H, W, 3)`` uint8 and its truths by kind, of the same size.
 
     Labels, edges and saliency uint8 with 255 where not known; depth float32, 0 where not known;
-    normals ``(H, W, 3)`` float32 unit vectors (x right, y down), zero where not known.
+    normals ``(H, W, 3)`` float32 unit vectors (x right, y down), zero where not known. The class
+    of a whole image (``classification``) int64 without axes.
     """
 
     image: NDArray[np.uint8]
@@ -58,6 +83,9 @@ class Dataset(ABC):
     TITLE: ClassVar[str]
     AUGMENTATION: ClassVar[Augmentation]
 
+    MARKS: ClassVar[tuple[str, ...]] = ()
+    """Folders of which one tells that this is the data set's root; empty if any may be."""
+
     inverse_depth = False
     """Whether ``depth`` is its reciprocal: what is nearer is larger."""
 
@@ -68,7 +96,9 @@ class Dataset(ABC):
         *,
         kinds: Sequence[str] | None = None,
         classes: int | None = None,
+        units: Units | None = None,
     ) -> None:
+        self.units = units or Units()
         if split not in SPLITS:
             raise ValueError(f"Split must be one of {', '.join(SPLITS)}, not {split!r}")
         self._look(root, split)
@@ -80,11 +110,14 @@ class Dataset(ABC):
         if kinds is not None:
             self.channels = {kind: self.channels[kind] for kind in kinds}
         folders = self._folders()
+        root = self.root
         lacking = [name for name in folders if not (root / name).is_dir()]
         if lacking:
+            near = [path for name in lacking for path in sorted(root.glob(f"*/{name}"))[:1]]
+            there = f"; there is {', '.join(str(path) for path in near)}" if near else ""
             raise ValueError(
                 f"{root}: lacks {', '.join(lacking)}; expected {self.TITLE} with the folders "
-                f"{', '.join(folders)}"
+                f"{', '.join(folders)}{there}"
             )
         self.ids: tuple[str, ...] = tuple(self._list())
         if not self.ids:
@@ -94,7 +127,25 @@ class Dataset(ABC):
     def _look(self, root: Path, split: str) -> None:
         if not root.is_dir():
             raise ValueError(f"{root}: no such folder; expected that of {self.TITLE}")
-        self.root, self.split = root, split
+        self.root, self.split = self._found(root), split
+
+    def _found(self, root: Path) -> Path:
+        """`root`, or the folder inside it or around it that has the data set's layout."""
+        if not self.MARKS or self._marked(root):
+            return root
+        inside = sorted(path for path in root.iterdir() if path.is_dir() and self._marked(path))
+        if len(inside) > 1:
+            names = ", ".join(str(path) for path in inside)
+            raise ValueError(f"{root}: has {self.TITLE} more than once; expected one of {names}")
+        if inside or self._marked(root.resolve().parent):
+            found = inside[0] if inside else root.resolve().parent
+            note(f"{root}: {self.TITLE} is in {found}, which is used")
+            return found
+        return root
+
+    @classmethod
+    def _marked(cls, root: Path) -> bool:
+        return any((root / mark).is_dir() for mark in cls.MARKS)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -133,7 +184,9 @@ class Dataset(ABC):
 
     def fingerprint(self) -> str:
         """Digits that change with the list of files, their sizes and their times."""
-        digest = hashlib.sha256(repr((self.NAME, self.split, dict(self.channels))).encode())
+        digest = hashlib.sha256(
+            repr((self.NAME, self.split, dict(self.channels), self.units)).encode()
+        )
         for name in self.ids:
             for path in self._files(name):
                 status = path.stat()

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from ..tasks import UNKNOWN
 from .base import Augmentation, Dataset, only_classes
-from .files import fit_size, read_array, read_image, read_labels
+from .files import fit_size, read_array, read_image, read_labels, read_unit_image
 
 __all__ = ["Cityscapes"]
 
@@ -64,6 +64,7 @@ class Cityscapes(Dataset):
     NAME = "cityscapes"
     TITLE = "Cityscapes"
     AUGMENTATION = Augmentation(zooms=(1.0, 1.2, 1.5))
+    MARKS = ("leftImg8bit", "gtFine", "train/image", "val/image")
 
     def _choose(self, classes: int | None) -> dict[str, int]:
         only_classes(self.TITLE, classes, (len(_GROUPS), len(_COUNTED)))
@@ -114,13 +115,7 @@ class Cityscapes(Dataset):
         if not self._arrays:
             return read_image(self._path(name, "leftImg8bit"))
         path = self._path(name, "image")
-        values = read_array(path, "an image from 0 to 1", ndim=3)
-        if values.shape[2] != 3 or values.min() < 0 or values.max() > 1:
-            raise ValueError(
-                f"{path}: has shape {values.shape} and values {values.min()} to {values.max()}; "
-                "expected (H, W, 3) from 0 to 1"
-            )
-        return np.asarray(np.rint(255 * values.astype(np.float64)), np.uint8)
+        return read_unit_image(path)
 
     def _truth(self, name: str, kind: str, size: tuple[int, ...]) -> NDArray[Any]:
         if kind == "segmentation":
@@ -158,7 +153,7 @@ class Cityscapes(Dataset):
     def _camera(self, path: Path) -> float:
         """Metres x pixels: baseline times focal length."""
         try:
-            camera = json.loads(path.read_text())
+            camera = json.loads(path.read_text(encoding="utf-8-sig"))
             product = float(camera["extrinsic"]["baseline"]) * float(camera["intrinsic"]["fx"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(

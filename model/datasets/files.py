@@ -11,13 +11,17 @@ import scipy.io
 from numpy.typing import NDArray
 from PIL import Image
 
+from .base import RANGES
+
 __all__ = [
+    "decode_normals",
     "fit_size",
     "read_array",
     "read_image",
     "read_labels",
     "read_list",
     "read_mat",
+    "read_unit_image",
     "vectors",
 ]
 
@@ -33,7 +37,7 @@ def read_list(path: Path) -> list[str]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected the names of a split, one a line")
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not readable: {_reason(error)}") from None
     return [line.strip() for line in lines if line.strip()]
@@ -100,6 +104,23 @@ def read_mat(path: Path, key: str, what: str) -> Any:
     if key not in found:
         raise ValueError(f"{path}: has no variable {key!r}; expected {what}")
     return found[key]
+
+
+def read_unit_image(path: Path) -> NDArray[np.uint8]:
+    """An image that is stored as a NumPy file of floats from 0 to 1, as ``(H, W, 3)`` uint8."""
+    values = read_array(path, "an image from 0 to 1", ndim=3)
+    if values.shape[2] != 3 or values.min() < 0 or values.max() > 1:
+        raise ValueError(
+            f"{path}: has shape {values.shape} and values {values.min()} to {values.max()}; "
+            "expected (H, W, 3) from 0 to 1"
+        )
+    return np.asarray(np.rint(255 * values.astype(np.float64)), np.uint8)
+
+
+def decode_normals(values: NDArray[Any], how: str) -> NDArray[np.float32]:
+    """Components from -1 to 1 of what is stored as ``how`` says (:data:`.base.RANGES`)."""
+    low, high = RANGES[how]
+    return np.asarray((values.astype(np.float32) - low) * (2 / (high - low)) - 1, np.float32)
 
 
 def fit_size(values: NDArray[Any], size: tuple[int, ...], path: Path) -> NDArray[Any]:

@@ -1,7 +1,7 @@
 """From an image of any size to the model's: what part of it, which way round, how large.
 
 Without a view, the largest part of the model's shape around the middle, as
-:func:`moevit.cli.images.load_image` does for images to run on.
+:func:`moevit.images.load_image` does for images to run on.
 """
 
 from __future__ import annotations
@@ -136,6 +136,7 @@ def fit(
     divides depth, or multiplies its inverse. Parts of people are all unknown where there is no one.
     """
     image, truths = example.image, dict(example.truths)
+    whole = {kind: truths.pop(kind) for kind in ("classification",) if kind in truths}
     if view.angle:
         turned = Image.fromarray(image).rotate(view.angle, Image.Resampling.BICUBIC)
         image = np.asarray(turned)
@@ -154,4 +155,4 @@ def fit(
     parts = truths.get("human_parts")
     if parts is not None and not ((parts > 0) & (parts != UNKNOWN)).any():
         truths["human_parts"] = np.full_like(parts, UNKNOWN)
-    return Example(np.ascontiguousarray(image), truths)
+    return Example(np.ascontiguousarray(image), truths | whole)

@@ -73,6 +73,7 @@ class PascalContext(Dataset):
 
     NAME = "pascal_context"
     TITLE = "PASCAL-Context"
+    MARKS = ("JPEGImages", "ImageSets")
     AUGMENTATION = Augmentation(zooms=(0.75, 1.25), continuous=True, angle=20.0)
 
     def _choose(self, classes: int | None) -> dict[str, int]:

@@ -70,11 +70,17 @@ def float_backend(model: M3ViT) -> Backend:
 def decoded(
     backend: Backend, config: ModelConfig, images: NDArray[np.uint8], name: str
 ) -> NDArray[Any]:
-    """What a backend predicts for task ``name``, decoded (:func:`~..tasks.predict`).
+    """What a backend predicts for task ``name``, decoded (:func:`~..tasks.predict`);
+    logits ``(B, K)`` of a classification as they are.
 
     Raises ``ValueError`` for outputs of the wrong shape.
     """
     raw = backend(images, name)
+    if config.task(name).kind == "classification":
+        logits = (len(images), config.task(name).channels)
+        if raw.size != np.prod(logits):
+            raise ValueError(f"Backend must give {logits} logits for task {name}, not {raw.shape}")
+        return raw.reshape(logits)  # a device gives maps of one pixel
     expected = (len(images), config.task(name).channels)
     if raw.ndim != 4 or raw.shape[:2] != expected:
         raise ValueError(f"Backend must give {expected} maps for task {name}, not {raw.shape}")

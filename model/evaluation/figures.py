@@ -48,7 +48,7 @@ def command(training: dict[str, Any]) -> str:
 def _seconds(log: Path) -> float | None:
     """Wall-clock seconds of the last step in a training log."""
     last = None
-    for line in log.read_text().splitlines():
+    for line in log.read_text(encoding="utf-8").splitlines():
         last = json.loads(line).get("seconds", last)
     return last
 

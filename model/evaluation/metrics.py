@@ -22,6 +22,7 @@ from ..tasks import known
 __all__ = [
     "LOWER_IS_BETTER",
     "PRIMARY",
+    "Classification",
     "Depth",
     "Edges",
     "FMeasure",
@@ -40,6 +41,7 @@ PRIMARY = {
     "edges": "f",
     "saliency": "max_f",
     "human_parts": "miou",
+    "classification": "top1",
 }
 """The metric by which a kind of task is compared in :func:`delta_m`."""
 
@@ -280,6 +282,29 @@ class Saliency(FMeasure):
         }
 
 
+class Classification:
+    """``top1``, ``top5``: share of images whose class has the largest logit, one of the five
+    largest. Of equal logits the first counts as larger, as for ``argmax``."""
+
+    COUNTS: ClassVar[tuple[str, ...]] = ("images", "first", "five")
+
+    def __init__(self) -> None:
+        self.images, self.first, self.five = 0, 0, 0
+
+    def update(self, prediction: NDArray[Any], truth: NDArray[Any]) -> None:
+        """Logits ``(B, K)`` and classes ``(B,)``."""
+        own = np.take_along_axis(prediction, truth[:, None], axis=1)
+        before = np.arange(prediction.shape[1]) < truth[:, None]
+        rank = ((prediction > own) | ((prediction == own) & before)).sum(axis=1)
+        self.images += len(truth)
+        self.first += int((rank == 0).sum())
+        self.five += int((rank < 5).sum())
+
+    def result(self) -> dict[str, float]:
+        count = max(self.images, 1)
+        return {"top1": float(self.first / count), "top5": float(self.five / count)}
+
+
 def scorer(kind: str, channels: int) -> Scorer:
     """The scorer of a kind of task; ``channels`` is the number of classes of a segmentation."""
     if kind in LABELLED:
@@ -292,6 +317,8 @@ def scorer(kind: str, channels: int) -> Scorer:
         return Edges()
     if kind == "saliency":
         return Saliency()
+    if kind == "classification":
+        return Classification()
     raise ValueError(f"Task kind must be one of {', '.join(PRIMARY)}, not {kind!r}")
 
 

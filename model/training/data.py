@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from moevit.quant.paths import cache_root
+from moevit.quant.notes import note
+from moevit.quant.paths import cache_root, temporary_root
 
 from ..scenes.render import Sample, scene
 
@@ -80,6 +81,15 @@ def _render_chunk(bounds: tuple[int, int], folder: str, split: str, size: tuple[
     return _render_range(folder, split, *size, *bounds)
 
 
+def _can_write(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class Cache:
     """Memory-mapped fields of the first ``len(cache)`` scenes of a split."""
@@ -98,6 +108,9 @@ class Cache:
             raise ValueError(f"A cache must hold at least one scene, not {count!r}")
         name = f"{split}-{count}-{height}x{width}-{_fingerprint(split, height, width)}"
         folder = cache_root() / "scenes" / name
+        if not os.path.isdir(folder) and not _can_write(folder.parent):
+            note(f"{cache_root()}: not writable; scenes are kept for this run only (MOEVIT_CACHE)")
+            folder = temporary_root() / "scenes" / name
         if not folder.is_dir():
             cls._render(folder, split, count, (height, width), workers or os.cpu_count() or 1)
         return cls({name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _FIELDS})

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import PRESETS, ModelConfig
-from ..datasets import NAMES
+from ..datasets import NAMES, Units
 
 __all__ = ["AMP", "SCENES", "TrainConfig", "fall", "learning_rate"]
 
@@ -32,8 +32,9 @@ class TrainConfig:
 
     ``out`` is the checkpoint to write; beside it go the state for resuming (``.state``) and the
     log (``.jsonl``, an object a line). ``data`` is ``scenes``, of which ``scenes`` are rendered, or
-    a data set of :mod:`moevit.model.datasets` in the folder ``root``; the recipe of losses is the
-    data's. ``batch`` counts images of each task in a step; they are computed in ``accumulate``
+    a data set of :mod:`moevit.model.datasets` in the folder ``root``, with what
+    :class:`moevit.model.datasets.Units` has; the recipe of losses is the data's.
+    ``batch`` counts images of each task in a step; they are computed in ``accumulate``
     parts, one after another. The learning rate rises over ``warmup`` steps and falls over the last
     ``decay`` share of the others; between the two it stays, so a run may be resumed with other
     ``steps`` as long as its fall has not begun. ``device`` is a torch device or ``auto`` (CUDA when
@@ -52,6 +53,8 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=lambda: PRESETS["nano"])
     data: str = SCENES
     root: Path | None = None
+    depth_scale: float = 1.0
+    normals_range: str = "signed"
     steps: int = 3600
     batch: int = 16
     accumulate: int = 1
@@ -75,6 +78,11 @@ class TrainConfig:
     validation: int = 100
     resume: bool = False
     start: Path | None = None
+
+    @property
+    def units(self) -> Units:
+        """How the data set's truths are stored."""
+        return Units(depth_scale=self.depth_scale, normals_range=self.normals_range)
 
     def __post_init__(self) -> None:
         positive = ("steps", "batch", "accumulate", "scenes", "workers")

@@ -137,9 +137,9 @@ def _open(config: TrainConfig) -> Source:
     if config.data == SCENES:
         return Scenes(Cache.open("train", config.scenes, *config.model.image))
     assert config.root is not None
-    data = open_for(config.data, config.root, "train", config.model.tasks)
+    data = open_for(config.data, config.root, "train", config.model.tasks, config.units)
     if config.validation:  # a mistake is better found now
-        open_for(config.data, config.root, "validation", config.model.tasks)
+        open_for(config.data, config.root, "validation", config.model.tasks, config.units)
     return Images(data, config.model.image)
 
 

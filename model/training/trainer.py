@@ -229,7 +229,8 @@ class Trainer:
         source: Sampled = samples("validation", count, *config.model.image)
         if config.data != SCENES:
             assert config.root is not None
-            data = open_for(config.data, config.root, "validation", config.model.tasks)
+            tasks = config.model.tasks
+            data = open_for(config.data, config.root, "validation", tasks, config.units)
             source = fitted(data, config.model, count)
         return evaluate(backend, config.model, count=count, source=source, on_progress=on_progress)
 

@@ -1,6 +1,7 @@
 """`moevit doctor`, on this machine and on ones that lack something."""
 
 import json
+import os
 
 import pytest
 
@@ -82,6 +83,45 @@ def test_no_verilator(capsys, monkeypatch, fresh) -> None:
     [program] = [i for i in told["items"] if (i["kind"], i["name"]) == ("program", "verilator")]
     assert program["status"] == "missing"
     assert "MOEVIT_VERILATOR=/nonexistent/verilator is no Verilator" in program["cure"]
+
+
+def test_a_compiler_that_does_not_compile(capsys, monkeypatch, tmp_path) -> None:
+    fake = tmp_path / "g++"
+    fake.write_text("#!/bin/sh\necho \"g++: error: unrecognized '-std=gnu++20'\" >&2\nexit 1\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    status, _, items = report(capsys)
+    assert status == 1
+    assert items["C++20"]["status"] == "unfit"
+    assert "does not compile: g++: error: unrecognized '-std=gnu++20'" in items["C++20"]["cure"]
+
+
+def test_a_cache_that_cannot_be_written_is_no_failure(capsys, monkeypatch, tmp_path) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MOEVIT_CACHE", str(tmp_path / "file" / "cache"))
+    status, _, items = report(capsys)
+    assert status == 0
+    assert items["cache"]["status"] == "unfit" and "MOEVIT_CACHE" in items["cache"]["cure"]
+
+
+def test_nobody_s_home(capsys, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "none"))
+    monkeypatch.setenv("MOEVIT_CACHE", str(tmp_path / "cache"))
+    status, _, items = report(capsys)
+    assert status == 0 and "none: no such folder" in items["home"]["cure"]
+
+
+def test_a_temporary_folder_that_make_cannot_use(capsys, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("MOEVIT_CACHE", str(tmp_path / "a b"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    status, _, items = report(capsys)
+    assert status == 0 and items["temporary"]["version"] == f"builds in {tmp_path}"
+    (tmp_path / "c d").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "c d"))
+    monkeypatch.setattr("moevit.sim.plain_paths._FOLDERS", ())
+    status, _, items = report(capsys)
+    assert status == 1 and items["temporary"]["status"] == "unfit"
+    assert "TMPDIR" in items["temporary"]["cure"]
 
 
 def test_a_board_s_needs(capsys, monkeypatch, tmp_path) -> None:

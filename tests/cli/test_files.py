@@ -91,7 +91,7 @@ def test_where_one_may_not_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (("export-onnx",), "onnx.checker.check_model"),
         (("init",), "moevit.model.checkpoint.save"),
         (("run", "--backend", "golden"), "moevit.quant.golden.Golden.run"),
-        (("eval", "--images", "2"), "moevit.model.evaluation.tallies.tally"),
+        (("eval", "--images", "5"), "moevit.model.evaluation.tallies.tally"),
     ],
 )
 def test_ctrl_c_leaves_nothing(moevit, checkpoint, monkeypatch, arguments, inside) -> None:

@@ -194,7 +194,7 @@ def test_eval_is_the_same_on_golden_and_interpreter(moevit, checkpoint) -> None:
         (["--backend", "fpga"], "--backend: unknown backend 'fpga'; expected torch, onnx, golden"),
         (["--preset", "huge"], "Unknown preset 'huge'; expected one of micro"),
         (["--size", "giant"], "Size must be one of nano"),
-        (["missing.png"], "missing.png: no such file; expected a PNG or JPEG"),
+        (["missing.png"], "missing.png: no such file; expected a PNG, JPEG"),
         (["cut.png"], "cut.png: damaged or cut short"),
         (["--model", "missing.safetensors"], "missing.safetensors: no such file"),
         (["--model", "cut.safetensors"], "Checkpoint cut.safetensors is not a whole safetensors"),
@@ -259,3 +259,42 @@ def test_programs_that_cannot_run(moevit, checkpoint) -> None:
         program = () if "--program" in arguments else ("--program", "p.moevit")
         status, out, err = moevit("run", *program, *arguments)
         assert (status, out) == (2, "") and message in err and err.count("\n") == 1
+
+
+@pytest.mark.filterwarnings("error:Glyph")
+def test_names_are_plain_text(moevit, checkpoint, tmp_path) -> None:
+    """Of a folder; none is markup, a formula, an emoji or too long, and no two write one file."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    stems = ["[bold]x", "$a_b$", "写真 (1)", ":smile:", "n" * 240, "-dash", "new\nline"]
+    for stem in stems:
+        Image.new("RGB", (64, 32), "teal").save(folder / f"{stem}.png")
+    Image.new("RGB", (64, 32), "navy").save(folder / "-dash.jpg", quality=95)
+    (folder / "._x.png").write_bytes(b"\0\5\x16\7")
+    status, out, err = moevit("run", "--task", "depth", *options(checkpoint, "torch"), folder)
+    assert (status, err) == (0, "")
+    whole = "".join(out.split())
+    for stem in ("[bold]x", "$a_b$", ":smile:", "n" * 240):
+        assert f"{stem}.png:micro" in whole
+    found = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert len(found) == len(stems) + 1 and all(name.endswith("-panel.png") for name in found)
+    assert {"-dash-panel.png", "-dash-2-panel.png", "new-line-panel.png"} <= set(found)
+
+
+def test_a_name_that_is_taken_is_found_before_any_work(moevit, checkpoint, tmp_path) -> None:
+    (tmp_path / "out" / "scene-0-panel.png").mkdir(parents=True)
+    status, _, err = moevit("run", "--task", "depth", *options(checkpoint, "torch"))
+    assert status == 2
+    assert "scene-0-panel.png: is a folder; expected the name of a file" in err
+
+
+def test_a_note_is_one_line(moevit, checkpoint, tmp_path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (32, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.jpg", quality=95)
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:-2])
+    arguments = ("--task", "depth", *options(checkpoint, "torch"), "a.jpg", "a.jpg")
+    status, _, err = moevit("run", *arguments)
+    assert status == 0
+    assert (
+        err.startswith("moevit: note: a.jpg: its last bytes are missing") and err.count("\n") == 1
+    )

@@ -21,13 +21,14 @@ from support.datasets import (
     write_pascal_context,
 )
 
-from moevit.model.datasets import NAMES, Example, open_dataset
-from moevit.model.datasets.base import Augmentation
+from moevit.model.datasets import Example, open_dataset
+from moevit.model.datasets.base import Augmentation, Units
 from moevit.model.datasets.fit import View, fit
 from moevit.model.datasets.pascal_context import INDOOR, PARTS
 from moevit.model.scenes.render import scene
 from moevit.model.tasks import known
 from moevit.model.training.losses import RECIPES
+from moevit.quant.notes import Note
 
 CHANNELS = {
     "nyud": {"segmentation": 40, "depth": 1, "normals": 3, "edges": 1},
@@ -47,7 +48,7 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: write(tmp_path_factory.mktemp(name)) for name, write in WRITERS.items()}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WRITERS)
 def test_tasks_splits_and_sizes(name: str, roots: dict[str, Path]) -> None:
     for split, count in (("train", 6), ("validation", 3)):
         data = open_dataset(name, roots[name], split)
@@ -147,7 +148,11 @@ def test_only_what_the_kinds_need(tmp_path: Path) -> None:
         ("nyud", 13, "NYUD-v2 has 40 classes, not 13"),
         ("pascal_context", 60, "PASCAL-Context has 21 classes, not 60"),
         ("cityscapes", 8, "Cityscapes has 7 or 19 classes, not 8"),
-        ("kitti", None, "must be one of nyud, pascal_context, cityscapes, not 'kitti'"),
+        (
+            "kitti",
+            None,
+            "must be one of nyud, pascal_context, cityscapes, imagefolder",
+        ),
     ],
 )
 def test_wrong_names_and_classes(name: str, classes: int | None, message: str, tmp_path) -> None:
@@ -390,3 +395,99 @@ def test_writers_differ(tmp_path: Path) -> None:
     write_cityscapes(tmp_path)
     with pytest.raises(ValueError, match="lacks gt_sets, images, segmentation, depth, normals"):
         open_dataset("nyud", tmp_path, "train")
+
+
+# other layouts and units -------------------------------------------------------------------------
+def test_nyud_of_pictures(tmp_path: Path, roots: dict[str, Path]) -> None:
+    """ATRC's: images, edges and normals as PNG; names with their endings, after a BOM."""
+    root = shutil.copytree(roots["nyud"], tmp_path / "nyud")
+    arrays = open_dataset("nyud", root, "validation")
+    names, examples = arrays.ids, [arrays.load(n) for n in range(3)]
+    for name, example in zip(names, examples, strict=True):
+        (root / "images" / f"{name}.jpg").unlink()
+        Image.fromarray(example.image).save(root / "images" / f"{name}.png")
+        (root / "edge" / f"{name}.npy").unlink()
+        Image.fromarray(255 * example.truths["edges"]).save(root / "edge" / f"{name}.png")
+        (root / "normals" / f"{name}.npy").unlink()
+        encoded = np.rint(255 * (example.truths["normals"] + 1) / 2).astype(np.uint8)
+        Image.fromarray(encoded).save(root / "normals" / f"{name}.png")
+    text = "\ufeff" + "\r\n".join(f"{name}.png" for name in names)
+    (root / "gt_sets" / "val.txt").write_bytes(text.encode())
+    data = open_dataset("nyud", root, "validation")
+    assert data.ids == names
+    for n, example in enumerate(examples):
+        found = data.load(n)
+        assert np.array_equal(found.image, example.image)
+        for kind in ("segmentation", "depth", "edges"):
+            assert np.array_equal(found.truths[kind], example.truths[kind])
+        assert np.abs(found.truths["normals"] - example.truths["normals"]).max() < 0.02
+
+
+def write_mtan_nyud(root: Path) -> Path:
+    for index in range(2):
+        sample = scene("validation", index, 48, 64)
+        labels = sample.segmentation.astype(np.float32)
+        labels[0] = -1
+        found = {
+            "image": sample.image / np.float32(255),
+            "label": labels,
+            "depth": sample.depth[..., None],
+            "normal": sample.normals,
+        }
+        for name, values in found.items():
+            (root / "val" / name).mkdir(parents=True, exist_ok=True)
+            np.save(root / "val" / name / f"{index}.npy", values)
+    return root
+
+
+def test_nyud_of_mtan_s_arrays(tmp_path: Path) -> None:
+    data = open_dataset("nyud", write_mtan_nyud(tmp_path), "validation")
+    assert dict(data.channels) == {"segmentation": 13, "depth": 1, "normals": 3}
+    example, sample = data.load(1), scene("validation", 1, 48, 64)
+    assert np.array_equal(example.image, sample.image)
+    assert (example.truths["segmentation"][0] == 255).all()
+    assert np.array_equal(example.truths["segmentation"][1:], sample.segmentation[1:])
+    assert np.array_equal(example.truths["depth"], sample.depth)
+    np.save(tmp_path / "val" / "label" / "0.npy", np.full((48, 64), 13.0))
+    with pytest.raises(ValueError, match=r"0\.npy: has labels 13\.0 to 13\.0; expected -1 to 12"):
+        data.load(0)
+
+
+def test_a_nested_or_outer_folder_is_found(tmp_path: Path) -> None:
+    write_nyud(tmp_path / "outer" / "NYUD_MT")
+    root = tmp_path / "outer" / "NYUD_MT"
+    for given_root in (tmp_path / "outer", root / "images"):
+        with pytest.warns(Note, match=rf"NYUD-v2 is in {root}, which is used"):
+            assert open_dataset("nyud", given_root, "train").root == root
+    shutil.copytree(root, tmp_path / "outer" / "copy")
+    with pytest.raises(ValueError, match=r"more than once; expected one of .*NYUD_MT, .*copy"):
+        open_dataset("nyud", tmp_path / "outer", "train")
+
+
+def test_a_folder_nearby_is_named(tmp_path: Path) -> None:
+    write_cityscapes(tmp_path)
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "leftImg8bit").rename(tmp_path / "packed" / "leftImg8bit")
+    with pytest.raises(ValueError, match=r"there is .*packed/leftImg8bit/train"):
+        open_dataset("cityscapes", tmp_path, "train")
+
+
+def test_units_are_refused_and_converted(tmp_path: Path) -> None:
+    root = write_nyud(tmp_path)
+    data = open_dataset("nyud", root, "validation")
+    right = data.load(0).truths
+    depth, normals = root / "depth" / "v0000.npy", root / "normals" / "v0000.npy"
+    np.save(depth, np.rint(1000 * right["depth"]).astype(np.uint16))
+    with pytest.raises(ValueError, match=r"v0000\.npy: has a median depth .* --depth-scale 0\.001"):
+        data.load(0, ["depth"])
+    stored = {"unit": (right["normals"] + 1) / 2, "byte": np.rint(127.5 * (right["normals"] + 1))}
+    for how, values in stored.items():
+        np.save(normals, values)
+        with pytest.raises(ValueError, match=rf"no component below 0.*--normals-range {how}"):
+            data.load(0, ["normals"])
+        units = Units(depth_scale=0.001, normals_range=how)
+        found = open_dataset("nyud", root, "validation", units=units).load(0).truths
+        assert np.abs(found["depth"] - right["depth"]).max() < 6e-4
+        assert np.abs(found["normals"] - right["normals"]).max() < 0.02
+    with pytest.raises(ValueError, match="--normals-range: must be one of signed, unit, byte"):
+        Units(normals_range="0..1")

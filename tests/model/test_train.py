@@ -221,7 +221,7 @@ def test_broken_states_are_named(config: TrainConfig) -> None:
         ({"accumulate": 4}, "batch 2 must divide by workers 1 times accumulate 4"),
         ({"ema": 1.0}, "ema must be at least 0 and below 1, not 1.0"),
         ({"amp": "int8"}, "amp must be one of none, bf16, fp16, not 'int8'"),
-        ({"data": "kitti"}, "one of scenes, nyud, pascal_context, cityscapes, not 'kitti'"),
+        ({"data": "kitti"}, "one of scenes, nyud, pascal_context, cityscapes, imagefolder"),
         ({"data": "nyud"}, "data nyud needs a root, its folder, not None"),
         ({"root": Path("x")}, "data scenes needs no root, not x"),
     ],

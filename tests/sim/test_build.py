@@ -268,7 +268,7 @@ def test_a_new_system_verilator_is_preferred(monkeypatch, tmp_path, forget) -> N
     assert (found.executable, found.version, found.root) == (program, (5, 40), None)
     assert found.version_text == "5.040"
     environment = found.environment({"PATH": "/bin", "MAKEFLAGS": "-j", "VERILATOR_ROOT": "/old"})
-    assert environment == {"PATH": f"{tmp_path}:/bin"}
+    assert environment == {"PATH": f"{tmp_path}:/bin", "LC_ALL": "C"}
 
 
 def test_an_old_system_verilator_is_passed_over(monkeypatch, tmp_path, forget) -> None:
