@@ -77,6 +77,7 @@ def tables(
             "bit\nexact",
         ):
             made.add_column(name, justify="right", no_wrap=True)
+        exact = {None: Text("-"), True: Text("yes"), False: Text("NO", style="bold red")}
         for o in group:
             made.add_row(
                 o.task,
@@ -84,7 +85,7 @@ def tables(
                 _score(o.kind, o.metrics["float"])[2] or _best(o.kind, o.reference),
                 _score(o.kind, o.metrics["device"])[2] or _best(o.kind, o.device),
                 *_figures(o),
-                {None: "-", True: "yes", False: Text("NO", style="bold red")}[o.bit_exact],
+                exact[o.bit_exact],
             )
         yield made
 

@@ -125,7 +125,8 @@ class Accelerator:
 
     @property
     def depth(self) -> int:
-        """Frames that the hardware takes at once. It ignores START while busy: one."""
+        """Frames that are started at once: one. The hardware would let more wait (STATUS.FULL,
+        FRAMES); this driver does not use that yet, it only stages the next frame's buffers."""
         return 1
 
     @property

@@ -132,7 +132,7 @@ def test_missing_credit(program: Program) -> None:
     norm = find(program, Norm)
     error = run(program, patch(program, norm, signal=0))
     assert error.code == Error.HANG
-    assert "semaphore 3" in str(error)
+    assert f"semaphore {program.instructions('task0')[norm].signal}, 0 given" in str(error)
     sync = find(program, Sync)
     assert run(program, patch(program, sync, wait_count=2)).code == Error.HANG
 
