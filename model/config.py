@@ -106,7 +106,8 @@ class ModelConfig:
     their own. ``distilled``: a second token
     like the class token, which heads on the class token read as well (DeiT). ``mean_pool``: heads
     of kind ``classification`` read the patches' mean instead. ``decoder``: one of :data:`DECODERS`;
-    an upsampling one has ``decoder_width`` channels inside.
+    an upsampling one has ``decoder_width`` channels inside. ``align_corners``: its doublings keep
+    the outermost pixels' centres in their places, not their edges.
 
     Raises ``ValueError`` naming the field for sizes that do not fit one another.
     """
@@ -144,6 +145,7 @@ class ModelConfig:
     mean_pool: bool = False
     decoder: str = "linear"
     decoder_width: int = 256
+    align_corners: bool = False
 
     def __post_init__(self) -> None:
         _positive(

@@ -45,11 +45,14 @@ Heads = Annotated[
     typer.Option(
         metavar="N",
         min=1,
-        help="Attention heads; each 64 channels if not given.",
+        help="Attention heads; each 64 channels if not given, and 12 for M3ViT's of 384.",
         show_default=False,
     ),
 ]
-TopK = Annotated[int, typer.Option(metavar="K", min=1, help="Experts a token.")]
+TopK = Annotated[
+    int | None,
+    typer.Option(metavar="K", min=1, help="Experts a token; 2 if not given.", show_default=False),
+]
 Tasks = Annotated[
     str,
     typer.Option(
@@ -60,9 +63,38 @@ Tasks = Annotated[
     ),
 ]
 Triple = tuple[float, float, float]
-Mean = Annotated[Triple, typer.Option(metavar="R G B", help="Mean of the pixels (of 0..1).")]
+
+
+def _option(metavar: str, text: str) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(metavar=metavar, help=text, show_default=False)
+    return option
+
+
+Mean = Annotated[
+    Triple | None, _option("R G B", "Mean of the pixels (of 0..1); as the model says if not given.")
+]
 Deviation = Annotated[
-    Triple, typer.Option(metavar="R G B", help="Standard deviation of the pixels (of 0..1).")
+    Triple | None, _option("R G B", "Standard deviation of the pixels (of 0..1).")
+]
+WeightsKey = Annotated[
+    str | None,
+    _option("NAME", "Which of several networks in the file (the error without it lists them)."),
+]
+Configuration = Annotated[
+    Path | None,
+    _option("YAML", "M3ViT's own configuration file: heads, image, experts a token, data set."),
+]
+ExpertStarts = Annotated[
+    str | None,
+    _option("N,N,...", "First expert of each task's window, as M3ViT counts them (it adds up)."),
+]
+Corners = Annotated[
+    bool | None,
+    typer.Option(
+        "--align-corners/--no-align-corners",
+        help="How the heads' enlargement was trained; without, if not given.",
+        show_default=False,
+    ),
 ]
 BackboneOnly = Annotated[
     bool, typer.Option("--backbone-only", help="Leave heads in the file (decoders.*) aside.")
@@ -71,23 +103,33 @@ BackboneOnly = Annotated[
 
 @app.command("m3vit")
 def m3vit(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Checkpoint (.pth, safetensors).")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="Checkpoint (.pth, safetensors), or folder of a file a rank."
+        ),
+    ],
     output: Output = Path("model.safetensors"),
+    config: Configuration = None,
     image: Image = None,
     heads: Heads = None,
-    top_k: TopK = 2,
+    top_k: TopK = None,
     tasks: Tasks = "",
-    mean: Mean = (0.485, 0.456, 0.406),
-    std: Deviation = (0.229, 0.224, 0.225),
+    mean: Mean = None,
+    std: Deviation = None,
     settings: GateSettings = None,
+    expert_starts: ExpertStarts = None,
+    align_corners: Corners = None,
+    weights_key: WeightsKey = None,
     backbone_only: BackboneOnly = False,
     as_json: Json = False,
 ) -> None:
     """Import an M3ViT checkpoint.
 
     The backbone with its experts and gates: one a task, one for all, or one that sees the task. How
-    it was trained to use them is not in the file: say it with --top-k and --set. Upsampling heads
-    (decoders.*) come along; without any, the result is the tokens.
+    it was trained to use them is not in the file: say it with --config, or --top-k and --set. What
+    had to be assumed is printed. Upsampling heads (decoders.*) come along; without any, the result
+    is the tokens.
     """
     writable(output)
     with progress("moevit import m3vit", quiet=as_json) as report:
@@ -104,7 +146,10 @@ def m3vit(
                 pixel_mean=mean,
                 pixel_std=std,
                 backbone_only=backbone_only,
-                **read(settings, GATE_SETTINGS),
+                align_corners=align_corners,
+                config=config,
+                weights_key=weights_key,
+                **read([*(settings or []), *_starts(expert_starts)], GATE_SETTINGS),
             )
         _write(imported, output)
     _say(imported, output, as_json=as_json)
@@ -116,7 +161,7 @@ def edge_moe(
     output: Output = Path("model.safetensors"),
     image: Image = None,
     heads: Heads = None,
-    top_k: TopK = 2,
+    top_k: TopK = None,
     tasks: Tasks = "",
     as_json: Json = False,
 ) -> None:
@@ -135,7 +180,7 @@ def edge_moe(
                 folder,
                 image=parse_image_size(image, "--image"),
                 heads=heads,
-                top_k=top_k,
+                top_k=top_k or 2,
                 tasks=_names(tasks),
             )
         _write(imported, output)
@@ -182,6 +227,10 @@ def _naming(path: Path) -> Iterator[None]:
     except ValueError as error:
         text = str(error)
         raise UserError(text if str(path) in text else f"{path}: {text}") from None
+
+
+def _starts(text: str | None) -> list[str]:
+    return [] if text is None else [f"expert_starts={text}"]
 
 
 def _names(text: str) -> list[str]:

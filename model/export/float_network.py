@@ -108,6 +108,12 @@ def _head(model: M3ViT, task: TaskConfig) -> FloatHead | FloatUpsamplingHead:
 def _upsampling(module: UpsamplingHead) -> FloatUpsamplingHead:
     """Stages with a doubling in front of each convolution but the first, and of the 1x1: behind it,
     where the module has it, bilinear doubling gives the same, as its shares add up to 1."""
+    if module.corners and module.doublings:
+        raise ValueError(
+            "Heads trained with align_corners have weights of their own at every pixel of a "
+            "doubled map, which the accelerator does not hold; import them without it "
+            "(--no-align-corners) for nearly the same"
+        )
     stages = []
     for n, (layer, norm) in enumerate(zip(module.convolutions, module.norms, strict=True)):
         weight, bias = _folded(cast(nn.Conv2d, layer), cast(nn.BatchNorm2d, norm))

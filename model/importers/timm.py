@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from .._timm import PatchEmbed  # first, so that timm can be imported
 from ..config import ModelConfig, TaskConfig
 from .common import Imported, build, mlp_ratio
+from .containers import read_weights
 from .m3vit import IMAGENET_MEAN, IMAGENET_STD
-from .tensors import Tensors, read_weights
+from .tensors import Tensors
 
 # isort: split
 import timm
@@ -51,7 +52,7 @@ def import_timm(name: str, *, weights: Path | str | None = None, **sizes: Any) -
         raise ValueError(
             f"{name!r} is no model vit_*, deit_* or deit3_* of timm {timm.__version__}"
         )
-    values = read_weights(weights) if weights is not None else None
+    values = read_weights(weights).tensors if weights is not None else None
     if values is not None and "head.weight" in values:
         sizes.setdefault("num_classes", len(values["head.weight"]))
     network = _checked(name, _create(name, pretrained=values is None, sizes=sizes))
