@@ -110,7 +110,7 @@ class ImageSource:
         height, width = config.image
         if self.files:
             make: Callable[[int], Any] = lambda n: load_image(  # noqa: E731
-                self.files[n], height=height, width=width
+                self.files[n], height=height, width=width, config=config
             )
             total = len(self.files)
         elif self.data == SCENES:
@@ -118,10 +118,10 @@ class ImageSource:
 
             make, total = lambda n: scene("calibration", n, height, width).image, most
         else:
-            from moevit.model.datasets.fit import fit
+            from moevit.model.evaluation.evaluate import seen
 
             train = self._open("train", [])
-            make, total = lambda n: fit(train.load(n), config.image).image, len(train)
+            make, total = lambda n: seen(train.load(n), config).image, len(train)
         count = min(most, total)
         images = []
         for number in range(count):

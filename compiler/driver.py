@@ -141,6 +141,8 @@ def compile_network(
             width=network.geometry.image_width,
             channels=network.geometry.channels,
             pitch=shapes.image_pitch,
+            patch=network.geometry.patch,
+            patch_bytes=shapes.patch_bytes,
         ),
         memory=linked.memory,
         tasks={

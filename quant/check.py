@@ -54,8 +54,9 @@ def _head(path: str, head: Head, g: Geometry) -> None:
         raise ValueError(f"{path} reads the patches' mean alone, which needs upscale 1")
     if head.mean is not None and not head.mean.mult >> (MULTIPLIER_BITS - 1):
         raise ValueError(f"{path}.mean must have its top bit set, not {head.mean!r}")
-    if not 1 <= head.tokens <= (max(g.front, 1) if head.class_token else 1):
-        raise ValueError(f"{path}.tokens must be from 1 to {max(g.front, 1)}, not {head.tokens!r}")
+    most = 1 + int(g.distilled) if head.class_token else 1
+    if not 1 <= head.tokens <= most:
+        raise ValueError(f"{path}.tokens must be from 1 to {most}, not {head.tokens!r}")
     outputs = head.channels * head.upscale**2
     _linear(f"{path}.linear", head.linear, outputs, g.dim * head.tokens)
 
@@ -86,6 +87,8 @@ def _upsampling(path: str, head: UpsamplingHead, g: Geometry) -> None:
 def _geometry(g: Geometry) -> None:
     if g.distilled and not g.class_token:
         raise ValueError("geometry.distilled needs class_token")
+    if g.registers < 0:
+        raise ValueError(f"geometry.registers must not be negative, not {g.registers!r}")
     for name in ("image_height", "image_width", "patch", "channels", "dim", "heads"):
         if getattr(g, name) < 1:
             raise ValueError(f"geometry.{name} must be positive, not {getattr(g, name)!r}")

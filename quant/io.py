@@ -33,6 +33,7 @@ _LATER = {  # fields that files of this version may lack
     ("Gate", "renormalise"),
     ("Gate", "least"),
     ("Geometry", "distilled"),
+    ("Geometry", "registers"),
     ("Head", "mean"),
     ("Head", "tokens"),
     ("Linear", "weight_bits"),

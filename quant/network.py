@@ -36,7 +36,8 @@ __all__ = [
 class Geometry:
     """Sizes. ``tokens`` counts the class token, which comes first; ``dim = heads * head_dim``.
 
-    With ``distilled`` a second token like it, the distillation token, is behind it.
+    With ``distilled`` a second token like it, the distillation token, is behind it, and behind
+    both are ``registers`` tokens that no head reads.
     """
 
     image_height: int
@@ -47,6 +48,7 @@ class Geometry:
     heads: int
     class_token: bool = True
     distilled: bool = False
+    registers: int = 0
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -66,7 +68,7 @@ class Geometry:
     @property
     def front(self) -> int:
         """Tokens in front of the patches."""
-        return int(self.class_token) + int(self.distilled)
+        return int(self.class_token) + int(self.distilled) + self.registers
 
     @property
     def head_dim(self) -> int:

@@ -1,5 +1,6 @@
 """`moevit import`."""
 
+import ast
 import contextlib
 import json
 from collections.abc import Iterator
@@ -7,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from moevit.model.config import INTERPOLATIONS
 
 from ..errors import UserError
 from ..files import writable
@@ -87,6 +90,16 @@ Configuration = Annotated[
 ExpertStarts = Annotated[
     str | None,
     _option("N,N,...", "First expert of each task's window, as M3ViT counts them (it adds up)."),
+]
+CropPct = Annotated[
+    float | None, _option("RATIO", "Part of a scaled picture's side that the model sees.")
+]
+Interpolation = Annotated[
+    str | None, _option("NAME", f"How pictures are scaled: {', '.join(INTERPOLATIONS)}.")
+]
+ModelArguments = Annotated[
+    list[str] | None,
+    _option("NAME=VALUE", "timm's argument of the model, as in its own scripts; may be repeated."),
 ]
 Corners = Annotated[
     bool | None,
@@ -199,20 +212,38 @@ def timm(
         ),
     ] = None,
     output: Output = Path("model.safetensors"),
+    image: Image = None,
+    mean: Mean = None,
+    std: Deviation = None,
+    crop_pct: CropPct = None,
+    interpolation: Interpolation = None,
+    model_kwargs: ModelArguments = None,
+    weights_key: WeightsKey = None,
     as_json: Json = False,
 ) -> None:
-    """Import a plain vision transformer of timm with its classification head.
+    """Import a plain vision transformer of timm, with its classification head if it has one.
 
-    Plain or distilled, its head on the class token or on the mean of the patches. Not supported,
-    and refused by name: registers, other pooling, a norm behind it, inner norms, gated or other
-    attention.
+    Plain or distilled, its head on the class token or on the mean of the patches; without a head
+    the result is the tokens. What the weights' shapes say (image, depth, registers...) comes before
+    the name. Pictures are scaled and cropped as timm's evaluation does. Not supported, and refused
+    by name: docs/importing.md lists all names.
     """
     writable(output)
     with progress("moevit import timm", quiet=as_json) as report:
         report("building the model", 0.0)
         from moevit.model.importers.timm import import_timm
 
-        imported = import_timm(name, weights=weights)
+        imported = import_timm(
+            name,
+            weights=weights,
+            image=parse_image_size(image, "--image"),
+            pixel_mean=mean,
+            pixel_std=std,
+            crop_pct=crop_pct,
+            interpolation=interpolation,
+            weights_key=weights_key,
+            **_arguments(model_kwargs),
+        )
         _write(imported, output)
     _say(imported, output, as_json=as_json)
 
@@ -227,6 +258,20 @@ def _naming(path: Path) -> Iterator[None]:
     except ValueError as error:
         text = str(error)
         raise UserError(text if str(path) in text else f"{path}: {text}") from None
+
+
+def _arguments(given: list[str] | None) -> dict[str, object]:
+    """timm's `--model-kwargs`: values are Python's literals, or text."""
+    found: dict[str, object] = {}
+    for text in given or []:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise UserError(f"--model-kwargs: {text!r} is no NAME=VALUE")
+        try:
+            found[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[name] = value
+    return found
 
 
 def _starts(text: str | None) -> list[str]:

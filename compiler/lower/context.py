@@ -14,7 +14,7 @@ from moevit.quant.operators.layernorm import LayerNorm
 from moevit.quant.operators.linear import Linear
 from moevit.quant.operators.upsampling import UpsamplingHead
 
-from ..plan.layout import Ints, Matrix, Shapes, head_index, pack_linear
+from ..plan.layout import Ints, Matrix, Shapes, head_index, pack_linear, patch_index
 from ..plan.placement import MemoryPlan
 from ..plan.schedule import ExpertSchedule
 from ..plan.tiling import Span, cut
@@ -73,6 +73,11 @@ class Context:
             name,
             lambda: pack_linear(linear, self.config, outputs=outputs, inputs=inputs, otiles=otiles),
         )
+
+    def patch_matrix(self) -> Matrix:
+        """The patch embedding: its inputs in padded pixel rows."""
+        inputs = patch_index(self.shapes)
+        return self.matrix("patch embedding", self.network.patch_embed, inputs=inputs)
 
     def head_outputs(self, name: str, linear: Linear) -> Matrix:
         """A query, key or value layer: its outputs in padded heads."""

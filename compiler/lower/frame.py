@@ -72,7 +72,7 @@ def lower_input(c: Context) -> None:
     strips; loads go with the first part, residual tiles are complete with the last.
     """
     groups, columns = strip_groups(c.shapes), c.shapes.geometry.grid[1]
-    matrix = c.matrix("patch embedding", c.network.patch_embed)
+    matrix = c.patch_matrix()
     parts = split(matrix, c.config, demand=False)
     _load_group(c, *groups[0])
     load_norms(c, 0, 1, signal=Semaphore.RESIDUAL)

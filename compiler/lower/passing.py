@@ -65,7 +65,7 @@ class _Frame:
         groups = cut(s.geometry.grid[0], p.strips)
         most = front + p.strips * columns  # rows of a buffer
         words = p.strips * columns * s.patch_chunks
-        matrix = c.matrix("patch embedding", c.network.patch_embed)
+        matrix = c.patch_matrix()
         for n, (strip, strips) in enumerate(groups):
             place = n % p.inputs
             pixels = place * words

@@ -144,9 +144,12 @@ def to_float_network(model: M3ViT) -> FloatNetwork:
     config = model.config
     kernel = _array(model.patch_embed.proj.weight)  # (D, C, row, column)
     embedding = _array(model.pos_embed)[0]
-    for row, token in enumerate((model.cls_token, model.dist_token)):
+    row = 0
+    for token in (model.cls_token, model.dist_token, model.reg_token):
         if token is not None:
-            embedding[row] += _array(token)[0, 0]
+            count = token.shape[1]
+            embedding[row : row + count] += _array(token)[0]
+            row += count
     return FloatNetwork(
         geometry=Geometry(
             image_height=config.image[0],
@@ -157,6 +160,7 @@ def to_float_network(model: M3ViT) -> FloatNetwork:
             heads=config.heads,
             class_token=config.class_token,
             distilled=config.distilled,
+            registers=config.registers,
         ),
         pixel_mean=_array(model.pixel_mean).reshape(-1),
         pixel_std=_array(model.pixel_std).reshape(-1),
