@@ -40,8 +40,8 @@ def load_image(
     """The image in `path` as uint8 of shape (height, width, 3), RGB.
 
     The image is turned as its EXIF orientation says, scaled to cover the wanted size, and cropped
-    to it around its centre, or as `config` says, the model's. Greyscale, palette, CMYK and 16-bit images are converted; transparent
-    parts become white.
+    to it around its centre, or as `config` says, the model's. Greyscale, palette, CMYK and 16-bit
+    images are converted; transparent parts become white.
 
     Raises
     ------

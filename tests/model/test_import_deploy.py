@@ -63,10 +63,11 @@ def pooled(folder: Path) -> M3ViT:
     return classifier(folder, "vit_medium_patch16_gap_240")
 
 
-def classifier(folder: Path, name: str = "deit_tiny_patch16_224") -> M3ViT:
+def classifier(folder: Path, name: str = "deit_tiny_patch16_224", **others: object) -> M3ViT:
     torch.manual_seed(0)
     sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
-    model = timm.create_model(name, pretrained=False, num_classes=11, **sizes)
+    sizes |= {"num_classes": 11, **others}
+    model = timm.create_model(name, pretrained=False, **sizes)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -74,9 +75,44 @@ def classifier(folder: Path, name: str = "deit_tiny_patch16_224") -> M3ViT:
     return import_timm(name, weights=folder / "w.pth", **sizes).model
 
 
-@pytest.mark.parametrize(
-    "source", [m3vit, m3vit_windows, m3vit_heads, edge_moe, classifier, distilled, pooled]
-)
+def registers(folder: Path) -> M3ViT:
+    return classifier(folder, "vit_tiny_patch16_224", reg_tokens=3, init_values=0.7)
+
+
+def fourteen(folder: Path) -> M3ViT:
+    """DINOv2: patches of 14 pixels, no classifier."""
+    sizes = {"patch_size": 14, "img_size": 42, "num_classes": 0}
+    return classifier(folder, "vit_small_patch14_reg4_dinov2", **sizes)
+
+
+def pooled_registers(folder: Path) -> M3ViT:
+    return classifier(folder, "vit_so150m_patch16_reg4_gap_256", qkv_bias=False)
+
+
+def m3vit_shut_out(folder: Path) -> M3ViT:
+    """M3ViT's third window begins where fewer experts are left than it has."""
+    path = folder / "m3vit.pth"
+    torch.save(m3vit_weights("one"), path)
+    options = {"image": M3vit.IMAGE, "heads": M3vit.HEADS, "tasks": ["a", "b", "c"], "top_k": 1}
+    return import_m3vit(path, **options, experts_per_task=2).model
+
+
+SOURCES = [
+    m3vit,
+    m3vit_windows,
+    m3vit_shut_out,
+    m3vit_heads,
+    edge_moe,
+    classifier,
+    distilled,
+    pooled,
+    registers,
+    fourteen,
+    pooled_registers,
+]
+
+
+@pytest.mark.parametrize("source", SOURCES)
 def test_from_float_to_the_program(source: object, tmp_path: Path) -> None:
     assert callable(source)
     model: M3ViT = source(tmp_path)
