@@ -178,7 +178,7 @@ def _output(network: Network, task: str, rows: OutputRows, address: int) -> Outp
         columns=rows.columns,
         item_bytes=rows.item_bytes,
         pitch=rows.pitch,
-        scale=head.scale if head else network.residual_scale,
+        scale=head.scale if head else network.token_scale,
         channels=head.channels if head else 0,
         upscale=head.upscale if isinstance(head, Head) else 1,
         grid=rows.grid,

@@ -43,6 +43,8 @@ def check_network(network: Network) -> None:
             _upsampling(f"heads.{task}", head, g)
         else:
             _head(f"heads.{task}", head, g)
+    if not (np.isfinite(network.norm_scale) and network.norm_scale >= 0):
+        raise ValueError(f"norm_scale must not be negative, not {network.norm_scale!r}")
     if not (np.isfinite(network.residual_scale) and network.residual_scale > 0):
         raise ValueError(f"residual_scale must be positive, not {network.residual_scale!r}")
 

@@ -38,6 +38,7 @@ _LATER = {  # fields that files of this version may lack
     ("Head", "tokens"),
     ("Linear", "weight_bits"),
     ("Moe", "starts"),
+    ("Network", "norm_scale"),
     ("Moe", "ahead"),
 }
 _KIND = "kind"  # tells the members of a union apart

@@ -197,7 +197,8 @@ class Network:
     ``residual_scale``: float value of one step of the residual stream.
     ``norm`` and ``heads`` are absent in a backbone without heads; an upsampling head brings a norm
     of its own where the network has none. ``meta`` is free JSON (the model's configuration,
-    calibration method).
+    calibration method). ``norm_scale``: float value of one step of the final norm's outputs where
+    they are the result, in a network without heads; 0 elsewhere.
     """
 
     geometry: Geometry
@@ -209,6 +210,12 @@ class Network:
     tasks: tuple[str, ...]
     residual_scale: float
     meta: dict[str, Any] = field(default_factory=dict)
+    norm_scale: float = 0.0
+
+    @property
+    def token_scale(self) -> float:
+        """Float value of one step of the tokens that a task without head gives."""
+        return self.residual_scale if self.norm is None else self.norm_scale or 1.0
 
     @property
     def linear_heads(self) -> dict[str, Head]:

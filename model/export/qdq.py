@@ -301,6 +301,8 @@ class _Builder(Graph):
             flat = (-1, 1, head.tokens * g.dim) if head is not None and several else ()
             x = self.norm(path, x, norm, flat)
         if head is None:
+            if net.norm_scale:
+                x = self.scaled(x, net.norm_scale)
             return x, [g.tokens, g.dim]
         scale = head.linear.scale
         if head.mean is not None:
@@ -418,7 +420,7 @@ def qdq_difference(
         if head is not None:
             exact = golden.dequantise(raw, task).reshape(real.shape)
         else:
-            exact = raw * (network.residual_scale if network.norm is None else 1.0)
+            exact = raw * network.token_scale
         gap = np.abs(real.astype(np.float64) - exact)
         noise, variance = float(np.mean(gap**2)), float(np.var(exact))
         found[task] = {

@@ -16,7 +16,7 @@ from ..operators.upsampling import UpsamplingHead
 from .calibrate import Calibration
 from .layers import Fixed, Layers
 from .options import Options
-from .ranges import CODES, Encoding
+from .ranges import CODES, Encoding, channel_range
 from .upsampling import upsampling_stages
 
 __all__ = ["HeadQuantiser", "parts"]
@@ -82,6 +82,20 @@ class HeadQuantiser(Layers):
             scale=inner.scale * own.scale, offset=inner.offset * own.scale + own.offset
         )
         return layer, outer
+
+    def final_tokens(self, norm: FloatNorm) -> tuple[LayerNorm, float]:
+        """The final norm where its outputs are the result: one step for all channels, and it."""
+        centre, half = channel_range(
+            self.stats.site("norm"), self.options.clip, self.options.percentile
+        )
+        reach = np.abs(norm.gain * centre + norm.bias) + np.abs(norm.gain * half)
+        step = float(reach.max()) / CODES
+        dim = self.net.geometry.dim
+        eps = round(norm.eps * (dim / self.residual) ** 2)
+        gain, bias = norm.gain.astype(np.float64) / step, norm.bias.astype(np.float64) / step
+        used = np.where(gain == 0, 1.0, gain)
+        self.encodings["norm"] = Encoding(scale=1 / used, offset=-bias / used)
+        return LayerNorm.from_affine(gain, bias, min(eps, EPS.max)), step
 
     def after(self, name: str, norm: FloatNorm) -> Floats:
         """Calibrated outputs of a LayerNorm, whose site is ``x_hat``."""

@@ -91,8 +91,10 @@ class _Quantiser(HeadQuantiser):
         net = self.net
         embedding = RESIDUAL.saturate(np.round(net.embedding / self.residual)).astype(np.int16)
         blocks = tuple(self.block(i, b) for i, b in enumerate(net.blocks))
-        norm, encoding = None, None
-        if net.norm is not None:
+        norm, encoding, step = None, None, 0.0
+        if net.norm is not None and not net.heads:
+            norm, step = self.final_tokens(net.norm)
+        elif net.norm is not None:
             consumers = [part for head in net.heads.values() for part in parts(head)]
             norm, encoding = self.norm(net.norm, "norm", consumers)
         heads = {task: self.output(task, head, encoding) for task, head in net.heads.items()}
@@ -105,6 +107,7 @@ class _Quantiser(HeadQuantiser):
             heads=heads,
             tasks=net.tasks,
             residual_scale=self.residual,
+            norm_scale=step,
             meta={
                 **net.meta,
                 "quantisation": {**asdict(self.options), "images": self.stats.images},

@@ -156,7 +156,7 @@ def test_shapes_come_before_the_name(tmp_path: Path) -> None:
     for sizes, text in (
         ({"img_size": 48}, "img_size 48x48"),
         ({"depth": 1}, "depth 1"),
-        ({"patch_size": 16}, "patch_size 16"),
+        ({"patch_size": 4}, "patch_size 4"),
         ({"class_token": False, "global_pool": "avg", "fc_norm": False}, "class_token False"),
         ({"reg_tokens": 2, "no_embed_class": True}, "no_embed_class True"),
     ):
@@ -164,6 +164,8 @@ def test_shapes_come_before_the_name(tmp_path: Path) -> None:
         torch.save(theirs.state_dict(), tmp_path / "w.pth")
         given = {"embed_dim": 48, "patch_size": 8, "depth": 2} | heads
         given = {key: value for key, value in given.items() if key not in sizes}
+        if "img_size" not in sizes:
+            given["img_size"] = 32
         imported = import_timm(name, weights=tmp_path / "w.pth", **given)
         assert text in " ".join(imported.notes)
         images = pictures(2, imported.model.config.image)
