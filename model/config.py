@@ -108,7 +108,8 @@ class ModelConfig:
 
     The last fields hold what imported models do differently. ``attention_scale``: factor of the
     scores, ``(dim / heads) ** -0.5`` if None. ``class_token_in_position``: row 0 of the position
-    embedding is the class token itself, which then is no parameter of its own. ``gate_bias``: each
+    embedding is the class token itself, which then is no parameter of its own. ``pre_norm``: a
+    LayerNorm stands between the embedded tokens and the first block (CLIP). ``gate_bias``: each
     task's router adds a constant to its logits. ``final_norm``: whether a LayerNorm follows the
     last block; without it tasks are of kind ``tokens`` or have upsampling heads, with norms of
     their own. ``distilled``: a second token
@@ -140,6 +141,7 @@ class ModelConfig:
     pixel_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     pixel_std: tuple[float, float, float] = (0.25, 0.25, 0.25)
     pixel_scale: float = 255.0
+    pre_norm: bool = False
     attention_scale: float | None = None
     class_token_in_position: bool = False
     gate_bias: bool = False

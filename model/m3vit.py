@@ -179,6 +179,9 @@ class M3ViT(nn.Module):
                 config.gate_task_hidden or config.gate_task_dim,
                 config.gate_task_dim,
             )
+        self.norm_pre: nn.Module = nn.Identity()
+        if config.pre_norm:
+            self.norm_pre = nn.LayerNorm(config.dim, eps=config.norm_eps)
         self.norm: nn.Module = nn.Identity()
         if config.final_norm:
             self.norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
@@ -215,7 +218,7 @@ class M3ViT(nn.Module):
             x = torch.cat([*(t.expand(x.shape[0], -1, -1) for t in front), x], dim=1)
         elif self.config.class_token:  # it is row 0 of the position embedding
             x = torch.cat([x.new_zeros(1, 1, 1).expand(x.shape[0], 1, x.shape[2]), x], dim=1)
-        tokens: Tensor = x + self.pos_embed
+        tokens: Tensor = self.norm_pre(x + self.pos_embed)
         return tokens
 
     def task_embedding(self) -> Tensor | None:

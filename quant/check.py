@@ -28,6 +28,9 @@ def check_network(network: Network) -> None:
     _array("embedding", network.embedding, (g.tokens, g.dim), RESIDUAL, np.int16)
     if not network.tasks:
         raise ValueError("tasks must name at least one task")
+    if network.entry is not None:
+        _norm("entry.norm", network.entry.norm, g.dim)
+        _linear("entry.linear", network.entry.linear, g.dim, g.dim)
     for i, block in enumerate(network.blocks):
         _block(f"blocks.{i}", block, g.dim, network.tasks)
     if network.norm is not None:

@@ -39,6 +39,7 @@ _LATER = {  # fields that files of this version may lack
     ("Linear", "weight_bits"),
     ("Moe", "starts"),
     ("Network", "norm_scale"),
+    ("Network", "entry"),
     ("Moe", "ahead"),
 }
 _KIND = "kind"  # tells the members of a union apart

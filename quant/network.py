@@ -22,6 +22,7 @@ from .operators.upsampling import UpsamplingHead
 __all__ = [
     "Attention",
     "Block",
+    "Entry",
     "Expert",
     "Geometry",
     "Head",
@@ -153,6 +154,18 @@ class Block:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Entry:
+    """A norm between the embedded tokens and the first block.
+
+    The residual stream becomes what ``linear`` ``(D, D)``, a diagonal, makes of the norm's int8
+    outputs, added to zeros.
+    """
+
+    norm: LayerNorm
+    linear: Linear
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Head:
     """Linear head on every patch token: 16-bit outputs ``(patches, channels * s * s)``.
 
@@ -211,6 +224,7 @@ class Network:
     residual_scale: float
     meta: dict[str, Any] = field(default_factory=dict)
     norm_scale: float = 0.0
+    entry: Entry | None = None
 
     @property
     def token_scale(self) -> float:

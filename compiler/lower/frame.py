@@ -9,7 +9,7 @@ from math import gcd
 import numpy as np
 
 from moevit.hw.config import BEAT_BYTES
-from moevit.hw.isa import Destination, Gemm, Load, LoadKind, Store, Sync
+from moevit.hw.isa import Destination, Gemm, Load, LoadKind, Norm, Store, Sync
 
 from ..plan.layout import Matrix, Shapes, ceil_div, head_index, pack_residual
 from ..plan.norms import load_norms, load_scales
@@ -22,6 +22,7 @@ __all__ = [
     "OutputRows",
     "head_matrix",
     "load_patches",
+    "lower_entry",
     "lower_input",
     "lower_output",
     "output_credits",
@@ -76,7 +77,11 @@ def lower_input(c: Context) -> None:
     parts = split(matrix, c.config, demand=False)
     _load_group(c, *groups[0])
     load_norms(c, 0, 1, signal=Semaphore.RESIDUAL)
+    entry = c.network.entry
     norm = _FirstNorm(c)
+    if entry is not None:
+        load_scales(c)
+        norm.credits += 1
     for part in parts:
         first, last = part == parts[0], part == parts[-1]
         c.code.blocks.append(matrix.block(*part))
@@ -87,9 +92,103 @@ def lower_input(c: Context) -> None:
             _embed(c, strip, strips, part, matrix.depth, first=first, last=last, keep=not final)
             if last:
                 tiles = ceil_div(strips * columns, c.config.array.tokens)
-                norm.piece((strip + strips) * columns, tiles, final=final)
+                if entry is not None:
+                    norm.credits += tiles
+                else:
+                    norm.piece((strip + strips) * columns, tiles, final=final)
     load_norms(c, 1, c.plan.tiling.norms, signal=Semaphore.PARAMETERS)
-    load_scales(c)
+    if entry is None:
+        load_scales(c)
+        return
+    s = c.shapes
+    lower_entry(
+        c,
+        residual=c.plan.residual.base,
+        target=c.plan.tokens.base,
+        stride=s.chunks,
+        rows=s.tokens,
+        credits=norm.credits,
+        name="all tokens",
+    )
+    c.norm(
+        c.network.blocks[0].norm1,
+        0,
+        tokens=s.tokens,
+        wait=Semaphore.RESIDUAL,
+        signal=Semaphore.TOKENS,
+        note="block 0 norm1",
+    )
+
+
+def lower_entry(
+    c: Context,
+    *,
+    residual: int,
+    target: int,
+    stride: int,
+    rows: int,
+    credits: int,
+    name: str,
+) -> None:
+    """The norm in front of the blocks: residual rows to int8 at ``target``, and back.
+
+    Its outputs are added to zeros, which are loaded over the rows when it has read them.
+    ``credits`` of RESIDUAL are taken at once; each tile of the new rows gives one.
+    """
+    s, entry = c.shapes, c.network.entry
+    assert entry is not None
+    c.code.add(
+        Norm(
+            source=residual,
+            words=s.words,
+            tokens=rows,
+            target=target,
+            stride=stride,
+            params=c.plan.scales.base,
+            dim=s.geometry.dim,
+            eps=entry.norm.eps,
+            wait=Semaphore.RESIDUAL,
+            wait_count=credits,
+            signal=Semaphore.TOKENS,
+        ),
+        f"norm in front of the blocks, {name}",
+    )
+    tiles = ceil_div(rows, c.config.array.tokens)
+    c.code.add(
+        Sync(wait=Semaphore.TOKENS, wait_count=tiles, signal=Semaphore.FREED, count=1),
+        f"{name} normalised",
+    )
+    size = s.words * c.config.array.outputs * 2  # bytes of a token
+    length = c.code.table(f"{rows} tokens of zeros", lambda: np.zeros((rows, size), np.uint8))
+    c.code.add(
+        Load(
+            kind=LoadKind.RESIDUAL,
+            target=residual,
+            beats=length // BEAT_BYTES,
+            wait=Semaphore.FREED,
+            wait_count=1,
+            signal=Semaphore.LOADED,
+        ),
+        f"zeros for {name}",
+        pool=f"{rows} tokens of zeros",
+    )
+    matrix = c.matrix("norm in front of the blocks", entry.linear)
+    groups = split(matrix, c.config, demand=False)
+    for n, group in enumerate(groups):
+        c.code.gemm(
+            matrix,
+            f"norm back to the residual, {name}",
+            group=group if len(groups) > 1 else None,
+            source=target,
+            stride=stride,
+            tokens=rows,
+            mode=Destination.RESIDUAL,
+            target=residual,
+            target_stride=s.words,
+            wait=Semaphore.LOADED if n == 0 else 0,
+            wait_count=int(n == 0),
+            signal=Semaphore.RESIDUAL if n == len(groups) - 1 else 0,
+        )
 
 
 def _load_group(c: Context, strip: int, strips: int) -> None:

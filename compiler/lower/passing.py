@@ -18,7 +18,7 @@ from .block import Rows, attend, lower_dense, lower_heads
 from .context import Context
 from .decode import lower_maps
 from .emit import Semaphore, split
-from .frame import OutputRows, head_matrix, load_patches, output_rows
+from .frame import OutputRows, head_matrix, load_patches, lower_entry, output_rows
 from .moe import lower_moe
 
 __all__ = ["lower_passing"]
@@ -79,8 +79,11 @@ class _Frame:
             load_patches(c, strip, strips, residual=residual, pixels=pixels, wait=wait)
             if n == 0:
                 load_norms(c, 0, 1, signal=Semaphore.RESIDUAL)
+                if c.network.entry is not None:
+                    load_scales(c)
                 load_norms(c, 1, c.plan.tiling.norms, signal=Semaphore.PARAMETERS)
-                load_scales(c)
+                if c.network.entry is None:
+                    load_scales(c)
             tiles = ceil_div(strips * columns, self.tile)
             self.gemms(
                 matrix,
@@ -93,6 +96,18 @@ class _Frame:
                 wait_count=2,
                 signal=Semaphore.RESIDUAL,
             )
+            credits = tiles + (n == 0)
+            if c.network.entry is not None:
+                lower_entry(
+                    c,
+                    residual=residual,
+                    target=target,
+                    stride=p.norm,
+                    rows=rows,
+                    credits=credits + (n == 0),
+                    name=f"tokens {token}..{token + rows - 1}",
+                )
+                credits = ceil_div(rows, self.tile)
             self.norm(
                 c.network.blocks[0].norm1,
                 0,
@@ -101,7 +116,7 @@ class _Frame:
                 residual=residual,
                 target=target,
                 stride=p.norm,
-                wait_count=tiles + (n == 0),
+                wait_count=credits,
                 signal=Semaphore.OUTPUT,
             )
             self.store_norm(token, rows, target, p.norm)

@@ -38,7 +38,8 @@ class Buffers:
     linear head, and of its widest row. ``map_tile``: the smallest tile of an upsampling head.
     ``norms``: number of norms. ``experts``, ``top_k``: largest. ``depth``: of the longest
     contraction. ``router_rows``: weight rows of the largest router. ``gates``: mixtures whose gate
-    reads the residual stream in front of the block. ``means``: whether a head reads the mean of the
+    reads the residual stream in front of the block. ``entry``: 1 with a norm in front of the
+    blocks. ``means``: whether a head reads the mean of the
     patches. ``upsampling``: heads of that kind, whose tiles are planned when the rest has its place
     (:mod:`.maps`).
     """
@@ -56,6 +57,7 @@ class Buffers:
     depth: int
     router_rows: int
     gates: int
+    entry: int
     means: bool
     upsampling: dict[str, UpsamplingHead]
 
@@ -86,6 +88,11 @@ class Buffers:
         s = self.shapes
         norm = s.stored_words(s.chunks * self.config.array.inputs)
         return max(norm, s.attention_chunks) if self.heads_at_a_time == self.heads else norm
+
+    @property
+    def scales(self) -> int:
+        """Norms whose parameters are always there: gates' inputs, and that in front of all."""
+        return self.gates + self.entry
 
     @property
     def gate_row(self) -> int:
@@ -128,6 +135,7 @@ class Buffers:
             ),
             router_rows=logits * s.chunks,
             gates=len(gates_ahead(network)),
+            entry=int(network.entry is not None),
             means=any(h.mean is not None for h, _ in heads),
             upsampling=upsampling,
         )

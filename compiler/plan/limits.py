@@ -77,7 +77,7 @@ def check_limits(b: Buffers) -> None:
     limits.buffer("Key and value memory (one head)", b.head_rows, "kv_rows", config.row_bytes)
     limits.buffer(
         f"Norm parameter memory ({'gate inputs, ' if b.gates else ''}two norms)",
-        (min(b.norms, 2) + b.gates) * s.words,
+        (min(b.norms, 2) + b.scales) * s.words,
         "norm_rows",
         config.param_row_bytes,
     )

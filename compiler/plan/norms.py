@@ -51,8 +51,13 @@ def load_norms(c: Context, first: int, end: int, *, wait: int = 0, signal: int) 
 
 
 def load_scales(c: Context) -> None:
-    """LOAD of the parameters of gates' inputs."""
-    scales, name = gates_ahead(c.network).values(), "gate scales"
+    """LOAD of the parameters of gates' inputs, or of the norm in front of the blocks, whose credit
+    counts like a residual tile."""
+    entry = c.network.entry
+    if entry is not None:
+        scales, name = [entry.norm], "norm in front of the blocks"
+    else:
+        scales, name = list(gates_ahead(c.network).values()), "gate scales"
     if not scales:
         return
     length = c.code.table(name, lambda: np.concatenate([pack_norm(n, c.shapes) for n in scales]))
@@ -61,7 +66,7 @@ def load_scales(c: Context) -> None:
             kind=LoadKind.NORM,
             target=c.plan.scales.base,
             beats=length // BEAT_BYTES,
-            signal=Semaphore.SCALES,
+            signal=Semaphore.RESIDUAL if entry is not None else Semaphore.SCALES,
         ),
         name,
         pool=name,

@@ -171,6 +171,7 @@ def to_float_network(model: M3ViT) -> FloatNetwork:
         embedding=embedding,
         blocks=tuple(_block(cast(Block, block), model) for block in model.blocks),
         norm=_norm(model.norm) if isinstance(model.norm, nn.LayerNorm) else None,
+        entry=_norm(model.norm_pre) if isinstance(model.norm_pre, nn.LayerNorm) else None,
         heads={task.name: _head(model, task) for task in config.tasks if task.kind != "tokens"},
         tasks=config.task_names,
         meta={"model": json.loads(config.to_json())},

@@ -174,7 +174,13 @@ class _Builder(Graph):
                 self.add("Slice", x, *(self.constant(v, np.int64) for v in ([0], [1], [1]))), 0.0
             )
             x = self.add("Concat", first, x, axis=1)
-        return self.residual(self.add("Add", x, table))
+        x = self.residual(self.add("Add", x, table))
+        entry = self.net.entry
+        if entry is None:
+            return x
+        return self.residual(
+            self.linear("entry.linear", self.norm("entry.norm", x, entry.norm), entry.linear, scale)
+        )
 
     def attention(self, path: str, y: str, a: Attention) -> str:
         g, tokens = self.net.geometry, self.net.geometry.tokens

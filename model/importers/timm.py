@@ -14,8 +14,7 @@ A norm behind the mean of the patches (``fc_norm``) is refused. The accelerator 
 activations, the norm's outputs; there it would be of the 16-bit residual stream, which no engine
 adds up over tokens. By way of int8 and back (a plain NORM, the mean, a row of zeros loaded, an
 identity added to it, NORM) eight bits of rounding would stand in front of the norm that is to
-amplify it; nobody has measured what that costs, so nothing of the kind is compiled. A norm in front
-of the blocks (``norm_pre``) would have to replace the residual stream, which can only be added to.
+amplify it; nobody has measured what that costs, so nothing of the kind is compiled.
 """
 
 from __future__ import annotations
@@ -230,6 +229,7 @@ def _config(name: str, network: VisionTransformer, about: Mapping[str, Any]) -> 
         class_token=network.has_class_token,
         distilled=isinstance(network, VisionTransformerDistilled),
         registers=network.num_reg_tokens,
+        pre_norm=isinstance(network.norm_pre, nn.LayerNorm),
         final_norm=isinstance(network.norm, nn.LayerNorm),
         mean_pool=not headless and network.global_pool == "avg",
         crop_mode=mode,

@@ -64,8 +64,8 @@ def check(name: str, network: nn.Module) -> VisionTransformer:
     demand(embed.patch_size[0] == embed.patch_size[1], "its patches are no squares")
     demand(isinstance(embed.norm, nn.Identity), "it normalises embedded patches")
     demand(network.pos_embed is not None, "it has no learned position embedding")
-    pre = isinstance(network.norm_pre, nn.Identity)
-    demand(pre, "it has a norm in front of the blocks (norm_pre, of CLIP)")
+    pre = isinstance(network.norm_pre, nn.LayerNorm | nn.Identity)
+    demand(pre, f"the norm in front of its blocks is a {type(network.norm_pre).__name__}")
     for index, block in enumerate(network.blocks):
         _check_block(f"block {index}", block, network.embed_dim, demand)
     normal = isinstance(network.norm, nn.LayerNorm | nn.Identity)

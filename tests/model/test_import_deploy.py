@@ -89,6 +89,11 @@ def pooled_registers(folder: Path) -> M3ViT:
     return classifier(folder, "vit_so150m_patch16_reg4_gap_256", qkv_bias=False)
 
 
+def clip(folder: Path) -> M3ViT:
+    """A norm in front of the blocks."""
+    return classifier(folder, "vit_base_patch32_clip_224")
+
+
 def m3vit_shut_out(folder: Path) -> M3ViT:
     """M3ViT's third window begins where fewer experts are left than it has."""
     path = folder / "m3vit.pth"
@@ -109,6 +114,7 @@ SOURCES = [
     registers,
     fourteen,
     pooled_registers,
+    clip,
 ]
 
 
@@ -148,7 +154,7 @@ def test_classes_are_planes_of_one_pixel(tmp_path: Path) -> None:
     np.testing.assert_allclose(planes.ravel(), output[0] * golden.network.heads[TASK].linear.scale)
 
 
-@pytest.mark.parametrize("source", [distilled, pooled, fourteen])
+@pytest.mark.parametrize("source", [distilled, pooled, fourteen, clip])
 def test_quantised_onnx_of_classifiers(source: object, tmp_path: Path) -> None:
     assert callable(source)
     floats = to_float_network(source(tmp_path))
