@@ -14,7 +14,18 @@ import numpy as np
 
 from .formats import LOGIT, WEIGHT_BITS, Multiplier, weight_max
 from .golden import PIXEL_OFFSET, attend, patchify, run_experts
-from .network import Attention, Block, Expert, Geometry, Head, Mlp, Moe, Network, expert_order
+from .network import (
+    Attention,
+    Block,
+    Entry,
+    Expert,
+    Geometry,
+    Head,
+    Mlp,
+    Moe,
+    Network,
+    expert_order,
+)
 from .operators.gate import NOBODY, Gate
 from .operators.gelu import GELU
 from .operators.layernorm import LayerNorm
@@ -41,7 +52,8 @@ class Sizes:
     alone and have no sub-pixels. ``style``: ``"varied"``; ``"one"``: expert
     ``favourite`` comes first for every token (with ``top_k`` 1 it gets all of them and the others
     none); ``"starved"``: expert ``favourite`` is never chosen. ``expert_bits``: of their weights.
-    ``distilled``: with a distillation token, which class heads read as well. ``mean_heads``: heads
+    ``distilled``: with a distillation token, which class heads read as well. ``registers``: tokens
+    behind those that no head reads. ``entry``: a norm in front of the blocks. ``mean_heads``: heads
     read the patches' mean and have no sub-pixels. ``decoder_width``: channels of upsampling heads'
     convolutions (0: the heads are linear), which double the map ``doublings`` times and have a norm
     of their own without ``norm``.
@@ -71,6 +83,8 @@ class Sizes:
     decoder_width: int = 0
     doublings: int = 2
     distilled: bool = False
+    registers: int = 0
+    entry: bool = False
     class_token: bool = True
     norm: bool = True
     style: Style = "varied"
@@ -130,6 +144,7 @@ class Sizes:
             heads=self.heads,
             class_token=self.class_token,
             distilled=self.distilled,
+            registers=self.registers,
         )
 
 
@@ -165,6 +180,9 @@ class _Builder:
         x = np.repeat(embedding[None].astype(np.int64), _IMAGES, axis=0)
         first = geometry.front
         x[:, first:] = patch_embed.add(x[:, first:], pixels)
+        entry = None
+        if sizes.entry:
+            entry, x = self.entry(x)
         # From here on tasks diverge; the scales of each block come from the last task's tokens.
         blocks = []
         for i in range(sizes.depth):
@@ -188,13 +206,27 @@ class _Builder:
             tasks=self.tasks,
             residual_scale=2.0**-11,
             meta={"source": "random"},
+            entry=entry,
         )
+
+    def entry(self, x: Ints) -> tuple[Entry, Ints]:
+        norm, dim = self.norm(), self.sizes.dim
+        y = norm.compute(x)
+        diagonal = np.diag(self.rng.integers(-127, 128, dim)).astype(np.int8)
+        scales = [Multiplier.from_scale(float(s)) for s in self.rng.uniform(0.1, 0.5, dim)]
+        linear = Linear(
+            weight=diagonal,
+            bias=self.rng.integers(-9999, 10000, dim).astype(np.int32),
+            mult=np.array([m.mult for m in scales], np.uint16),
+            shift=np.array([m.shift for m in scales], np.uint8),
+        )
+        return Entry(norm=norm, linear=linear), linear.add(np.zeros_like(x), y)
 
     def head(self, channels: int, y: Ints) -> Head:
         sizes, tokens, mean = self.sizes, 1, None
         upscale = 1 if sizes.class_heads or sizes.mean_heads else sizes.upscale
         if sizes.class_heads and sizes.distilled:
-            tokens = sizes.geometry.front
+            tokens = 2
             y = y[:, :tokens].reshape(len(y), 1, -1)
         if sizes.mean_heads:
             mean = Multiplier.from_scale(2.5)

@@ -104,6 +104,10 @@ def check_limits(b: Buffers) -> None:
             "Weight ring (a router)", b.router_rows, "ring_rows", config.row_bytes, power=True
         )
     limits.require(
+        not (b.gates and b.entry),
+        "a norm in front of the blocks and gates that read their block's input do not go together",
+    )
+    limits.require(
         s.geometry.dim < 1 << DIM_BITS,
         f"the width of {s.geometry.dim} channels is more than the norm engine counts, "
         f"{(1 << DIM_BITS) - 1}",
