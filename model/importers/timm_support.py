@@ -62,6 +62,9 @@ def check(name: str, network: nn.Module) -> VisionTransformer:
     demand(type(embed) is PatchEmbed, f"its patches come from a {type(embed).__name__}")
     demand(embed.proj.in_channels == 3, f"its images have {embed.proj.in_channels} channels, not 3")
     demand(embed.patch_size[0] == embed.patch_size[1], "its patches are no squares")
+    patch, image = embed.patch_size[0], embed.img_size
+    whole = image is not None and not any(side % patch for side in image)
+    demand(whole, f"its images {image} are no whole patches of {patch} pixels")
     demand(isinstance(embed.norm, nn.Identity), "it normalises embedded patches")
     demand(network.pos_embed is not None, "it has no learned position embedding")
     pre = isinstance(network.norm_pre, nn.LayerNorm | nn.Identity)
