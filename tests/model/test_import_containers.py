@@ -75,7 +75,7 @@ def test_several_are_listed_and_chosen(tmp_path: Path) -> None:
         read_weights(path)
     for key in ("state_dict_ema", "state_dict_ema.module"):
         assert read_weights(path, key).tensors[ANCHOR].mean() == 2
-    with pytest.raises(ValueError, match=r"no network 'ema'.*expected state_dict or state_dict_ema"):
+    with pytest.raises(ValueError, match=r"no network 'ema'.*expected state_dict or"):
         read_weights(path, "ema")
     path = save({**prefixed("student."), **prefixed("teacher.", other)}, tmp_path)
     with pytest.raises(ValueError, match="several networks: student, teacher"):
