@@ -115,11 +115,12 @@ class ModelConfig:
     their own. ``distilled``: a second token
     like the class token, which heads on the class token read as well (DeiT). ``registers``: tokens
     behind those two that no head reads (Darcet et al. 2024). ``mean_pool``: heads
-    of kind ``classification`` read the patches' mean instead. ``decoder``: one of :data:`DECODERS`;
-    an upsampling one has ``decoder_width`` channels inside. ``align_corners``: its doublings keep
-    the outermost pixels' centres in their places, not their edges. ``crop_mode``, one of
-    :data:`CROP_MODES`, ``crop_pct`` and ``interpolation``, one of :data:`INTERPOLATIONS`: how
-    pictures of any size become the model's images.
+    of kind ``classification`` read the patches' mean instead; with ``pool_norm`` it is of the
+    residual stream, without ``final_norm``, and has a LayerNorm behind it. ``decoder``: one of
+    :data:`DECODERS`; an upsampling one has ``decoder_width`` channels inside. ``align_corners``:
+    its doublings keep the outermost pixels' centres in their places, not their edges.
+    ``crop_mode``, one of :data:`CROP_MODES`, ``crop_pct`` and ``interpolation``, one of
+    :data:`INTERPOLATIONS`: how pictures of any size become the model's images.
 
     Raises ``ValueError`` naming the field for sizes that do not fit one another.
     """
@@ -157,6 +158,7 @@ class ModelConfig:
     distilled: bool = False
     registers: int = 0
     mean_pool: bool = False
+    pool_norm: bool = False
     decoder: str = "linear"
     decoder_width: int = 256
     align_corners: bool = False
@@ -206,6 +208,8 @@ class ModelConfig:
             raise ValueError(
                 "Model class_token_in_position needs class_token, and not distilled or registers"
             )
+        if self.pool_norm and (self.final_norm or not self.mean_pool):
+            raise ValueError("Model pool_norm needs mean_pool, and no final_norm")
         if self.distilled and not self.class_token:
             raise ValueError("Model distilled needs class_token")
         if not self.tasks:
@@ -218,8 +222,9 @@ class ModelConfig:
                 raise ValueError(
                     f"Task {task.name} of kind classification needs class_token or mean_pool"
                 )
-            upsampled = self.decoder == "upsampling" and task.kind in KINDS
-            if task.kind != "tokens" and not self.final_norm and not upsampled:
+            own = self.decoder == "upsampling" and task.kind in KINDS
+            own = own or (self.pool_norm and task.kind == "classification")
+            if task.kind != "tokens" and not self.final_norm and not own:
                 raise ValueError(f"Task {task.name} of kind {task.kind} needs final_norm")
             if task.kind == "tokens" and task.channels != self.dim:
                 raise ValueError(

@@ -129,12 +129,15 @@ class ClassHead(nn.Module):
         super().__init__()
         self.front, self.mean = config.front, config.mean_pool
         self.read = config.front - config.registers
+        self.norm: nn.Module = nn.Identity()
+        if config.pool_norm:
+            self.norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
         self.linear = nn.Linear(config.class_inputs, task.channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens ``(B, N, D)`` to ``(B, C)``."""
         x = x[:, self.front :].mean(1) if self.mean else x[:, : self.read].flatten(1)
-        out: Tensor = self.linear(x)
+        out: Tensor = self.linear(self.norm(x))
         return out
 
 

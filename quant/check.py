@@ -40,9 +40,9 @@ def check_network(network: Network) -> None:
             raise ValueError(f"heads.{task} is not one of the tasks {', '.join(network.tasks)}")
         if network.final_norm(task) is None:
             raise ValueError(f"heads.{task} needs the final norm, which is absent")
+        if None not in (head.norm, network.norm):
+            raise ValueError(f"heads.{task}.norm must be absent: the network has a final norm")
         if isinstance(head, UpsamplingHead):
-            if None not in (head.norm, network.norm):
-                raise ValueError(f"heads.{task}.norm must be absent: the network has a final norm")
             _upsampling(f"heads.{task}", head, g)
         else:
             _head(f"heads.{task}", head, g)
@@ -62,6 +62,12 @@ def _head(path: str, head: Head, g: Geometry) -> None:
     most = 1 + int(g.distilled) if head.class_token else 1
     if not 1 <= head.tokens <= most:
         raise ValueError(f"{path}.tokens must be from 1 to {most}, not {head.tokens!r}")
+    if head.pooled is not None:
+        if head.mean is None:
+            raise ValueError(f"{path}.pooled needs a mean")
+        _affine(f"{path}.pooled.rescale", head.pooled.rescale, g.dim)
+        _linear(f"{path}.pooled.linear", head.pooled.linear, g.dim, g.dim)
+        _norm(f"{path}.pooled.norm", head.pooled.norm, g.dim)
     outputs = head.channels * head.upscale**2
     _linear(f"{path}.linear", head.linear, outputs, g.dim * head.tokens)
 

@@ -371,4 +371,7 @@ class Golden:
             rows = y[:, : head.tokens].reshape(len(y), 1, -1)
         elif head.mean is not None:
             rows = keep("mean", token_mean(rows, head.mean))
+            if head.pooled is not None:
+                row = keep("pooled", head.pooled.linear.add(np.zeros_like(rows), rows))
+                rows = keep("pool norm", head.pooled.norm.compute(row))
         return keep("head", head.linear.values(rows).astype(np.int16))

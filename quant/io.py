@@ -35,6 +35,7 @@ _LATER = {  # fields that files of this version may lack
     ("Geometry", "distilled"),
     ("Geometry", "registers"),
     ("Head", "mean"),
+    ("Head", "pooled"),
     ("Head", "tokens"),
     ("Linear", "weight_bits"),
     ("Moe", "starts"),

@@ -29,6 +29,7 @@ __all__ = [
     "Mlp",
     "Moe",
     "Network",
+    "Pooled",
     "expert_order",
 ]
 
@@ -166,12 +167,26 @@ class Entry:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Pooled:
+    """A mean of the residual stream over the patches, and the norm behind it.
+
+    ``rescale`` makes int8 of the patches' residuals, of which the mean is taken; ``linear``
+    ``(D, D)``, a diagonal, adds it to zeros as a residual of its own scale, and ``norm`` follows.
+    """
+
+    rescale: Rescale
+    linear: Linear
+    norm: LayerNorm
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Head:
     """Linear head on every patch token: 16-bit outputs ``(patches, channels * s * s)``.
 
     With ``class_token`` it reads that token alone and gives one row, ``upscale`` being 1; where
     ``tokens`` is 2, that and the distillation token, side by side. With ``mean`` it reads the patch
-    tokens' mean times ``mean`` (:func:`~.operators.softmax.token_mean`), also one row.
+    tokens' mean times ``mean`` (:func:`~.operators.softmax.token_mean`), also one row; with
+    ``pooled`` that mean is of the residual stream and has a norm behind it.
     ``linear.scale`` turns outputs into floats. ``channels`` output planes, ``upscale`` = s
     sub-pixels a side; output index
     ``c*s*s + dy*s + dx`` (pixel-shuffle order).
@@ -183,6 +198,7 @@ class Head:
     class_token: bool = False
     tokens: int = 1
     mean: Multiplier | None = None
+    pooled: Pooled | None = None
 
     @property
     def single(self) -> bool:
@@ -195,9 +211,9 @@ class Head:
         return self.linear.scale
 
     @property
-    def norm(self) -> None:
-        """A linear head reads what the network's final norm gives."""
-        return None
+    def norm(self) -> Rescale | None:
+        """What makes int8 of the tokens where the network's final norm does not."""
+        return None if self.pooled is None else self.pooled.rescale
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -236,7 +252,7 @@ class Network:
         """The heads that are linear, by task."""
         return {task: head for task, head in self.heads.items() if isinstance(head, Head)}
 
-    def final_norm(self, task: str) -> LayerNorm | None:
-        """What normalises a task's last tokens: the network's norm, or the head's own."""
+    def final_norm(self, task: str) -> LayerNorm | Rescale | None:
+        """What makes int8 of a task's last tokens: the network's norm, or the head's own."""
         head = self.heads.get(task)
         return self.norm if head is None or head.norm is None else head.norm

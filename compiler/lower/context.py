@@ -12,6 +12,7 @@ from moevit.hw.isa import Norm
 from moevit.quant.network import Head, Network
 from moevit.quant.operators.layernorm import LayerNorm
 from moevit.quant.operators.linear import Linear
+from moevit.quant.operators.rescale import Rescale
 from moevit.quant.operators.upsampling import UpsamplingHead
 
 from ..plan.layout import Ints, Matrix, Shapes, head_index, pack_linear, patch_index
@@ -133,7 +134,7 @@ class Context:
 
     def norm(
         self,
-        norm: LayerNorm,
+        norm: LayerNorm | Rescale,
         index: int,
         *,
         first: int = 0,
@@ -156,7 +157,8 @@ class Context:
                 stride=stride,
                 params=self.plan.norm_row(index, s.words),
                 dim=s.geometry.dim,
-                eps=norm.eps,
+                eps=norm.eps if isinstance(norm, LayerNorm) else 0,
+                plain=int(isinstance(norm, Rescale)),
                 wait=wait,
                 wait_count=wait_count,
                 signal=signal,

@@ -10,9 +10,10 @@ import numpy as np
 
 from moevit.hw.config import BEAT_BYTES
 from moevit.hw.isa import Destination, Gemm, Load, LoadKind, Norm, Store, Sync
+from moevit.quant.network import Pooled
 
 from ..plan.layout import Matrix, Shapes, ceil_div, head_index, pack_residual
-from ..plan.norms import load_norms, load_scales
+from ..plan.norms import load_norms, load_scales, needed
 from .context import Context
 from .decode import lower_maps
 from .emit import Semaphore, split
@@ -158,37 +159,16 @@ def lower_entry(
         Sync(wait=Semaphore.TOKENS, wait_count=tiles, signal=Semaphore.FREED, count=1),
         f"{name} normalised",
     )
-    size = s.words * c.config.array.outputs * 2  # bytes of a token
-    length = c.code.table(f"{rows} tokens of zeros", lambda: np.zeros((rows, size), np.uint8))
-    c.code.add(
-        Load(
-            kind=LoadKind.RESIDUAL,
-            target=residual,
-            beats=length // BEAT_BYTES,
-            wait=Semaphore.FREED,
-            wait_count=1,
-            signal=Semaphore.LOADED,
-        ),
-        f"zeros for {name}",
-        pool=f"{rows} tokens of zeros",
+    _load_zeros(c, rows, residual, name)
+    _to_residual(
+        c,
+        c.matrix("norm in front of the blocks", entry.linear),
+        f"norm back to the residual, {name}",
+        source=target,
+        stride=stride,
+        tokens=rows,
+        target=residual,
     )
-    matrix = c.matrix("norm in front of the blocks", entry.linear)
-    groups = split(matrix, c.config, demand=False)
-    for n, group in enumerate(groups):
-        c.code.gemm(
-            matrix,
-            f"norm back to the residual, {name}",
-            group=group if len(groups) > 1 else None,
-            source=target,
-            stride=stride,
-            tokens=rows,
-            mode=Destination.RESIDUAL,
-            target=residual,
-            target_stride=s.words,
-            wait=Semaphore.LOADED if n == 0 else 0,
-            wait_count=int(n == 0),
-            signal=Semaphore.RESIDUAL if n == len(groups) - 1 else 0,
-        )
 
 
 def _load_group(c: Context, strip: int, strips: int) -> None:
@@ -364,7 +344,7 @@ def head_matrix(c: Context, out: OutputRows) -> Matrix:
     otiles = out.pitch // (2 * c.config.array.outputs)
     head, s = c.network.linear_heads[c.task], c.shapes
     inputs = None  # in order
-    if head.mean is not None:
+    if head.mean is not None and head.pooled is None:
         inputs = head_index(s)
     elif head.tokens > 1:  # each token padded by itself
         width = s.chunks * c.config.array.inputs
@@ -417,6 +397,8 @@ def lower_output(c: Context) -> OutputRows:
     if head.mean is not None:
         source, wait = lower_mean(c, head.mean), Semaphore.ATTENDED
         target += s.mean_words
+    if head.pooled is not None:
+        source, wait = _lower_pooled(c, head.pooled, source, index + 1), Semaphore.TOKENS
     c.code.gemms(
         head_matrix(c, out),
         f"head {c.task}",
@@ -432,6 +414,74 @@ def lower_output(c: Context) -> OutputRows:
     )
     _store(c, target, words, words, out.rows, out.pitch)
     return out
+
+
+def _lower_pooled(c: Context, pooled: Pooled, source: int, number: int) -> int:
+    """The mean at ``source`` to a residual of one row, and norm ``number`` of that; where it is.
+
+    When the mean is there, the residual stream has been read: its first row is taken.
+    """
+    s, row = c.shapes, c.plan.residual.base
+    needed(c, number)
+    c.code.add(
+        Sync(wait=Semaphore.ATTENDED, wait_count=1, signal=Semaphore.FREED, count=1),
+        "mean complete",
+    )
+    _load_zeros(c, 1, row, "the mean")
+    _to_residual(
+        c,
+        c.head_inputs(f"mean to residual {c.task}", pooled.linear),
+        "mean to the residual",
+        source=source,
+        stride=s.attention_chunks,
+        tokens=1,
+        target=row,
+    )
+    c.norm(
+        pooled.norm,
+        number,
+        tokens=1,
+        wait=Semaphore.RESIDUAL,
+        signal=Semaphore.TOKENS,
+        note="norm of the mean",
+    )
+    return c.plan.tokens.base
+
+
+def _load_zeros(c: Context, rows: int, residual: int, name: str) -> None:
+    """Zeros over residual rows that have been read (FREED)."""
+    size = c.shapes.words * c.config.array.outputs * 2  # bytes of a token
+    pool = f"{rows} tokens of zeros"
+    length = c.code.table(pool, lambda: np.zeros((rows, size), np.uint8))
+    c.code.add(
+        Load(
+            kind=LoadKind.RESIDUAL,
+            target=residual,
+            beats=length // BEAT_BYTES,
+            wait=Semaphore.FREED,
+            wait_count=1,
+            signal=Semaphore.LOADED,
+        ),
+        f"zeros for {name}",
+        pool=pool,
+    )
+
+
+def _to_residual(c: Context, matrix: Matrix, note: str, **fields: int) -> None:
+    """A matrix onto zeros that have been loaded."""
+    groups = split(matrix, c.config, demand=False)
+    for n, group in enumerate(groups):
+        c.code.gemm(
+            matrix,
+            note,
+            group=group if len(groups) > 1 else None,
+            mode=Destination.RESIDUAL,
+            target_stride=c.shapes.words,
+            wait=Semaphore.LOADED if n == 0 else 0,
+            wait_count=int(n == 0),
+            signal=Semaphore.RESIDUAL if n == len(groups) - 1 else 0,
+            **fields,
+        )
 
 
 def _store(

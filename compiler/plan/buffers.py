@@ -125,7 +125,8 @@ class Buffers:
             map_tile=max((least_words(h, s, pixel) for h in upsampling.values()), default=0),
             head_row=max((w for _, w in heads), default=0),
             norms=2 * len(network.blocks)
-            + any(network.final_norm(task) is not None for task in network.tasks),
+            + any(network.final_norm(task) is not None for task in network.tasks)
+            + any(head.pooled is not None for head in network.linear_heads.values()),
             experts=max((len(m.experts) for m in moes), default=0),
             top_k=max((m.gate.k for m in moes), default=0),
             depth=max(

@@ -15,6 +15,7 @@ import numpy as np
 from moevit.hw.config import BEAT_BYTES
 from moevit.hw.isa import Load, LoadKind, Norm, Sync
 from moevit.quant.operators.layernorm import LayerNorm
+from moevit.quant.operators.rescale import Rescale
 
 from ..lower.context import Context
 from ..lower.emit import Semaphore
@@ -24,16 +25,20 @@ from .layout import pack_norm
 __all__ = ["all_norms", "gate_input", "load_norms", "load_scales", "needed", "used"]
 
 
-def all_norms(c: Context) -> list[LayerNorm]:
+def all_norms(c: Context) -> list[LayerNorm | Rescale]:
     """Every norm in the order of execution; its place is its number."""
-    norms = [n for b in c.network.blocks for n in (b.norm1, b.norm2)]
-    return norms + ([c.final_norm] if c.final_norm else [])
+    norms: list[LayerNorm | Rescale] = []
+    for block in c.network.blocks:
+        norms += [block.norm1, block.norm2]
+    norms += [c.final_norm] if c.final_norm else []
+    pooled = c.linear_head.pooled if c.linear_head else None
+    return norms + ([pooled.norm] if pooled else [])
 
 
 def load_norms(c: Context, first: int, end: int, *, wait: int = 0, signal: int) -> None:
     """LOAD of norms ``first .. end - 1``, which lie one behind the other on the chip."""
     norms = all_norms(c)[first:end]
-    own = c.final_norm is not c.network.norm and first + len(norms) == len(all_norms(c))
+    own = c.final_norm is not c.network.norm and first + len(norms) > 2 * len(c.network.blocks)
     name = f"norm parameters {first}:{end}" + (f" {c.task}" if own else "")
     length = c.code.table(name, lambda: np.concatenate([pack_norm(n, c.shapes) for n in norms]))
     c.code.add(

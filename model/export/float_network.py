@@ -102,6 +102,7 @@ def _head(model: M3ViT, task: TaskConfig) -> FloatHead | FloatUpsamplingHead:
         class_token=single and not config.mean_pool,
         tokens=config.class_inputs // config.dim if single else 1,
         mean=single and config.mean_pool,
+        norm=_norm(cast(nn.LayerNorm, module.norm)) if single and config.pool_norm else None,
     )
 
 

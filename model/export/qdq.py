@@ -34,6 +34,7 @@ from moevit.quant.network import Attention, Mlp, Moe, Network
 from moevit.quant.operators.gelu import GELU
 from moevit.quant.operators.layernorm import X_HAT_FRAC, LayerNorm
 from moevit.quant.operators.linear import Linear
+from moevit.quant.operators.rescale import Rescale
 from moevit.quant.operators.upsampling import UpsamplingHead
 
 from ..checkpoint import write_atomically
@@ -293,6 +294,8 @@ class _Builder(Graph):
         """A task's result and its shape behind the batch."""
         g, net = self.net.geometry, self.net
         head, norm = net.heads.get(task), net.final_norm(task)
+        if isinstance(norm, Rescale):
+            raise ValueError("A norm behind the patches' mean (pool_norm) has no QDQ export")
         if head is not None:  # in front of the norm, which then has fewer tokens
             ends = ([0], [head.tokens]) if head.class_token else ([g.front], [g.tokens])
             x = self.add("Slice", x, *(self.constant(v, np.int64) for v in (*ends, [1])))

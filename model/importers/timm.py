@@ -9,12 +9,6 @@ tokens. A network without classifier gives its tokens; what stands behind them t
 
 How pictures become pixels (mean, deviation, crop, interpolation) is timm's for the name, unless
 told otherwise, and part of the model.
-
-A norm behind the mean of the patches (``fc_norm``) is refused. The accelerator makes means of int8
-activations, the norm's outputs; there it would be of the 16-bit residual stream, which no engine
-adds up over tokens. By way of int8 and back (a plain NORM, the mean, a row of zeros loaded, an
-identity added to it, NORM) eight bits of rounding would stand in front of the norm that is to
-amplify it; nobody has measured what that costs, so nothing of the kind is compiled.
 """
 
 from __future__ import annotations
@@ -232,6 +226,7 @@ def _config(name: str, network: VisionTransformer, about: Mapping[str, Any]) -> 
         pre_norm=isinstance(network.norm_pre, nn.LayerNorm),
         final_norm=isinstance(network.norm, nn.LayerNorm),
         mean_pool=not headless and network.global_pool == "avg",
+        pool_norm=not headless and isinstance(network.fc_norm, nn.LayerNorm),
         crop_mode=mode,
         crop_pct=float(about.get("crop_pct") or 0.875),
         interpolation=how,
@@ -250,6 +245,8 @@ def _translate(config: ModelConfig, found: dict[str, Tensor]) -> dict[str, Tenso
                 join = torch.cat([tensor, other], dim=1) if tensor.ndim == 2 else tensor + other
                 tensor = join / 2
             out[f"heads.{TASK}.linear.{name.removeprefix('head.')}"] = tensor
+        elif name.startswith("fc_norm."):
+            out[f"heads.{TASK}.norm.{name.removeprefix('fc_norm.')}"] = tensor
         elif ".ls" not in name:
             out[name] = tensor
     missing = config.tokens - out["pos_embed"].shape[1]

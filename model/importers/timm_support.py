@@ -80,12 +80,9 @@ def check(name: str, network: nn.Module) -> VisionTransformer:
     demand(pool == "avg" or network.has_class_token, "it has no class token to classify")
     prefix = pool == "avg" and network.pool_include_prefix and network.num_prefix_tokens
     demand(not prefix, "its pooling takes the tokens in front of the patches as well")
-    behind = (
-        f"it has a {type(network.fc_norm).__name__} behind its pooling (fc_norm), expected the "
-        "norm in front of it, as of timm's vit_*_gap_*"
-    )
-    demand(isinstance(network.fc_norm, nn.Identity), behind)
-    demand(isinstance(network.norm, nn.LayerNorm), "it has no final norm before its head")
+    inside, behind = (isinstance(n, nn.LayerNorm) for n in (network.norm, network.fc_norm))
+    demand(inside or pool == "avg", "its class token has no norm in front of its head")
+    demand(inside != behind, "it has not one norm, in front of its pooling or behind it (fc_norm)")
     demand(isinstance(network.head, nn.Linear), "it has no linear head")
     return network
 

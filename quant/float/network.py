@@ -112,7 +112,7 @@ class FloatHead:
     """Linear head; outputs in pixel-shuffle order ``c*s*s + dy*s + dx``, ``s = upscale``.
 
     It reads every patch token, or the first ``tokens`` tokens side by side (``class_token``), or
-    the patch tokens' mean (``mean``).
+    the patch tokens' mean (``mean``), with a norm behind it if it has one.
     """
 
     linear: FloatLinear
@@ -121,6 +121,7 @@ class FloatHead:
     class_token: bool = False
     tokens: int = 1
     mean: bool = False
+    norm: FloatNorm | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -263,8 +264,12 @@ class FloatNetwork:
             x = x.reshape(len(x), 1, -1)
         else:
             x = x[:, self.geometry.front :]
+        if head.norm is not None:
+            x = watch(f"heads.{task}.rows", x)
         if head.mean:
             x = watch(f"heads.{task}.mean", x.mean(axis=1, keepdims=True))
+        if head.norm is not None:
+            x = self._norm(head.norm, x, f"heads.{task}.norm", watch)
         return watch(f"heads.{task}", head.linear(x))
 
     def _upsampled(

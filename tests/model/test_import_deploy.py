@@ -94,6 +94,10 @@ def clip(folder: Path) -> M3ViT:
     return classifier(folder, "vit_base_patch32_clip_224")
 
 
+def norm_behind_mean(folder: Path) -> M3ViT:
+    return classifier(folder, "vit_medium_patch16_reg4_gap_256")
+
+
 def m3vit_shut_out(folder: Path) -> M3ViT:
     """M3ViT's third window begins where fewer experts are left than it has."""
     path = folder / "m3vit.pth"
@@ -115,6 +119,7 @@ SOURCES = [
     fourteen,
     pooled_registers,
     clip,
+    norm_behind_mean,
 ]
 
 

@@ -74,6 +74,12 @@ AWKWARD = {
     "registers, no class token": Sizes(registers=5, class_token=False, mean_heads=True),
     "odd patch": Sizes(patch=7, image_height=21, image_width=35),
     "odd patch, grey": Sizes(patch=5, channels=1, image_height=20, image_width=45),
+    "norm behind the mean": Sizes(
+        mean_heads=True, pool_norm=True, norm=False, registers=2, class_token=False, dim=20
+    ),
+    "norm behind the mean, all": Sizes(
+        mean_heads=True, pool_norm=True, norm=False, entry=True, head_channels=(37, 3), moe=()
+    ),
     "norm in front": Sizes(entry=True, moe=(0,)),
     "norm in front, one token": Sizes(
         entry=True, class_token=False, image_height=8, image_width=8, norm=False, head_channels=()
@@ -151,6 +157,8 @@ def sizes(draw: st.DrawFn) -> Sizes:
         mean_heads=what == "mean",
         distilled=base.class_token and draw(st.booleans()),
         registers=draw(st.sampled_from([0, 0, 1, 3])),
+        pool_norm=what == "mean" and not norm,
+        head_channels=base.head_channels or (2,) * (what == "mean"),
         entry=not base.ahead and draw(st.booleans()),
     )
     if what == "patches" and draw(st.booleans()):
