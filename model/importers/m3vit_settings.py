@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Settings", "accumulated_starts"]
 

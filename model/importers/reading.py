@@ -126,10 +126,11 @@ def _pickled(path: Path) -> Any:
                     inert[name] = type(name.rpartition(".")[2] or "Inert", (Inert,), {})
     except pickle.UnpicklingError as error:
         reason = str(error).partition("WeightsUnpickler error: ")[2] or str(error)
-        line = reason.splitlines()[0].split(". ")[0]
+        line = reason.strip().partition("\n")[0].split(". ")[0]
+        what = f" ({line})" if line else ""
         raise ValueError(
-            f"Weights {path} are not a file of plain tensors ({line}). Save the state dictionary "
-            "alone"
+            f"Weights {path} are not a file of plain tensors{what}; loading them would run code "
+            "from the file. Save the state dictionary alone"
         ) from None
     except (RuntimeError, EOFError, OSError, KeyError, zipfile.BadZipFile) as error:
         reason = f" {str(error).splitlines()[0].split('. ')[0]}" if str(error) else ""
