@@ -28,7 +28,7 @@ class Semaphore(IntEnum):
 
     NONE = 0
     LOADED = 1
-    """loads -> patch embedding"""
+    """loads -> patch embedding; zeros over residuals -> what is added to them"""
     RESIDUAL = 2
     """compute (and the load of the norm parameters) -> norm: a tile of the residual is complete"""
     TOKENS = 3

@@ -18,6 +18,7 @@ from moevit.model.importers.edge_moe import import_edge_moe
 from moevit.model.importers.m3vit import import_m3vit
 from moevit.model.importers.timm import TASK, import_timm
 from moevit.model.m3vit import M3ViT
+from moevit.quant.analysis.report import compare
 from moevit.quant.golden import Golden
 from moevit.quant.io import load_network, save_network
 from moevit.quant.ptq.calibrate import calibrate
@@ -167,3 +168,14 @@ def test_quantised_onnx_of_classifiers(source: object, tmp_path: Path) -> None:
     network = quantise(floats, calibrate(floats, images))
     report = export_qdq(network, tmp_path / "q.onnx", images=images[:6])
     assert report["difference"][network.tasks[0]]["sqnr_db"] > 25
+
+
+@pytest.mark.parametrize("source", [clip, norm_behind_mean])
+def test_reports_of_what_norms_do(source: object, tmp_path: Path) -> None:
+    assert callable(source)
+    floats = to_float_network(source(tmp_path))
+    images = random_images(5, floats.geometry, 16)
+    network = quantise(floats, calibrate(floats, images))
+    found = compare(floats, network, images[:4]).noise[network.tasks[0]]
+    decibels = {site: noise.decibels for site, noise in found.items()}
+    assert min(decibels.values()) > 18, decibels
