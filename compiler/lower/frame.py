@@ -9,21 +9,20 @@ from math import gcd
 import numpy as np
 
 from moevit.hw.config import BEAT_BYTES
-from moevit.hw.isa import Destination, Gemm, Load, LoadKind, Norm, Store, Sync
-from moevit.quant.network import Pooled
+from moevit.hw.isa import Destination, Gemm, Load, LoadKind, Store, Sync
 
 from ..plan.layout import Matrix, Shapes, ceil_div, head_index, pack_residual
-from ..plan.norms import load_norms, load_scales, needed
+from ..plan.norms import load_norms, load_scales
 from .context import Context
 from .decode import lower_maps
 from .emit import Semaphore, split
 from .mean import lower_mean
+from .renormal import lower_entry, lower_pooled
 
 __all__ = [
     "OutputRows",
     "head_matrix",
     "load_patches",
-    "lower_entry",
     "lower_input",
     "lower_output",
     "output_credits",
@@ -118,56 +117,6 @@ def lower_input(c: Context) -> None:
         wait=Semaphore.RESIDUAL,
         signal=Semaphore.TOKENS,
         note="block 0 norm1",
-    )
-
-
-def lower_entry(
-    c: Context,
-    *,
-    residual: int,
-    target: int,
-    stride: int,
-    rows: int,
-    credits: int,
-    name: str,
-) -> None:
-    """The norm in front of the blocks: residual rows to int8 at ``target``, and back.
-
-    Its outputs are added to zeros, which are loaded over the rows when it has read them.
-    ``credits`` of RESIDUAL are taken at once; each tile of the new rows gives one.
-    """
-    s, entry = c.shapes, c.network.entry
-    assert entry is not None
-    c.code.add(
-        Norm(
-            source=residual,
-            words=s.words,
-            tokens=rows,
-            target=target,
-            stride=stride,
-            params=c.plan.scales.base,
-            dim=s.geometry.dim,
-            eps=entry.norm.eps,
-            wait=Semaphore.RESIDUAL,
-            wait_count=credits,
-            signal=Semaphore.TOKENS,
-        ),
-        f"norm in front of the blocks, {name}",
-    )
-    tiles = ceil_div(rows, c.config.array.tokens)
-    c.code.add(
-        Sync(wait=Semaphore.TOKENS, wait_count=tiles, signal=Semaphore.FREED, count=1),
-        f"{name} normalised",
-    )
-    _load_zeros(c, rows, residual, name)
-    _to_residual(
-        c,
-        c.matrix("norm in front of the blocks", entry.linear),
-        f"norm back to the residual, {name}",
-        source=target,
-        stride=stride,
-        tokens=rows,
-        target=residual,
     )
 
 
@@ -398,7 +347,7 @@ def lower_output(c: Context) -> OutputRows:
         source, wait = lower_mean(c, head.mean), Semaphore.ATTENDED
         target += s.mean_words
     if head.pooled is not None:
-        source, wait = _lower_pooled(c, head.pooled, source, index + 1), Semaphore.TOKENS
+        source, wait = lower_pooled(c, head.pooled, source, index + 1), Semaphore.TOKENS
     c.code.gemms(
         head_matrix(c, out),
         f"head {c.task}",
@@ -414,74 +363,6 @@ def lower_output(c: Context) -> OutputRows:
     )
     _store(c, target, words, words, out.rows, out.pitch)
     return out
-
-
-def _lower_pooled(c: Context, pooled: Pooled, source: int, number: int) -> int:
-    """The mean at ``source`` to a residual of one row, and norm ``number`` of that; where it is.
-
-    When the mean is there, the residual stream has been read: its first row is taken.
-    """
-    s, row = c.shapes, c.plan.residual.base
-    needed(c, number)
-    c.code.add(
-        Sync(wait=Semaphore.ATTENDED, wait_count=1, signal=Semaphore.FREED, count=1),
-        "mean complete",
-    )
-    _load_zeros(c, 1, row, "the mean")
-    _to_residual(
-        c,
-        c.head_inputs(f"mean to residual {c.task}", pooled.linear),
-        "mean to the residual",
-        source=source,
-        stride=s.attention_chunks,
-        tokens=1,
-        target=row,
-    )
-    c.norm(
-        pooled.norm,
-        number,
-        tokens=1,
-        wait=Semaphore.RESIDUAL,
-        signal=Semaphore.TOKENS,
-        note="norm of the mean",
-    )
-    return c.plan.tokens.base
-
-
-def _load_zeros(c: Context, rows: int, residual: int, name: str) -> None:
-    """Zeros over residual rows that have been read (FREED)."""
-    size = c.shapes.words * c.config.array.outputs * 2  # bytes of a token
-    pool = f"{rows} tokens of zeros"
-    length = c.code.table(pool, lambda: np.zeros((rows, size), np.uint8))
-    c.code.add(
-        Load(
-            kind=LoadKind.RESIDUAL,
-            target=residual,
-            beats=length // BEAT_BYTES,
-            wait=Semaphore.FREED,
-            wait_count=1,
-            signal=Semaphore.LOADED,
-        ),
-        f"zeros for {name}",
-        pool=pool,
-    )
-
-
-def _to_residual(c: Context, matrix: Matrix, note: str, **fields: int) -> None:
-    """A matrix onto zeros that have been loaded."""
-    groups = split(matrix, c.config, demand=False)
-    for n, group in enumerate(groups):
-        c.code.gemm(
-            matrix,
-            note,
-            group=group if len(groups) > 1 else None,
-            mode=Destination.RESIDUAL,
-            target_stride=c.shapes.words,
-            wait=Semaphore.LOADED if n == 0 else 0,
-            wait_count=int(n == 0),
-            signal=Semaphore.RESIDUAL if n == len(groups) - 1 else 0,
-            **fields,
-        )
 
 
 def _store(

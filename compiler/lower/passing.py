@@ -18,8 +18,9 @@ from .block import Rows, attend, lower_dense, lower_heads
 from .context import Context
 from .decode import lower_maps
 from .emit import Semaphore, split
-from .frame import OutputRows, head_matrix, load_patches, lower_entry, output_rows
+from .frame import OutputRows, head_matrix, load_patches, output_rows
 from .moe import lower_moe
+from .renormal import lower_entry
 
 __all__ = ["lower_passing"]
 
