@@ -57,7 +57,7 @@ def prepare(image: Image.Image, config: ModelConfig) -> NDArray[np.uint8]:
         size = (target[0], other) if across <= down else (other, target[0])
     if size != image.size:
         image = image.resize(size, how)
-    fill = (0, 0, 0)
+    fill: tuple[int, ...] = (0, 0, 0)
     if config.crop_mode == "border":
         fill = tuple(round(255 * value) for value in config.pixel_mean)
     return _array(_centre(image, height, width, fill))

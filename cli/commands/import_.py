@@ -5,7 +5,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -260,9 +260,9 @@ def _naming(path: Path) -> Iterator[None]:
         raise UserError(text if str(path) in text else f"{path}: {text}") from None
 
 
-def _arguments(given: list[str] | None) -> dict[str, object]:
+def _arguments(given: list[str] | None) -> dict[str, Any]:
     """timm's `--model-kwargs`: values are Python's literals, or text."""
-    found: dict[str, object] = {}
+    found: dict[str, Any] = {}
     for text in given or []:
         name, equals, value = text.partition("=")
         if not equals or not name.isidentifier():

@@ -44,7 +44,7 @@ class Context:
     stored: int = 0
 
     @property
-    def final_norm(self) -> LayerNorm | None:
+    def final_norm(self) -> LayerNorm | Rescale | None:
         """The norm behind the last block: the task's own, or the network's."""
         return self.network.final_norm(self.task)
 

@@ -389,6 +389,7 @@ class _Frame:
             return
         tiles = ceil_div(count, self.tile)
         single = bool(head and head.class_token)
+        assert isinstance(c.final_norm, LayerNorm), "a mean needs all tokens on the chip"
         self.norm(
             c.final_norm,
             2 * len(c.network.blocks),

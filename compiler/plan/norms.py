@@ -58,7 +58,7 @@ def load_norms(c: Context, first: int, end: int, *, wait: int = 0, signal: int) 
 def load_scales(c: Context) -> None:
     """LOAD of the parameters of gates' inputs, or of the norm in front of the blocks, whose credit
     counts like a residual tile."""
-    entry = c.network.entry
+    entry, scales = c.network.entry, list[LayerNorm | Rescale]()
     if entry is not None:
         scales, name = [entry.norm], "norm in front of the blocks"
     else:

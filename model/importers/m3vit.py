@@ -254,7 +254,7 @@ def _routing(
     if kind:
         chosen_alone = kind in _NOISY
     over = "the chosen experts" if chosen_alone else "all experts"
-    picked = {
+    picked: dict[str, Any] = {
         "top_k": settings.pick(top_k, ("moe_top_k",), int, 2, "2 experts a token"),
         "gate_input_ahead": settings.pick(
             ahead, ("gate_input_ahead",), bool, False, "gates behind the attention"

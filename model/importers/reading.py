@@ -104,12 +104,12 @@ def _safetensors(path: Path) -> Any:
 
 
 def _pickled(path: Path) -> Any:
-    inert: dict[str, Any] = {}
+    inert: dict[str, type] = {}
     try:
         with warnings.catch_warnings():  # of old forms of pickle; what is refused is said below
             warnings.simplefilter("ignore")
             while True:
-                known = [(kind, name) for name, kind in inert.items()]
+                known: list[Any] = [(kind, name) for name, kind in inert.items()]
                 try:
                     with torch.serialization.safe_globals(known):
                         return torch.load(path, map_location="cpu", weights_only=True)

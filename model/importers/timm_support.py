@@ -87,7 +87,7 @@ def check(name: str, network: nn.Module) -> VisionTransformer:
     return network
 
 
-def _check_block(where: str, block: nn.Module, dim: int, demand: Any) -> None:
+def _check_block(where: str, block: Any, dim: int, demand: Any) -> None:
     demand(type(block) is Block, f"{where} is a {type(block).__name__}")
     attention, mlp = block.attn, block.mlp
     kind = type(attention).__name__
