@@ -5,10 +5,12 @@
 # options to pytest.
 VENV := .venv
 BIN := $(VENV)/bin
-FOLDERS := boards cli compiler hw model quant sim
+FOLDERS := bench boards cli compiler hw model quant sim
 
 # The stamp is named by the content of what it depends on: time stamps change with each checkout.
 STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt .ci/setup | cksum | tr ' ' '-')
+# The board driver is tested with pynq, which wants an older NumPy: an environment of its own.
+PYNQ := $(VENV)/.pynq-$(shell cksum <constraints-pynq.txt | tr ' ' '-')
 
 # Threads of numerical libraries would fight with the test workers for the processors.
 TEST_ENV := OMP_NUM_THREADS=1 AMARANTH_USE_YOSYS=builtin
@@ -24,13 +26,20 @@ $(STAMP):
 	@rm -f $(VENV)/.ready-*
 	@touch $@
 
+$(PYNQ): $(STAMP)
+	@$(BIN)/python -m venv $(VENV)/pynq
+	@$(VENV)/pynq/bin/python -m pip install --disable-pip-version-check --quiet \
+		-c constraints-pynq.txt pynq
+	@rm -f $(VENV)/.pynq-*
+	@touch $@
+
 demo: $(STAMP)
 	@$(BIN)/moevit run --task all --backend sim $(if $(IMAGE),"$(IMAGE)")
 
-test: $(STAMP)
+test: $(STAMP) $(PYNQ)
 	$(PYTEST)
 
-test-fast: $(STAMP)
+test-fast: $(STAMP) $(PYNQ)
 	$(PYTEST) -m "not slow"
 
 bench: $(STAMP)
@@ -40,14 +49,15 @@ bench: $(STAMP)
 bench-reference: $(STAMP)
 	bench/reference.sh $(BIN) $(TRAINED)
 
-# mypy knows packages by their folders' names, so it sees the mapped ones through links.
+# mypy knows packages by their folders' names, so it sees the mapped ones through links: `api` is the
+# package moevit itself.
 TYPING := build/typing/moevit
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@mkdir -p $(TYPING)
-	@for folder in $(FOLDERS); do ln -sfn ../../../$$folder $(TYPING)/$$folder; done
-	$(BIN)/mypy $(FOLDERS:%=-p moevit.%)
+	@rm -rf $(TYPING) && mkdir -p $(TYPING)
+	@for file in api/* $(FOLDERS); do ln -sfn ../../../$$file $(TYPING)/; done
+	$(BIN)/mypy -p moevit
 
 clean:
 	rm -rf build out .pytest_cache .mypy_cache .ruff_cache .hypothesis

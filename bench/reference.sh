@@ -22,4 +22,4 @@ if "$bin/python" -c 'from moevit.hw.config import preset; preset("zcu104-max")' 
 	frame 8-max-129-int4 --size tiny --image-size 128x256 --experts int4 --preset zcu104-max
 	frame 9-max-129-int8 --size tiny --image-size 128x256 --preset zcu104-max
 fi
-"$bin/python" -m moevit.cli.reference_page docs/benchmarks.md "$out"/*.json
+"$bin/python" -m moevit.bench.frames_page docs/benchmarks.md "$out"/*.json

@@ -18,8 +18,8 @@ from .dsp48e2 import Platform
 
 __all__ = ["Block", "blocks"]
 
-_CUT = ("core", "core.array.dot")
-"""Components that are blocks of their own beside the children of top and core."""
+_CUT = ("core", "core.compute", "core.compute.array.dot")
+"""Components that are blocks of their own beside the children of top, core and compute engine."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,8 @@ def blocks(config: AcceleratorConfig) -> list[Block]:
         # Amaranth adds ~number (once $) where a name is taken; it changes with what else there is.
         return re.sub(r"~\d+", "", module).removeprefix(top).removeprefix(".")
 
-    children = {c for m in (top, f"{top}.core") for c in inside[m]}
+    parents = (top, f"{top}.core", f"{top}.core.compute")
+    children = {c for m in parents for c in inside[m]}
     cut = {top} | children | {m for m in modules if plain(m) in _CUT}
     found = []
     for module in reversed(list(modules)):  # children stand behind their parents
@@ -91,5 +92,6 @@ def blocks(config: AcceleratorConfig) -> list[Block]:
                     todo.append(child)
         name = plain(module) or TOP_NAME
         text = "".join(own[n] for n in sorted(own)) + "".join(boxes[n] for n in sorted(boxes))
-        found.append(Block(name.removeprefix("core."), module, text, tuple(sorted(boxes))))
+        name = name.removeprefix("core.").removeprefix("compute.")
+        found.append(Block(name, module, text, tuple(sorted(boxes))))
     return found

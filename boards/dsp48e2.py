@@ -89,7 +89,7 @@ def _tree(m: Module, values: list[Value], name: str) -> Value:
     """The values' sum, a register behind each level."""
     level = 0
     while len(values) > 1:
-        added = []
+        added: list[Value] = []
         for n in range(0, len(values), 2):
             wider = signed(_LANE + level + 1)
             total = Signal(wider, name=f"{name}_{level}_{n}", reset_less=True)

@@ -7,17 +7,21 @@
 | 2 | a mistake in what the user gave: an option, a file, a value |
 | 130 | interrupted by Ctrl-C |
 
-The library raises ValueError, TypeError or OSError for the user's mistakes, so they are that here.
+The API raises `moevit.errors`, the layers below ValueError, TypeError or OSError for the user's
+mistakes; the table of `_status` is the only place that makes exit statuses of them.
 With `MOEVIT_TRACEBACK=1` an error is shown with its traceback before the line.
 """
 
 import contextlib
+import errno
 import os
 import sys
 import traceback
 from collections.abc import Callable
 
 import typer
+
+from moevit.errors import BuildError, CheckFailedError, DeviceError, MoevitError, UserError
 
 __all__ = ["INTERRUPTED", "CheckFailedError", "UserError", "boundary", "describe"]
 
@@ -29,14 +33,6 @@ _CLICK_ERROR: type[BaseException] = next(
 )
 
 
-class UserError(ValueError):
-    """A mistake in what the user gave; the message names it and says what was expected."""
-
-
-class CheckFailedError(RuntimeError):
-    """What the command checked does not hold, a bit-exact comparison say; exit status 1."""
-
-
 def describe(error: BaseException) -> str:
     """`error` in one line, a file's name first if it is about one."""
     if isinstance(error, _CLICK_ERROR) and hasattr(error, "format_message"):
@@ -44,7 +40,7 @@ def describe(error: BaseException) -> str:
     elif isinstance(error, OSError) and error.strerror:
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
         text = ": ".join([*names, error.strerror])
-        if isinstance(error, FileExistsError):  # of making the folder of an output
+        if error.errno == errno.EEXIST:  # of making the folder of an output
             text = f"{names[0] if names else 'output'}: is a file; expected a folder"
     elif isinstance(error, KeyError) and len(error.args) == 1:
         text = f"no {error.args[0]!r}"
@@ -60,8 +56,21 @@ def _say(text: str) -> None:
         print(f"moevit: error: {text}", file=sys.stderr)  # noqa: T201
 
 
+#: The first row that fits an exception has its exit status; any other is a fault of ours.
+_STATUS: tuple[tuple[type[BaseException], int], ...] = (
+    (CheckFailedError, OURS),
+    (DeviceError, OURS),
+    (BuildError, OURS),
+    (MoevitError, THEIRS),
+    (ValueError, THEIRS),
+    (TypeError, THEIRS),
+    (OSError, THEIRS),
+    (_CLICK_ERROR, THEIRS),
+)
+
+
 def _status(error: Exception) -> int:
-    return THEIRS if isinstance(error, (ValueError, TypeError, OSError, _CLICK_ERROR)) else OURS
+    return next((status for kind, status in _STATUS if isinstance(error, kind)), OURS)
 
 
 def boundary(action: Callable[[], object]) -> int:

@@ -1,6 +1,5 @@
 """The entry point of `moevit`."""
 
-import importlib.metadata
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -15,7 +14,9 @@ __all__ = ["main"]
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"moevit {importlib.metadata.version('moevit')}")
+        from moevit.version import about  # git and the models' files, only when asked
+
+        typer.echo(about())
         raise typer.Exit
 
 
@@ -23,7 +24,10 @@ def _moevit(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_show_version, is_eager=True, help="Print the version and stop."
+            "--version",
+            callback=_show_version,
+            is_eager=True,
+            help="Print the version, its commit and the shipped models' hashes, and stop.",
         ),
     ] = False,
 ) -> None:
@@ -38,7 +42,6 @@ def _app() -> typer.Typer:
     app = typer.Typer(
         name="moevit",
         cls=LazyGroup,
-        add_completion=False,
         no_args_is_help=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,

@@ -4,17 +4,22 @@ Use them as annotations: `def command(preset: Preset = DEFAULT_PRESET, as_json: 
 The values are checked where the thing named is looked up, and here for backends and tasks.
 """
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from moevit.configurations import DEFAULT_PRESET
+from moevit.errors import UserError
 from moevit.hw.config import PRESETS as _HARDWARE
 from moevit.model.config import PRESETS as _MODELS
-
-from .errors import UserError
+from moevit.quantising import DEFAULT_EXPERTS, DEFAULT_METHOD, EXPERTS
+from moevit.quantising import expert_bits as _expert_bits
+from moevit.sim.backend_names import BACKENDS
+from moevit.tasks import ALL_TASKS, selected
 
 __all__ = [
     "ALL_TASKS",
@@ -25,6 +30,9 @@ __all__ = [
     "DEFAULT_SIZE",
     "QUANTISATION",
     "Backend",
+    "CalibrationFiles",
+    "Config",
+    "Data",
     "Experts",
     "ImageSize",
     "Json",
@@ -32,6 +40,7 @@ __all__ = [
     "Model",
     "Preset",
     "RandomImage",
+    "Root",
     "Seed",
     "Size",
     "Task",
@@ -40,15 +49,10 @@ __all__ = [
     "chosen_tasks",
     "expert_bits",
     "parse_image_size",
+    "side_by_side",
 ]
 
-DEFAULT_PRESET = "default"
 DEFAULT_SIZE = "nano"
-DEFAULT_EXPERTS = "int8"
-DEFAULT_METHOD = "default"
-ALL_TASKS = "all"
-
-_EXPERTS = {"int8": 8, "int4": 4}
 
 #: The names of :data:`moevit.quant.ptq.methods.METHODS`, which is slow to import; a test compares.
 QUANTISATION = (
@@ -64,22 +68,38 @@ QUANTISATION = (
     "qat",
 )
 
-#: What runs a network, from the fastest to the truest.
-BACKENDS = {
-    "torch": "the float model",
-    "onnx": "its ONNX export in onnxruntime",
-    "golden": "the integer reference",
-    "interpreter": "the program, instruction by instruction",
-    "sim": "the verilated accelerator",
-}
+
+def _names(known: Iterable[str]) -> Callable[[str], list[str]]:
+    """What a shell completes the value of an option to."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in known if name.startswith(incomplete)]
+
+    return complete
+
 
 Preset = Annotated[
-    str,
-    typer.Option(metavar="NAME", help=f"Hardware preset: {', '.join(_HARDWARE)}."),
+    str | None,
+    typer.Option(
+        autocompletion=_names(_HARDWARE),
+        metavar="NAME",
+        help=f"Hardware preset: {', '.join(_HARDWARE)}.",
+        show_default=DEFAULT_PRESET,
+    ),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="A hardware configuration of your own (JSON) instead of a preset.",
+        show_default=False,
+    ),
 ]
 Size = Annotated[
     str,
-    typer.Option(metavar="NAME", help=f"Model size: {', '.join(_MODELS)}."),
+    typer.Option(
+        autocompletion=_names(_MODELS), metavar="NAME", help=f"Model size: {', '.join(_MODELS)}."
+    ),
 ]
 Task = Annotated[
     str,
@@ -90,6 +110,7 @@ Task = Annotated[
 Backend = Annotated[
     str,
     typer.Option(
+        autocompletion=_names(BACKENDS),
         metavar="NAME",
         help="What runs the network: "
         + ", ".join(f"{name} ({what})" for name, what in BACKENDS.items())
@@ -107,6 +128,7 @@ Model = Annotated[
 Experts = Annotated[
     str | None,
     typer.Option(
+        autocompletion=_names(EXPERTS),
         metavar="NAME",
         help="Weights of the experts: int8 (default) or int4, which are half the traffic.",
         show_default=False,
@@ -115,6 +137,7 @@ Experts = Annotated[
 Method = Annotated[
     str | None,
     typer.Option(
+        autocompletion=_names(QUANTISATION),
         metavar="NAME",
         help=f"How a checkpoint is quantised: {', '.join(QUANTISATION)} "
         "(`moevit quantize --compare all` compares them).",
@@ -139,6 +162,27 @@ RandomImage = Annotated[
         show_default=False,
     ),
 ]
+Data = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Images: rendered scenes, or nyud, pascal_context, cityscapes with --root.",
+    ),
+]
+Root = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Folder of the data set.", show_default=False),
+]
+CalibrationFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--calibration",
+        metavar="PATH",
+        help="Your own images to calibrate on, PNG or JPEG: a folder or a file, as often as you "
+        "like.",
+        show_default=False,
+    ),
+]
 Seed = Annotated[
     int, typer.Option(metavar="N", help="Seed of everything random.", min=0, max=2**31 - 1)
 ]
@@ -154,6 +198,11 @@ def check_backend(name: str, allowed: Sequence[str] = tuple(BACKENDS)) -> str:
     return name
 
 
+def side_by_side(backend: str, jobs: int) -> int:
+    """Devices to run at a time: `jobs`, or one a processor for 0; of boards there is one."""
+    return 1 if backend == "board" else jobs or len(os.sched_getaffinity(0))
+
+
 def check_method(name: str) -> str:
     """`name`, if it is a method of quantisation; UserError naming them otherwise."""
     if name not in QUANTISATION:
@@ -163,9 +212,7 @@ def check_method(name: str) -> str:
 
 def expert_bits(name: str) -> int:
     """Bits of the experts' weights that the value of --experts names; UserError otherwise."""
-    if name not in _EXPERTS:
-        raise UserError(f"--experts: unknown format {name!r}; expected {', '.join(_EXPERTS)}")
-    return _EXPERTS[name]
+    return _expert_bits(name, "--experts")
 
 
 def chosen_tasks(text: str, available: Sequence[str]) -> list[str]:
@@ -176,15 +223,7 @@ def chosen_tasks(text: str, available: Sequence[str]) -> list[str]:
     UserError
         For a task that is not `available`, or none.
     """
-    if text == ALL_TASKS:
-        return list(available)
-    names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    for name in names or [text]:
-        if name not in available:
-            raise UserError(
-                f"--task: unknown task {name!r}; expected {', '.join([*available, ALL_TASKS])}"
-            )
-    return names
+    return selected(text, available, "--task")
 
 
 def parse_image_size(text: str | None, option: str = "--image-size") -> tuple[int, int] | None:

@@ -19,10 +19,9 @@ from matplotlib.colors import Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from moevit.files import atomic_path
 from moevit.model.config import LABELLED
 from moevit.quant.typing import Array
-
-from .files import atomic_path
 
 __all__ = ["PALETTE", "Row", "draw", "save"]
 

@@ -29,10 +29,12 @@ COMMANDS: dict[str, str] = {
     "quantize": "Calibrate a trained model and make it integer.",
     "compile": "Make a program for the accelerator from a quantised model.",
     "export-onnx": "Write a model as ONNX, float or quantised.",
+    "verify": "Prove that a program computes the same in every order of the engines.",
     "disasm": "List a program: instructions, shapes, addresses, expert schedule.",
     "estimate": "Predict cycles, utilisation and bytes of a program.",
     "resources": "Count LUT, FF, DSP and RAM on the board, and levels of logic.",
     "verilog": "Write the accelerator's Verilog.",
+    "deploy": "Copy a bundle to a board over ssh and run its self-test there.",
     "bench": "Measure everything that the documentation quotes.",
     "doctor": "Say what is installed, at which version, and what is missing.",
 }

@@ -10,19 +10,20 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
+from moevit.bench.comparison import NamedImage, Outcome
+from moevit.files import atomic_path
 from moevit.model.config import LABELLED, TOKEN_KINDS, TaskConfig
 from moevit.model.evaluation.metrics import PRIMARY
 from moevit.model.scenes.layout import CLASSES
+from moevit.workload import Workload
 
-from .comparison import NamedImage, Outcome
-from .files import atomic_path
 from .panel import Row, draw, save
-from .workload import Workload
 
 __all__ = ["tables", "write_panel", "write_values"]
 
 _HEADINGS = {
     "sim": "accelerator (simulated RTL)",
+    "board": "accelerator (board)",
     "interpreter": "accelerator (interpreted)",
     "golden": "integer reference",
     "torch": "float model",

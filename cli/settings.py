@@ -7,9 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from moevit.errors import UserError
 from moevit.model.config import DECODERS, GATES, ModelConfig
-
-from .errors import UserError
 
 __all__ = ["GATE_SETTINGS", "SETTINGS", "GateSettings", "Settings", "changed", "read"]
 

@@ -8,6 +8,7 @@ from moevit.hw.config import AcceleratorConfig
 from moevit.quant.network import Head, Mlp, Moe, Network
 from moevit.quant.operators.upsampling import Stage
 
+from .check import prove
 from .link import link
 from .lower.context import Context
 from .lower.emit import Code
@@ -87,7 +88,8 @@ def compile_network(
     says. Raises ``ValueError`` for an unknown task and for a network that the configuration
     cannot hold, naming each buffer, the bytes needed and there, and the change that would do.
     ``together`` adds a program of all ``tasks`` of a picture (:mod:`.lower.together`), about as
-    large as the others are in all.
+    large as the others are in all. A program that cannot be proven (:mod:`.check`) is not returned:
+    :class:`~moevit.compiler.check.UnprovenError`.
     """
     tasks = list(network.tasks if tasks is None else tasks)
     for task in tasks:
@@ -133,7 +135,7 @@ def compile_network(
             address += outputs[task].size
         regions += whole.regions
     linked = link(codes, config)
-    return Program(
+    program = Program(
         config=config,
         geometry=network.geometry,
         image=ImageFormat(
@@ -168,6 +170,8 @@ def compile_network(
         regions=regions,
         meta={"threshold": threshold, "network": network.meta},
     )
+    prove(program)
+    return program
 
 
 def _output(network: Network, task: str, rows: OutputRows, address: int) -> Output:

@@ -12,8 +12,12 @@ from amaranth.utils import ceil_log2
 from moevit.quant.formats import LOGIT, RESIDUAL
 from moevit.quant.operators.exp2 import GATE_EXP, SOFTMAX_EXP
 
-from .compute import gate, norm, softmax
+from .compute import gate, norm
+from .compute.norm_apply import CHANNEL_BITS
+from .compute.norm_roots import longest_row
+from .compute.row_scales import key_tiles
 from .config import BEAT_BYTES, AcceleratorConfig
+from .interfaces import queue_entry, weights_address
 from .lib import exp2
 from .lib.storage import Bank, banks_of, sections
 from .transfer import weight_port
@@ -28,9 +32,9 @@ def buffers(config: AcceleratorConfig) -> dict[str, list[Bank]]:
     """
     a, mem, limits = config.array, config.memory, config.limits
     words = limits.depth // a.inputs
-    ring = 1 << ceil_log2(norm.longest_row(config) + norm.HIDDEN)
-    scores = 2 << max(1, ceil_log2(softmax.key_tiles(config) * (a.tokens // 2)))
-    weights = 1 << softmax.weights_address(config).size
+    ring = 1 << ceil_log2(longest_row(config) + norm.HIDDEN)
+    scores = 2 << max(1, ceil_log2(key_tiles(config) * (a.tokens // 2)))
+    weights = 1 << weights_address(config).size
     slots = 1 << (ceil_log2(gate.slots(config)) + ceil_log2(limits.experts))
     found = {
         "activation": banks_of(8 * a.inputs, mem.activation_words, bank=8 * config.piece_bytes),
@@ -44,7 +48,7 @@ def buffers(config: AcceleratorConfig) -> dict[str, list[Bank]]:
         "demand": banks_of(8 * config.row_bytes, mem.demand_rows),
         "param": banks_of(8 * config.param_row_bytes, mem.param_rows),
         "demand_param": banks_of(8 * config.param_row_bytes, mem.demand_param_rows),
-        "norm": banks_of(norm.CHANNEL_BITS, mem.norm_rows, count=a.outputs),
+        "norm": banks_of(CHANNEL_BITS, mem.norm_rows, count=a.outputs),
         "landing": [
             *banks_of(8 * BEAT_BYTES, mem.landing_beats),
             *banks_of(weight_port.LANDED.size, mem.landing_beats, count=mem.ports),
@@ -53,7 +57,7 @@ def buffers(config: AcceleratorConfig) -> dict[str, list[Bank]]:
         "norm words": banks_of(RESIDUAL.width * a.outputs, ring),
         "scores": banks_of(2 * LOGIT.width * a.outputs, scores),
         "attention weights": banks_of(8 * a.inputs, weights, count=a.tokens),
-        "expert queues": [Bank(gate.queue_entry.size, slots)],
+        "expert queues": [Bank(queue_entry.size, slots)],
         "softmax tables": exp2.tables(SOFTMAX_EXP, 2 * a.outputs),
         "gate tables": exp2.tables(GATE_EXP, limits.experts),
     }

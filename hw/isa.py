@@ -12,10 +12,22 @@ by side; only semaphores order them (docs/spec.md). ``sim/interpreter.py`` execu
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass, field, fields
-from enum import IntEnum
 from typing import Any, ClassVar
 
-from amaranth.lib import enum
+from amaranth.hdl import Shape, unsigned
+from amaranth.lib.data import StructLayout
+
+from .codes import (
+    ACTIVATED,
+    TO_ACTIVATIONS,
+    TO_BYTES,
+    TO_KEY_VALUE,
+    TO_RESIDUAL,
+    WITH_LINES,
+    Destination,
+    LoadKind,
+    Opcode,
+)
 
 __all__ = [
     "ACTIVATED",
@@ -54,67 +66,6 @@ ADDRESS_BITS = 20
 """Word addresses of the on-chip memories."""
 
 
-class Opcode(IntEnum):
-    """First four bits of every instruction."""
-
-    HALT = 1
-    LOAD = 2
-    NORM = 3
-    GEMM = 4
-    ATTENTION = 5
-    STORE = 6
-    FETCH = 7
-    SYNC = 8
-
-
-class Destination(enum.IntEnum, shape=4):  # type: ignore[call-arg]  # Amaranth's metaclass
-    """What the epilogue does with a requantised 16-bit value ``v``; other codes are errors."""
-
-    ACT8 = 0
-    """``A`` byte = sat8(v + zero_point)"""
-    GELU8 = 1
-    """``A`` byte = sat8(round(gelu(v) * mult / 2**shift) + zero_point)"""
-    ACT16 = 2
-    """``A`` two bytes, little endian = v"""
-    RESIDUAL = 3
-    """``X`` = sat16(X + v)"""
-    EXPERT = 4
-    """``X`` = sat16(X + round(v * score / 2**15))"""
-    KEY = 5
-    """``KV`` in the key layout, v saturated at +-127"""
-    VALUE = 6
-    """``KV`` in the value layout, v saturated at +-127"""
-    GATE = 7
-    """router logits to the gate unit"""
-
-
-ACTIVATED = (Destination.GELU8,)
-"""An activation function, then ``mult`` and ``shift``."""
-TO_BYTES = (Destination.ACT8, *ACTIVATED)
-"""Bytes of the activation memory, with a zero point."""
-TO_ACTIVATIONS = (*TO_BYTES, Destination.ACT16)
-"""The activation memory."""
-TO_RESIDUAL = (Destination.RESIDUAL, Destination.EXPERT)
-"""Added to the residual memory."""
-TO_KEY_VALUE = (Destination.KEY, Destination.VALUE)
-"""The key/value memory."""
-WITH_LINES = (*TO_ACTIVATIONS, Destination.RESIDUAL)
-"""Rows may be those of a map: ``line``, ``source_line``, ``target_line``, ``span``."""
-
-
-class LoadKind(IntEnum):
-    """What a LOAD moves and how."""
-
-    PIXELS = 0
-    """an image, cut into patches"""
-    RESIDUAL = 1
-    """position embedding into the residual memory"""
-    NORM = 2
-    """gains and biases of the norms"""
-    ACTIVATION = 3
-    """words into the activation memory"""
-
-
 def bits(width: int, doc: str, *, signed: bool = False, default: int = 0) -> Any:
     """A dataclass field of an instruction: ``width`` bits."""
     return field(default=default, metadata={"width": width, "doc": doc, "signed": signed})
@@ -142,14 +93,8 @@ class Instruction:
         object.__setattr__(self, "opcode", int(self.OPCODE))
         for f in fields(self):
             value, width = getattr(self, f.name), f.metadata["width"]
-            low, high = (
-                (-(1 << (width - 1)), (1 << (width - 1)) - 1)
-                if f.metadata["signed"]
-                else (
-                    0,
-                    (1 << width) - 1,
-                )
-            )
+            low = -(1 << (width - 1)) if f.metadata["signed"] else 0
+            high = low + (1 << width) - 1
             if not low <= int(value) <= high:
                 raise ValueError(
                     f"{type(self).__name__}.{f.name} must be from {low} to {high}, not {value!r}"
@@ -161,12 +106,14 @@ class Instruction:
         return {f.name: (f.metadata["width"], f.metadata["signed"]) for f in fields(cls)}
 
     @classmethod
-    def layout(cls) -> Any:
-        """Amaranth ``StructLayout`` of the instruction, padded to 256 bits."""
-        from amaranth.hdl import signed, unsigned
-        from amaranth.lib.data import StructLayout
+    def shape(cls, name: str) -> Shape:
+        """Amaranth ``Shape`` of a field."""
+        return Shape(*cls.widths()[name])
 
-        members = {n: signed(w) if s else unsigned(w) for n, (w, s) in cls.widths().items()}
+    @classmethod
+    def layout(cls) -> StructLayout:
+        """Amaranth ``StructLayout`` of the instruction, padded to 256 bits."""
+        members = {n: Shape(*width) for n, width in cls.widths().items()}
         used = sum(w for w, _ in cls.widths().values())
         return StructLayout({**members, "reserved": unsigned(8 * INSTRUCTION_BYTES - used)})
 

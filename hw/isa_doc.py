@@ -39,7 +39,10 @@ def _enum(kind: type[IntEnum]) -> list[str]:
     docs = _source_docs(kind) if not hasattr(next(iter(kind)), "meaning") else {}
     return _table(
         "| value | name | meaning |",
-        ((f"{int(m)}", f"`{m.name}`", docs.get(m.name) or getattr(m, "meaning", "")) for m in kind),
+        (
+            (f"{int(m)}", f"`{m.name}`", str(docs.get(m.name) or getattr(m, "meaning", "")))
+            for m in kind
+        ),
     )
 
 
@@ -84,7 +87,8 @@ def render() -> str:
     lines = [
         "# Instruction set",
         "",
-        "Made by `python -m moevit.hw.isa_doc docs/isa.md` from `hw/isa.py` and `hw/registers.py`.",
+        "Made by `python -m moevit.hw.isa_doc docs/isa.md` from `hw/isa.py`, `hw/codes.py` and "
+        "`hw/registers.py`.",
         "",
         f"An instruction has {INSTRUCTION_BYTES} bytes, little endian; there are {SEMAPHORES} "
         "semaphores (0 is none). `T, I, O`: tokens, inputs, outputs of the array. `A[w]`, `X[w]`: "

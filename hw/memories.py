@@ -8,14 +8,21 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
-from amaranth.lib import stream
-from amaranth.lib.data import ArrayLayout, StructLayout
-from amaranth.lib.wiring import Component, In, Out
-from amaranth.utils import ceil_log2
+from amaranth.lib.wiring import In, Out
 
 from .config import AcceleratorConfig
-from .interfaces import ActivationWrite, ReadPort, activation_write, residual_word
+from .interfaces import (
+    ActivationRead,
+    ActivationWrite,
+    KeyValueWrite,
+    ReadPort,
+    ResidualRead,
+    ResidualWrite,
+    activation_write,
+    weight_row,
+)
 from .isa import ADDRESS_BITS
+from .lib.component import Component
 from .lib.storage import BANK_BITS, Memory, sections
 
 __all__ = ["Activations", "KeyValues", "Residual", "banks"]
@@ -43,11 +50,10 @@ class Activations(Component):
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self._config = config
-        port = ReadPort(ADDRESS_BITS, unsigned(8 * config.array.inputs))
         super().__init__(
             {
                 "writes": In(ActivationWrite(config)).array(3),
-                "reads": In(port).array(2),
+                "reads": In(ActivationRead(config)).array(2),
                 "grant": Out(1),
             }
         )
@@ -59,7 +65,7 @@ class Activations(Component):
         depth = config.memory.activation_words
         chosen = Signal(activation_write(config))
         valid, landed = Signal(), Signal()
-        w = Signal(activation_write(config), reset_less=True)
+        w: Any = Signal(activation_write(config), reset_less=True)
         first, second, third = self.writes
         m.d.comb += [
             first.ready.eq(1),
@@ -110,12 +116,10 @@ class Residual(Component):
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self._config = config
-        word = residual_word(config)
-        payload = StructLayout({"addr": unsigned(ADDRESS_BITS), "data": word})
         super().__init__(
             {
-                "writes": In(stream.Signature(payload)).array(2),
-                "reads": In(ReadPort(ADDRESS_BITS, word)).array(3),
+                "writes": In(ResidualWrite(config)).array(2),
+                "reads": In(ResidualRead(config)).array(3),
                 "grant": Out(1),
             }
         )
@@ -135,7 +139,7 @@ class Residual(Component):
         ]
         epilogue, norm, store = self.reads
         m.d.comb += self.grant.eq(~norm.en)
-        outputs: list[list[Any]] = []
+        outputs: list[Value] = []
         for copy in ("own", "norm"):
             read_en, read_addr = (
                 Signal(name=f"{copy}_en"),
@@ -193,7 +197,7 @@ class Residual(Component):
             words.append(Cat(*lanes))
             chosen.append(latest)
             first += depth
-        word = words[0]
+        word: Value = words[0]
         for there, other in zip(chosen[1:], words[1:], strict=True):
             word = Mux(there, other, word)
         return word
@@ -202,26 +206,22 @@ class Residual(Component):
 class KeyValues(Component):
     """Rows of ``inputs * outputs`` int8; one group of ``outputs`` bytes is written a cycle.
 
-    Group g is bytes ``g*O..``. ``write``: en, addr, group, data; ``read``: a row, one cycle later.
+    Group g is bytes ``g*O..``. ``read``: a row, one cycle later.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self._config = config
-        a = config.array
         super().__init__(
             {
-                "en": In(1),
-                "addr": In(ADDRESS_BITS),
-                "group": In(ceil_log2(a.inputs)),
-                "data": In(ArrayLayout(unsigned(8), a.outputs)),
-                "read": In(ReadPort(ADDRESS_BITS, unsigned(8 * a.inputs * a.outputs))),
+                "write": In(KeyValueWrite(config)),
+                "read": In(ReadPort(ADDRESS_BITS, weight_row(config))),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         a, depth = self._config.array, self._config.memory.kv_rows
-        flat = self.data.as_value()
+        flat = self.write.data.as_value()
         data = []
         for group in range(a.inputs):
             for i, memory in enumerate(
@@ -229,8 +229,8 @@ class KeyValues(Component):
             ):
                 write, read = memory.write_port(), memory.read_port()
                 m.d.comb += [
-                    write.en.eq(self.en & (self.group == group)),
-                    write.addr.eq(self.addr),
+                    write.en.eq(self.write.en & (self.write.group == group)),
+                    write.addr.eq(self.write.addr),
                     write.data.eq(flat[i * BANK_BITS : (i + 1) * BANK_BITS]),
                     read.en.eq(self.read.en),
                     read.addr.eq(self.read.addr),

@@ -1,18 +1,19 @@
 """AXI4-Lite register map, error codes and performance counters, as data.
 
 The hardware (``control/axi_lite``), ``docs/isa.md``, the simulator and drivers in any language take
-addresses, access, bits and meanings from here.
+addresses, access, bits and meanings from here. A driver on a board uses this file as it is: it
+needs Python 3.10 and nothing else.
 """
 
 from __future__ import annotations
 
-from enum import IntEnum, StrEnum
-from typing import Self
+from enum import Enum, IntEnum
 
 __all__ = [
     "COUNTER_BASE",
     "DEVICE_ID",
     "EXPERT_BASE",
+    "REGISTER_ADDRESS_BITS",
     "Access",
     "Control",
     "Counter",
@@ -23,13 +24,15 @@ __all__ = [
 
 DEVICE_ID = int.from_bytes(b"MoeV", "little")
 
+REGISTER_ADDRESS_BITS = 12
+"""Byte addresses of the AXI4-Lite port."""
 COUNTER_BASE = 0x100
 """Counter n at ``COUNTER_BASE + 4 * n``; read only, cleared by START."""
 EXPERT_BASE = 0x200
 """Tokens sent to expert e in this frame, all layers, at ``EXPERT_BASE + 4 * e``; read only."""
 
 
-class Access(StrEnum):
+class Access(str, Enum):
     """What a host may do with a register."""
 
     READ_ONLY = "ro"
@@ -45,7 +48,7 @@ class _Described(IntEnum):
 
     meaning: str
 
-    def __new__(cls, value: int, meaning: str) -> Self:
+    def __new__(cls, value: int, meaning: str = "") -> _Described:
         """A member of ``value``."""
         member = int.__new__(cls, value)
         member._value_ = value
@@ -122,11 +125,11 @@ class Register(IntEnum):
     def __new__(
         cls,
         value: int,
-        access: Access,
-        meaning: str,
+        access: Access = Access.READ_ONLY,
+        meaning: str = "",
         alignment: int = 0,
         fields: type[IntEnum] | None = None,
-    ) -> Self:
+    ) -> Register:
         """A register at offset ``value``."""
         member = int.__new__(cls, value)
         member._value_ = value

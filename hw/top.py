@@ -7,7 +7,6 @@ from typing import Any
 from amaranth.hdl import (
     ClockDomain,
     ClockSignal,
-    Const,
     Elaboratable,
     Module,
     ResetInserter,
@@ -24,8 +23,6 @@ from .registers import Counter
 
 __all__ = ["Top"]
 
-_SIZE, _INCR = 4, 1  # 16-byte beats, incrementing bursts
-
 
 class Top(Elaboratable):
     """The whole accelerator for one configuration.
@@ -39,7 +36,6 @@ class Top(Elaboratable):
         self.sequencer = Sequencer(config)
         self.control = control.ControlRegisters(config)
         self.clk, self.rst = Signal(name="clk"), Signal(name="rst")
-        self._constants: list[tuple[Signal, int]] = []
         self.ports: dict[str, tuple[Any, bool]] = {
             "clk": (self.clk, True),
             "rst": (self.rst, True),
@@ -47,21 +43,14 @@ class Top(Elaboratable):
         }
         self._bind("s_axil", self.control.bus, slave=True)
         for p, master in enumerate(self.core.axi):
-            self._bind(f"m_axi_{p}", master, bursts=("ar",))
-        self._bind("m_axi_0", self.core.axi_write, bursts=("aw",))
+            self._bind(f"m_axi_{p}", master)
+        self._bind("m_axi_0", self.core.axi_write)
 
-    def _bind(
-        self, prefix: str, bus: Any, *, slave: bool = False, bursts: tuple[str, ...] = ()
-    ) -> None:
+    def _bind(self, prefix: str, bus: Any, *, slave: bool = False) -> None:
         """Give the members of ``bus`` their port names."""
         for name, member in bus.signature.members.items():
             # A slave's signature is written from the slave's side, a master's from the master's.
             self.ports[f"{prefix}_{name}"] = (getattr(bus, name), member.flow.name == "In")
-        for channel in bursts:
-            for suffix, width, value in (("size", 3, _SIZE), ("burst", 2, _INCR)):
-                constant = Signal(width, name=f"{prefix}_{channel}{suffix}")
-                self._constants.append((constant, value))
-                self.ports[constant.name] = (constant, False)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -75,7 +64,6 @@ class Top(Elaboratable):
             ClockSignal("pin").eq(self.clk),
             ResetSignal("sync").eq(reset),
         ]
-        m.d.comb += [signal.eq(Const(value, signal.shape())) for signal, value in self._constants]
 
         core, seq, regs = self.core, self.sequencer, self.control
         m.submodules.core = ResetInserter(seq.reset)(core)

@@ -46,10 +46,11 @@ def generate(config: AcceleratorConfig, platform: Any = None) -> str:
 
 def rtlil(config: AcceleratorConfig, platform: Any = None) -> str:
     """The same as Yosys's intermediate language, a module for each component; for synthesis."""
-    from amaranth.back import rtlil
+    from amaranth.back import rtlil  # type: ignore[attr-defined]
 
     with _plain_memories():
-        return rtlil.convert(**_design(config, platform), emit_src=False)
+        text: str = rtlil.convert(**_design(config, platform), emit_src=False)
+    return text
 
 
 def _design(config: AcceleratorConfig, platform: Any) -> dict[str, Any]:
@@ -73,7 +74,7 @@ def _plain_memories() -> Iterator[None]:
     time.
     Garbage collection is off meanwhile: with millions of live nodes it takes as long as the work.
     """
-    from amaranth.back import rtlil
+    from amaranth.back import rtlil  # type: ignore[attr-defined]
 
     emitter = rtlil.ModuleEmitter
     emit = emitter.emit_memory

@@ -29,6 +29,7 @@ __all__ = [
     "remove_partial",
     "shipped_path",
     "store",
+    "to_bytes",
     "write_atomically",
 ]
 
@@ -60,8 +61,8 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise
 
 
-def store(model: M3ViT, path: Path, training: Mapping[str, Any] | None = None) -> None:
-    """Write a model with its configuration; ``training`` is kept as JSON beside it."""
+def to_bytes(model: M3ViT, training: Mapping[str, Any] | None = None) -> bytes:
+    """A model with its configuration as a file; ``training`` is kept as JSON beside it."""
     tensors = {
         name: tensor.detach().float().cpu().contiguous()
         for name, tensor in model.state_dict().items()
@@ -71,7 +72,12 @@ def store(model: M3ViT, path: Path, training: Mapping[str, Any] | None = None) -
         "config": model.config.to_json(),
         "training": json.dumps(dict(training or {})),
     }
-    write_atomically(Path(path), _in_order(save(tensors, metadata)))
+    return _in_order(save(tensors, metadata))
+
+
+def store(model: M3ViT, path: Path, training: Mapping[str, Any] | None = None) -> None:
+    """Write :func:`to_bytes` to a file, whole or not at all."""
+    write_atomically(Path(path), to_bytes(model, training))
 
 
 def _in_order(data: bytes) -> bytes:

@@ -18,6 +18,7 @@ from .operators.linear import matmul, to_activation, to_key_value
 from .operators.softmax import token_mean
 from .operators.upsampling import UpsamplingHead
 from .typing import Ints
+from .unshuffle import unshuffle
 
 __all__ = [
     "Golden",
@@ -117,21 +118,6 @@ def patchify(images: Ints, patch: int) -> Ints:
     rows, columns = height // patch, width // patch
     split = images.reshape(*lead, rows, patch, columns, patch, channels)
     return np.moveaxis(split, -4, -3).reshape(*lead, rows * columns, patch * patch * channels)
-
-
-def unshuffle(
-    output: Ints, *, channels: int, upscale: int, scale: float, grid: tuple[int, int]
-) -> Ints:
-    """Head output ``(..., patches, C*s*s)`` to float planes ``(..., C, rows * s, columns * s)``.
-
-    ``upscale`` is s; one step of ``output`` is worth ``scale``. The one row of a head on the class
-    token becomes planes of one pixel.
-    """
-    rows, columns = grid if output.shape[-2] > 1 else (1, 1)
-    s, lead = upscale, output.shape[:-2]
-    planes = output.reshape(*lead, rows, columns, channels, s, s).astype(np.float32)
-    planes = np.moveaxis(planes, (-3, -5, -2, -4, -1), (-5, -4, -3, -2, -1))
-    return (planes * np.float32(scale)).reshape(*lead, channels, rows * s, columns * s)
 
 
 def raster(output: Ints, *, size: tuple[int, int], scale: float) -> Ints:

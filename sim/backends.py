@@ -1,8 +1,9 @@
-"""The backends that are software, and every backend by its name."""
+"""The backends that are software, and every backend by its name, those of other packages too."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -13,6 +14,7 @@ from moevit.quant.golden import Golden
 from moevit.quant.network import Network
 from moevit.quant.typing import Report, silent
 
+from .backend_names import BACKENDS
 from .counters import Counters
 from .device import Device, Progress, Result, planes
 from .interpreter import Interpreter
@@ -87,6 +89,14 @@ class _Software:
     def load(self, program: Program) -> None:
         """Makes ``program`` the one that is run."""
         self._program = program
+
+    def run(self, image: Any, task: str, *, progress: Progress | None = None) -> Result:
+        """One image; see :class:`~.device.Device`."""
+        raise NotImplementedError
+
+    def run_all(self, image: Any, *, progress: Progress | None = None) -> dict[str, Result]:
+        """One image under all tasks, one after the other."""
+        return {task: self.run(image, task, progress=progress) for task in self.program.tasks}
 
 
 class TorchDevice(_Software):
@@ -174,8 +184,12 @@ class InterpreterDevice(_Software):
         return Result(task=task, output=output, planes=planes(program, task, output), counters=None)
 
 
-BACKENDS = ("torch", "golden", "interpreter", "onnx", "sim")
-"""The names that :func:`open_device` knows."""
+GROUP = "moevit.backends"
+"""Entry points of packages that bring a backend: its name, and what makes one of the sources."""
+
+
+def _others() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
 
 
 def open_device(
@@ -201,4 +215,7 @@ def open_device(
         from .rtl import RtlDevice  # Amaranth only where Verilog may have to be generated
 
         return RtlDevice(sources.config, timing=timing, report=report)
+    if name in BACKENDS:
+        device: Device = _others()[name].load()(sources)
+        return device
     raise ValueError(f"Unknown backend {name!r}; expected one of {', '.join(BACKENDS)}")

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from moevit.quant.errors import MoevitError
 from moevit.quant.typing import Report, silent
 
 from . import cache, objcache
@@ -44,7 +45,7 @@ _GLOBAL = "-O2 -march=native"
 _VERILATED, _COMPILED = 0.15, 0.95
 
 
-class BuildError(RuntimeError):
+class BuildError(MoevitError, RuntimeError):
     """A tool failed. The message has its last words and names the file with all of them."""
 
 

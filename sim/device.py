@@ -76,6 +76,11 @@ class Device(Protocol):
         ``DeviceError`` where the device gave up.
         """
 
+    def run_all(self, image: Any, *, progress: Progress | None = None) -> dict[str, Result]:
+        """One image under all tasks of the program: in one run where the device can, and one by one
+        in software. Raises as :meth:`run`, and ``ValueError`` for a program compiled without it.
+        """
+
     def close(self) -> None:
         """Give everything back; the device cannot be used any more."""
 

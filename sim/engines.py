@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moevit.hw.compute.norm import DIM_BITS, longest_row
+from moevit.hw.compute.norm_roots import DIM_BITS, longest_row
 from moevit.hw.config import BEAT_BYTES, AcceleratorConfig
 from moevit.hw.image import BlockHeader, unpack_channels
 from moevit.hw.isa import (
@@ -82,15 +82,23 @@ class Engines:
     # Data engine -------------------------------------------------------------------------------
     def load(self, i: Load) -> None:
         """A whole LOAD."""
-        chip = self.chip
+        self.load_write(i, self.load_read(i))
+
+    def load_read(self, i: Load) -> Ints:
+        """The bytes that a LOAD asks for; of pixels ``(rows, bytes of a row)``."""
         if i.kind == LoadKind.PIXELS:
-            self._pixels(i)
-            return
+            return self._pixels(i)
         require(i.beats > 0, "LOAD of no beats")
         require(i.address % BEAT_BYTES == 0, f"LOAD from {i.address:#x}")
         base = self.bases.output if i.stored else self.bases.program
-        data = self.memory.read(base + i.address, i.beats * BEAT_BYTES)
-        if i.kind in (LoadKind.RESIDUAL, LoadKind.ACTIVATION):
+        return self.memory.read(base + i.address, i.beats * BEAT_BYTES)
+
+    def load_write(self, i: Load, data: Ints) -> None:
+        """Their way to the chip."""
+        chip = self.chip
+        if i.kind == LoadKind.PIXELS:
+            self._patches(i, data)
+        elif i.kind in (LoadKind.RESIDUAL, LoadKind.ACTIVATION):
             memory: Ints = chip.residual if i.kind == LoadKind.RESIDUAL else chip.activations
             whole = len(data) % memory[0].nbytes == 0
             require(whole, f"LOAD of {i.beats} beats, no whole words")
@@ -100,8 +108,7 @@ class Engines:
             start = np.int64(i.target * self.config.param_row_bytes)
             chip.scatter_bytes(chip.norm_params, start, data)
 
-    def _pixels(self, i: Load) -> None:
-        chip, inputs = self.chip, self.config.array.inputs
+    def _pixels(self, i: Load) -> Ints:
         require(min(i.strips, i.patches, i.patch_rows, i.patch_bytes) > 0, "LOAD of no pixels")
         piece = self.config.piece_bytes
         require(i.patch_bytes % piece == 0, f"LOAD of patch rows of {i.patch_bytes} bytes")
@@ -110,7 +117,11 @@ class Engines:
         base = self.bases.image + i.address
         width = i.patches * i.patch_bytes
         span = self.memory.read(base, (height - 1) * i.pitch + width)
-        rows = span[np.arange(height)[:, None] * i.pitch + np.arange(width)]
+        rows: Ints = span[np.arange(height)[:, None] * i.pitch + np.arange(width)]
+        return rows
+
+    def _patches(self, i: Load, rows: Ints) -> None:
+        chip, inputs = self.chip, self.config.array.inputs
         pixels = rows.reshape(i.strips, i.patch_rows, i.patches, i.patch_bytes).astype(np.int16)
         patch = np.arange(i.strips)[:, None, None] * i.patches + np.arange(i.patches)
         y = np.arange(i.patch_rows)[:, None]
@@ -119,33 +130,50 @@ class Engines:
 
     def store(self, i: Store, rows: Ints) -> None:
         """Rows of a STORE."""
+        self.store_write(i, rows, self.store_read(i, rows))
+
+    def store_read(self, i: Store, rows: Ints) -> Ints:
+        """Bytes ``(rows, bytes of a row)`` that a STORE reads."""
         chip = self.chip
         source = chip.residual if i.residual else chip.activations
         require(i.words > 0, "STORE of no words")
         words = chip.span(source, i.source + rows * i.stride, i.words)
-        data = np.ascontiguousarray(source[words]).view(np.uint8).reshape(len(rows), -1)
+        data: Ints = np.ascontiguousarray(source[words]).view(np.uint8).reshape(len(rows), -1)
         require(data.shape[1] % BEAT_BYTES == 0, f"STORE of rows of {data.shape[1]} bytes")
         require((i.address | i.pitch) % BEAT_BYTES == 0, "STORE to rows that are not aligned")
+        return data
+
+    def store_write(self, i: Store, rows: Ints, data: Ints) -> None:
+        """Their way to memory."""
         for r, row in zip(rows.tolist(), data, strict=True):
             self.memory.write(self.bases.output + i.address + r * i.pitch, row)
 
     # Norm engine -------------------------------------------------------------------------------
     def norm(self, i: Norm, rows: Ints) -> None:
         """Rows of a NORM."""
+        self.norm_write(i, rows, self.norm_read(i, rows))
+
+    def norm_read(self, i: Norm, rows: Ints) -> Ints:
+        """Residuals ``(rows, words * O)``."""
         chip, width = self.chip, i.words * self.config.array.outputs
         require(0 < i.words <= longest_row(self.config), f"NORM of {width} channels")
         require(
             0 < i.dim <= min(width, (1 << DIM_BITS) - 1), f"NORM of {i.dim} of {width} channels"
         )
         words = chip.span(chip.residual, i.source + rows * i.words, i.words)
-        x = chip.residual[words].reshape(len(rows), width)
+        x: Ints = chip.residual[words].reshape(len(rows), width)
+        return x
+
+    def norm_write(self, i: Norm, rows: Ints, x: Ints) -> None:
+        """Parameters are read, activations written."""
+        chip = self.chip
         params = chip.norm_params[chip.span(chip.norm_params, i.params, i.words)]
         bias, gain, shift = (p[: i.dim] for p in unpack_channels(params))
         gain = gain.astype(np.int16)
         norm: LayerNorm | Rescale = LayerNorm(gain=gain, bias=bias, shift=shift, eps=i.eps)
         if i.plain:
             norm = Rescale(gain=gain, bias=bias, shift=shift)
-        y = np.zeros((len(rows), width), np.int8)  # padding has no gain
+        y = np.zeros(x.shape, np.int8)  # padding has no gain
         y[:, : i.dim] = norm.compute(x[:, : i.dim])
         starts = (i.target + rows * i.stride) * self.config.array.inputs
         chip.scatter_bytes(chip.activations, starts, y)
@@ -270,14 +298,14 @@ class Engines:
         pitch = -(-i.keys // inputs)
         require(i.v_tile_pitch == pitch, f"ATTENTION of {i.v_tile_pitch} value rows, not {pitch}")
 
-    def attention_read(self, i: Attention, rows: Ints) -> Ints:
-        """Queries ``(heads, rows, chunks * I)``."""
+    def attention_read(self, i: Attention, rows: Ints, heads: Ints) -> Ints:
+        """Queries ``(heads, rows, chunks * I)`` of some ``heads``."""
         chip = self.chip
-        starts = i.source + rows * i.stride + np.arange(i.heads)[:, None] * i.chunks
+        starts = i.source + rows * i.stride + heads[:, None] * i.chunks
         words = chip.span(chip.activations, starts, i.chunks)
-        return chip.activations[words].reshape(i.heads, len(rows), -1)
+        return chip.activations[words].reshape(len(heads), len(rows), -1)
 
-    def attention_values(self, i: Attention, q: Ints) -> Ints:
+    def attention_values(self, i: Attention, q: Ints, heads: Ints) -> Ints:
         """Scores, softmax and weighted values ``(heads, rows, channels)`` int8 of queries ``q``."""
         chip, inputs, outputs = self.chip, self.config.array.inputs, self.config.array.outputs
         key_tiles = -(-i.keys // outputs)
@@ -287,23 +315,23 @@ class Engines:
             out=Multiplier(mult=i.out_mult, shift=i.out_shift),
         )
         values = []
-        for h in range(i.heads):
+        for n, h in enumerate(heads.tolist()):
             k = chip.kv[chip.span(chip.kv, i.k_base + h * i.k_pitch, key_tiles * i.chunks)]
             k = k.reshape(key_tiles, i.chunks, outputs, inputs).swapaxes(1, 2)
             k = k.reshape(key_tiles * outputs, -1)[: i.keys]
             tiles = i.v_base + h * i.v_pitch + np.arange(i.v_otiles) * i.v_tile_pitch
             v = chip.kv[chip.span(chip.kv, tiles, v_chunks)]  # (v_otiles, chunks, I * O)
             v = v.reshape(i.v_otiles, v_chunks * inputs, outputs)[:, : i.keys]
-            weights = softmax.weights(softmax.scores(matmul(q[h], k)))
+            weights = softmax.weights(softmax.scores(matmul(q[n], k)))
             acc = matmul(weights, v.swapaxes(1, 2).reshape(i.v_otiles * outputs, -1))
             values.append(to_activation(softmax.outputs(acc, weights.sum(axis=-1))))
         return np.stack(values).astype(np.int8)
 
-    def attention_write(self, i: Attention, rows: Ints, values: Ints) -> None:
-        """Attention outputs of ``rows``."""
+    def attention_write(self, i: Attention, rows: Ints, values: Ints, heads: Ints) -> None:
+        """Attention outputs of ``rows`` and ``heads``."""
         head = i.v_otiles * self.config.array.outputs
         start = (i.target + rows * i.target_stride) * self.config.array.inputs
-        starts = start + np.arange(i.heads)[:, None] * head  # (heads, rows)
+        starts = start + heads[:, None] * head  # (heads, rows)
         self.chip.scatter_bytes(self.chip.activations, starts, values)
 
     # Weight engine -----------------------------------------------------------------------------

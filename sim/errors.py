@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from moevit.hw.registers import Error
+from typing import TYPE_CHECKING
+
+from moevit.quant.errors import MoevitError
+
+if TYPE_CHECKING:  # Amaranth, which listing the errors needs not
+    from moevit.hw.registers import Error
 
 __all__ = ["DeviceError"]
 
 
-class DeviceError(RuntimeError):
+class DeviceError(MoevitError, RuntimeError):
     """A frame was given up; ``code`` says why, as the device's ERROR register would."""
 
     def __init__(self, code: Error, message: str = "") -> None:
+        from moevit.hw.registers import Error
+
         self.code = Error(code)
         super().__init__(f"{self.code.name}: {message}" if message else self.code.name)

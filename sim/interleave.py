@@ -2,15 +2,16 @@
 
 The interpreter runs instructions one after another. Hardware does not: engines work tile by tile at
 their own speed, the operand loader runs ahead of the epilogue, and only credits keep them apart.
-Here every engine is a process that takes one step at a time, and a seed picks who is next, with
-speeds that change all the time. A program whose result depends on the seed has a race; one where
-nobody can move has a deadlock, which is also looked for with short instruction queues.
+Here every stage of an engine is a process that takes one step at a time, and a seed picks who is
+next: with speeds that change all the time, or so that one of them goes only when nobody else can,
+or whenever it can itself (:class:`_Choice`). A program whose result depends on the seed has a race;
+one where nobody can move has a deadlock, which is also looked for with short instruction queues.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any
 
@@ -43,8 +44,11 @@ Process = Generator[Callable[[], bool], None, None]
 """Yields what it waits for, and is resumed when that holds."""
 
 _OPERAND_HALVES = 2
+_ASKED_LOADS = 2
+_TOKENS_UNDER_WAY = 8
 _SPEEDS = (0.01, 1.0, 100.0)
 _STEPS_AT_A_SPEED = 40
+_NEVER, _ALWAYS = 1e-9, 1e9
 
 
 def run_interleaved(
@@ -67,6 +71,37 @@ def run_interleaved(
     _Machine(config, frame, queue_depth).run(np.random.default_rng(seed))
 
 
+class _Choice:
+    """Who is next, by a seed.
+
+    One seed in two changes all speeds every few steps. Of the others, each holds back one process
+    or prefers one, or both, for a whole frame or until it chooses again.
+    """
+
+    def __init__(self, rng: np.random.Generator, names: Sequence[str]) -> None:
+        self.rng, self.names, self.step = rng, list(names), 0
+        self.random = rng.random() < 0.5
+        self.extremes = [(_NEVER,), (_ALWAYS,), (_NEVER, _ALWAYS)][int(rng.integers(3))]
+        self.changes = self.random or rng.random() < 0.5
+        self.speed = self.draw()
+
+    def draw(self) -> dict[str, float]:
+        """A speed for each."""
+        if self.random:
+            speeds = self.rng.choice(_SPEEDS, len(self.names))
+            return dict(zip(self.names, speeds.tolist(), strict=True))
+        chosen = self.rng.choice(self.names, len(self.extremes), replace=False)
+        return dict.fromkeys(self.names, 1.0) | dict(zip(chosen, self.extremes, strict=True))
+
+    def next(self, able: list[str]) -> str:
+        """One of those that can move."""
+        self.step += 1
+        if self.changes and self.step % _STEPS_AT_A_SPEED == 0:
+            self.speed = self.draw()
+        weights = np.array([self.speed[name] for name in able])
+        return able[int(self.rng.choice(len(able), p=weights / weights.sum()))]
+
+
 class _Machine:
     """Queues, credits, and one process for each thing that moves by itself."""
 
@@ -76,6 +111,10 @@ class _Machine:
         self.credits = [0] * SEMAPHORES
         names = ("load", "store", "norm", "compute", "fetch")
         self.queues: dict[str, deque[Any]] = {name: deque() for name in names}
+        self.asked: deque[Any] = deque()  # LOADs
+        self.landed: deque[Any] = deque()  # and their data
+        self.stored: deque[Any] = deque()  # rows of STOREs on their way to memory
+        self.summed: deque[Any] = deque()  # tiles of NORMs
         self.operands: deque[Any] = deque()  # loader -> array
         self.finished: deque[Any] = deque()  # array -> epilogue
         self.routing: deque[Gemm] = deque()  # epilogue -> gate unit
@@ -86,8 +125,12 @@ class _Machine:
         """Until every instruction has been handed out and every engine is idle."""
         processes: dict[str, Process] = {
             "sequencer": self.sequencer(),
+            "ask": self.ask(),
+            "data": self.data(),
             "load": self.load(),
             "store": self.store(),
+            "memory": self.memory(),
+            "sums": self.sums(),
             "norm": self.norm(),
             "fetch": self.fetch(),
             "loader": self.loader(),
@@ -96,16 +139,9 @@ class _Machine:
             "gate": self.gate(),
         }
         waits = {name: next(process) for name, process in processes.items()}
-        step = 0
-        while True:
-            able = [name for name, ready in waits.items() if ready()]
-            if not able:
-                break
-            if step % _STEPS_AT_A_SPEED == 0:
-                speed = dict(zip(processes, rng.choice(_SPEEDS, len(processes)), strict=True))
-            step += 1
-            weights = np.array([speed[name] for name in able])
-            name = able[int(rng.choice(len(able), p=weights / weights.sum()))]
+        choice = _Choice(rng, list(processes))
+        while able := [name for name, ready in waits.items() if ready()]:
+            name = choice.next(able)
             waits[name] = processes[name].send(None)
         stuck = sorted(set(processes) - self.idle)
         if stuck:
@@ -119,6 +155,13 @@ class _Machine:
         yield lambda: len(queue) > 0
         self.idle.discard(name)
         return queue.popleft()
+
+    def _first(self, name: str, queue: deque[Any]) -> Generator[Callable[[], bool], None, Any]:
+        """The next item, which stays in the queue."""
+        self.idle.add(name)
+        yield lambda: len(queue) > 0
+        self.idle.discard(name)
+        return queue[0]
 
     def _put(self, queue: deque[Any], item: Any, depth: int) -> Process:
         yield lambda: len(queue) < depth
@@ -150,34 +193,65 @@ class _Machine:
         self.idle.add("sequencer")
         yield lambda: False
 
+    def ask(self) -> Process:
+        """Asks for LOADs' data, up to two ahead of what is written."""
+        while True:
+            i = yield from self._next("ask", self.queues["load"])
+            yield from self._take(i, i.wait_count or 1)
+            yield lambda: len(self.asked) + len(self.landed) < _ASKED_LOADS
+            self.asked.append(i)
+
+    def data(self) -> Process:
+        """The memory's answers, some time between the question and the write."""
+        while True:
+            i = yield from self._next("data", self.asked)
+            self.landed.append((i, self.engines.load_read(i).copy()))
+
     def load(self) -> Process:
         while True:
-            i = yield from self._next("load", self.queues["load"])
-            yield from self._take(i, i.wait_count or 1)
+            i, data = yield from self._next("load", self.landed)
             yield lambda: True
-            self.engines.load(i)
+            self.engines.load_write(i, data)
+            yield lambda: True
             self._give(i, 1)
 
     def store(self) -> Process:
+        """Reads rows; the memory has them later, and all of them before the next STORE begins."""
         while True:
             i = yield from self._next("store", self.queues["store"])
             yield from self._take(i, i.wait_count)
             for rows in self._rows(i.rows):
                 yield from self._take(i, 0 if i.wait_count else 1)
                 yield lambda: True
-                self.engines.store(i, rows)
+                self.stored.append((i, rows, self.engines.store_read(i, rows)))
+            yield lambda: not self.stored
             self._give(i, 1)
 
-    def norm(self) -> Process:
+    def memory(self) -> Process:
         while True:
-            i = yield from self._next("norm", self.queues["norm"])
+            i, rows, data = yield from self._first("memory", self.stored)
+            self.engines.store_write(i, rows, data)
+            self.stored.popleft()
+
+    def sums(self) -> Process:
+        """Reads residuals, up to some tokens ahead of what is written; one NORM at a time."""
+        ahead = max(_TOKENS_UNDER_WAY // self.config.array.tokens, 1)
+        while True:
+            i = yield from self._next("sums", self.queues["norm"])
             yield from self._take(i, i.wait_count)
             for rows in self._rows(i.tokens):
                 yield from self._take(i, 0 if i.wait_count else 1)
-                yield lambda: True
-                self.engines.norm(i, rows)
-                yield lambda: True
-                self._give(i, 1)
+                yield lambda: len(self.summed) < ahead
+                self.summed.append((i, rows, self.engines.norm_read(i, rows)))
+            yield lambda: not self.summed
+
+    def norm(self) -> Process:
+        while True:
+            i, rows, x = yield from self._first("norm", self.summed)
+            self.engines.norm_write(i, rows, x)
+            yield lambda: True
+            self._give(i, 1)
+            self.summed.popleft()
 
     def fetch(self) -> Process:
         demand = self.chip.demand
@@ -217,13 +291,18 @@ class _Machine:
             yield from self._take(i, i.wait_count)
             for n, rows in enumerate(tiles):
                 yield from self._take(i, 0 if i.wait_count else 1)
-                yield lambda: len(self.operands) < _OPERAND_HALVES
-                targets: Any = rows
+                last = n + 1 == len(tiles)
                 if is_gemm:
+                    yield lambda: len(self.operands) < _OPERAND_HALVES
                     x, targets = self.engines.gemm_read(i, rows), self.engines.gemm_targets(i, rows)
-                else:
-                    x = self.engines.attention_read(i, rows)
-                self.operands.append((i, targets, x, n + 1 == len(tiles)))
+                    self.operands.append((i, targets, x, last))
+                    continue
+                for h in range(i.heads):
+                    yield lambda: len(self.operands) < _OPERAND_HALVES
+                    heads = np.array([h])
+                    x = self.engines.attention_read(i, rows, heads)
+                    end = h + 1 == i.heads
+                    self.operands.append((i, (rows, heads, end), x, last and end))
 
     def array(self) -> Process:
         """Multiplies in order: weights from the rings, keys and values from their memory."""
@@ -239,7 +318,7 @@ class _Machine:
                     ring.release(i.otiles, i.depth)
             elif isinstance(i, Attention):
                 yield lambda: True
-                work = self.engines.attention_values(i, x)
+                work = self.engines.attention_values(i, x, targets[1])
             yield from self._put(self.finished, (i, targets, x, work, last), FINISHED_TILES)
 
     def epilogue(self) -> Process:
@@ -250,8 +329,9 @@ class _Machine:
             if isinstance(i, Sync):
                 self._give(i, i.count)
             elif isinstance(i, Attention):
-                self.engines.attention_write(i, targets, work)
-                self._give(i, 1)
+                rows, heads, end = targets
+                self.engines.attention_write(i, rows, work, heads)
+                self._give(i, int(end))
             elif x is not None:
                 self.engines.gemm_write(i, targets, x, work)
                 if i.mode != Destination.GATE:

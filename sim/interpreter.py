@@ -185,9 +185,10 @@ class _Run:
         elif isinstance(i, Norm):
             self.engines.norm(i, np.arange(i.tokens))
         elif isinstance(i, Attention):
-            everything = np.arange(i.queries)
-            q = self.engines.attention_read(i, everything)
-            self.engines.attention_write(i, everything, self.engines.attention_values(i, q))
+            every, heads = np.arange(i.queries), np.arange(i.heads)
+            q = self.engines.attention_read(i, every, heads)
+            values = self.engines.attention_values(i, q, heads)
+            self.engines.attention_write(i, every, values, heads)
         elif isinstance(i, Fetch):
             self.done.misses += self.engines.fetch(i)
         self._give(i, i.count if isinstance(i, Sync) else tiles)

@@ -19,6 +19,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from moevit.quant.errors import MoevitError
+
 __all__ = [
     "BUILD_PROGRAMS",
     "MIN_VERILATOR",
@@ -42,7 +44,7 @@ BUILD_PROGRAMS: Mapping[str, str] = {"g++": "g++", "make": "make", "perl": "perl
 _UNPROBED_MAKEFLAGS = "CFG_CXXFLAGS_PCH_I=-include CFG_LDLIBS_THREADS=-pthread"
 
 
-class ToolNotFoundError(FileNotFoundError):
+class ToolNotFoundError(MoevitError, FileNotFoundError):
     """A program that a simulation needs is missing or too old; the message says what to install."""
 
 

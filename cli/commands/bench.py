@@ -6,12 +6,28 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import UserError
-from ..files import write_json, write_text
-from ..options import DEFAULT_EXPERTS, DEFAULT_SIZE, Experts, Json, Model, Seed, parse_image_size
-from ..progress import Report, progress
+from moevit.errors import UserError
+from moevit.files import write_json, write_text
+from moevit.hw.config import AcceleratorConfig
+from moevit.models import load
+from moevit.quant.typing import Report
+
+from ..options import (
+    DEFAULT_EXPERTS,
+    DEFAULT_SIZE,
+    Config,
+    Experts,
+    Json,
+    Model,
+    Seed,
+    parse_image_size,
+)
+from ..progress import progress
+from ..workload import hardware
 
 __all__ = ["command"]
+
+_FRAME_PRESET = "zcu104"
 
 Presets = Annotated[
     str, typer.Option(metavar="NAMES", help="Without --size: hardware presets, by commas.")
@@ -42,7 +58,12 @@ FrameSize = Annotated[
         show_default=False,
     ),
 ]
-FramePreset = Annotated[str, typer.Option(metavar="NAME", help="With --size: the hardware preset.")]
+FramePreset = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="With --size: the hardware preset.", show_default=_FRAME_PRESET
+    ),
+]
 ImageSize = Annotated[
     str | None,
     typer.Option(
@@ -90,7 +111,8 @@ def command(
     validation: Validation = 500,
     output: Results = None,
     docs: Docs = Path("docs/benchmarks.md"),
-    preset: FramePreset = "zcu104",
+    preset: FramePreset = None,
+    config: Config = None,
     image_size: ImageSize = None,
     experts: Experts = None,
     tasks: Tasks = "",
@@ -113,11 +135,11 @@ def command(
         if model is not None:
             raise UserError("--model: with --size name the checkpoint by --router")
         with progress("moevit bench", quiet=as_json) as report:
-            from ..reference import Reference, measure_frames
+            from moevit.bench.frames import Reference, measure_frames
 
             reference = Reference(
                 size=size,
-                preset=preset,
+                config=hardware(preset, config, _FRAME_PRESET),
                 image=parse_image_size(image_size),
                 experts=experts or DEFAULT_EXPERTS,
                 router=router,
@@ -137,12 +159,13 @@ def command(
         if as_json:
             typer.echo(json.dumps(frame, indent=2))
         else:
-            from ..reference_report import text
+            from moevit.bench.frames_report import text
 
             typer.echo(text(frame))
         return
     with progress("moevit bench", quiet=as_json) as report:
-        found, page = _recorded(presets, model, images, validation, docs, report)
+        chosen = None if config is None else [hardware(None, config)]
+        found, page = _recorded(presets, chosen, model, images, validation, docs, report)
     output = output or Path("bench/results.json")
     write_json(output, found)
     if page is not None:
@@ -156,18 +179,23 @@ def command(
 
 
 def _recorded(
-    presets: str, model: Path | None, images: int, validation: int, docs: Path, report: Report
+    presets: str,
+    configs: list[AcceleratorConfig] | None,
+    model: Path | None,
+    images: int,
+    validation: int,
+    docs: Path,
+    report: Report,
 ) -> tuple[dict[str, Any], str | None]:
     """The shipped model's results, and the page with its tables where there is one."""
-    from ..benchmark import check_presets, insert, measure, tables
+    from moevit.bench.benchmark import check_presets, insert, measure, tables
 
-    names = check_presets(presets)
+    configs = configs or check_presets(presets)
     if docs.exists():
         insert(docs, "")  # whether it can be done: before all the work, not after
     found = measure(
-        size=DEFAULT_SIZE,
-        model=model,
-        presets=names,
+        model=load(DEFAULT_SIZE if model is None else model),
+        configs=configs,
         images=images,
         validation=validation,
         report=report,

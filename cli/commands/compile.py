@@ -7,26 +7,28 @@ from typing import Annotated
 import typer
 
 from moevit.compiler.plan.schedule import DEFAULT_THRESHOLD
+from moevit.files import writable
+from moevit.sources import image_source
 
-from ..files import writable, write_bytes
 from ..options import (
     ALL_TASKS,
-    DEFAULT_PRESET,
     DEFAULT_SIZE,
+    CalibrationFiles,
+    Config,
+    Data,
     Experts,
     Json,
     Method,
     Model,
     Preset,
     RandomImage,
+    Root,
     Size,
     Task,
     chosen_tasks,
-    parse_image_size,
 )
 from ..progress import progress
-from ..sources import CalibrationFiles, Data, Root, image_source
-from ..workload import Workload
+from ..workload import hardware, open_workload
 
 __all__ = ["command"]
 
@@ -48,7 +50,8 @@ def command(
     experts: Experts = None,
     method: Method = None,
     image_size: RandomImage = None,
-    preset: Preset = DEFAULT_PRESET,
+    preset: Preset = None,
+    config: Config = None,
     task: Task = ALL_TASKS,
     output: Output = Path("program.moevit"),
     threshold: Threshold = DEFAULT_THRESHOLD,
@@ -64,37 +67,37 @@ def command(
     """
     writable(output)
     with progress("moevit compile", quiet=as_json) as report:
-        workload = Workload(
+        workload = open_workload(
+            hardware(preset, config),
             size=size,
             model=model,
-            preset=preset,
             experts=experts,
             method=method,
-            image=parse_image_size(image_size),
+            image_size=image_size,
             source=image_source(data, root, calibration),
             report=report,
         )
-        tasks = chosen_tasks(task, workload.network.tasks)
+        tasks = chosen_tasks(task, workload.quantised_network.tasks)
         program = workload.compile(tasks, threshold=threshold)
-        write_bytes(output, program.to_bytes())
-    counts = {name: program.header(name).code_count for name in program.tasks}
+        program.save(output)
+    linked, name = program.linked, program.config.name
     found = {
         "output": str(output),
-        "preset": preset,
+        "preset": name,
         "config_hash": f"{program.config.hash:016x}",
-        "memory_bytes": len(program.memory),
-        "output_bytes": program.output_bytes,
-        "scratch_bytes": max(task.output.address for task in program.tasks.values()),
-        "instructions": counts,
+        "memory_bytes": len(linked.memory),
+        "output_bytes": linked.output_bytes,
+        "scratch_bytes": max(task.output.address for task in linked.tasks.values()),
+        "instructions": {task: linked.header(task).code_count for task in program.tasks},
     }
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
-    typer.echo(f"{output}: {len(program.memory):,} bytes for preset {preset}")
+    typer.echo(f"{output}: {found['memory_bytes']:,} bytes for preset {name}")
     if found["scratch_bytes"]:
         typer.echo(
             f"  tokens pass through the chip; {found['scratch_bytes']:,} of the "
-            f"{program.output_bytes:,} bytes for results hold them meanwhile"
+            f"{found['output_bytes']:,} bytes for results hold them meanwhile"
         )
-    for name, count in counts.items():
-        typer.echo(f"  {name}: {count} instructions")
+    for task_name in program.tasks:
+        typer.echo(f"  {task_name}: {linked.header(task_name).code_count} instructions")

@@ -5,10 +5,8 @@ from typing import Annotated
 
 import typer
 
-from moevit.compiler import Program
-from moevit.compiler.disasm import disassemble
+from moevit.programs import load_program
 
-from ..files import readable
 from ..options import ALL_TASKS, Task, chosen_tasks
 
 __all__ = ["command"]
@@ -22,6 +20,6 @@ def command(file: File, task: Task = ALL_TASKS) -> None:
     Addresses on the chip are words of their memory (A activations, X residual, KV keys and values),
     addresses in memory are bytes.
     """
-    program = Program.load(readable(file, "a program of `moevit compile`"))
-    for line in disassemble(program, chosen_tasks(task, list(program.tasks))):
+    program = load_program(file)
+    for line in program.listing(chosen_tasks(task, program.tasks)):
         typer.echo(line)

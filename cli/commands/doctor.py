@@ -7,7 +7,8 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
-from ..errors import CheckFailedError
+from moevit.errors import CheckFailedError
+
 from ..health import Item, examine, surroundings
 from ..options import Json
 

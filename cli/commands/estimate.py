@@ -9,21 +9,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from moevit.compiler import Program, compile_network
-from moevit.compiler.cost.estimate import estimate
-from moevit.hw.config import preset as hardware_preset
-from moevit.model.blank import blank_network
+from moevit.errors import UserError
 from moevit.model.config import preset as model_preset
-from moevit.quant.network import Network
-from moevit.sim.rtl import board_memory
+from moevit.networks import Network, blank_network
+from moevit.programs import Program, estimate, load_program
 
-from ..errors import UserError
-from ..files import readable
 from ..options import (
     ALL_TASKS,
     DEFAULT_EXPERTS,
-    DEFAULT_PRESET,
     DEFAULT_SIZE,
+    Config,
     Experts,
     ImageSize,
     Json,
@@ -38,7 +33,7 @@ from ..options import (
 )
 from ..progress import progress
 from ..settings import Settings, changed
-from ..workload import Workload
+from ..workload import alone, hardware, open_workload
 
 __all__ = ["command"]
 
@@ -60,7 +55,8 @@ def command(
     method: Method = None,
     image_size: ImageSize = None,
     settings: Settings = None,
-    preset: Preset = DEFAULT_PRESET,
+    preset: Preset = None,
+    config: Config = None,
     task: Task = ALL_TASKS,
     program: File = None,
     as_json: Json = False,
@@ -72,57 +68,34 @@ def command(
     of an engine are those in which it works. With several tasks the figures of --json are those of
     all together, and `tasks` has each.
     """
-    config = hardware_preset(preset)
-    found, macs = {}, 0
+    hardware_config = hardware(preset, config)
     with progress("moevit estimate", quiet=as_json) as report:
+        subject: Program | Network
         if program is not None:
-            compiled = _program(
-                program,
+            given: dict[str, object] = {"model": model, "experts": experts, "method": method}
+            given |= {"image-size": image_size, "set": settings, "config": config}
+            alone("--program", {f"--{name}": value for name, value in given.items()})
+            subject = load_program(program)
+            hardware_config = subject.config
+        elif image_size is not None or settings:
+            subject = _blank(size, image_size, settings, experts, model=model, method=method)
+        else:
+            subject = open_workload(
+                hardware_config,
+                size=size,
                 model=model,
                 experts=experts,
                 method=method,
-                image_size=image_size,
-                set=settings,
-            )
-            config, tasks = compiled.config, chosen_tasks(task, list(compiled.tasks))
-        else:
-            if image_size is not None or settings:
-                network = _blank(size, image_size, settings, experts, model=model, method=method)
-            else:
-                network = Workload(
-                    size=size,
-                    model=model,
-                    preset=preset,
-                    experts=experts,
-                    method=method,
-                    report=report,
-                ).network
-            tasks = chosen_tasks(task, network.tasks)
-        timing = board_memory(config)
-        for n, name in enumerate(tasks):  # one at a time: programs of large networks are large
-            if program is None:
-                report(f"compiling {name}", n / len(tasks))
-                compiled = compile_network(network, config, [name])
-            found[name] = estimate(compiled, name, timing)
-            macs += compiled.task(name).useful_macs
+                report=report,
+            ).quantised_network
+        tasks = chosen_tasks(task, subject.tasks)
+        found = estimate(subject, tasks, preset=hardware_config, report=report)
     if as_json:
-        cycles = sum(e.cycles for e in found.values())
-        engines = {engine for e in found.values() for engine in e.by_engine}
-        total = {
-            "cycles": cycles,
-            "mac_utilisation": macs / (cycles * config.array.macs),
-            "bytes_read": sum(e.bytes_read for e in found.values()),
-            "by_engine": {
-                name: sum(e.by_engine.get(name, 0) for e in found.values())
-                for name in sorted(engines)
-            },
-            "tasks": {name: e.to_dict() for name, e in found.items()},
-        }
-        typer.echo(json.dumps(total, indent=2))
+        typer.echo(json.dumps(found.to_dict(), indent=2))
         return
-    clock = config.clock_mhz
+    clock = hardware_config.clock_mhz
     table = Table(
-        title=f"estimate for preset {config.name}",
+        title=f"estimate for preset {hardware_config.name}",
         caption=f"ms at the target clock of {clock:g} MHz",
         title_justify="left",
         caption_justify="left",
@@ -130,7 +103,7 @@ def command(
     table.add_column("task")
     for heading in ("cycles", "ms", "MAC util.", "bytes read"):
         table.add_column(heading, justify="right")
-    for name, e in found.items():
+    for name, e in found.tasks.items():
         ms = e.cycles / clock / 1e3
         table.add_row(
             name, f"{e.cycles:,}", f"{ms:.3f}", f"{e.mac_utilisation:.1%}", f"{e.bytes_read:,}"
@@ -147,24 +120,12 @@ def _blank(
 ) -> Network:
     """A network of the size without weights."""
     given = "--set" if image_size is None else "--image-size"
-    for option, value in others.items():
-        if value is not None:
-            raise UserError(f"{given}: cannot be given together with --{option}")
+    alone(given, {f"--{name}": value for name, value in others.items()})
     config, image = model_preset(size), parse_image_size(image_size)
     if image is not None:
         try:
             config = replace(config, image=image)
         except ValueError as error:
             raise UserError(f"--image-size: {error}") from None
-    bits = expert_bits(experts or DEFAULT_EXPERTS)
-    return blank_network(changed(config, settings), expert_bits=bits)
-
-
-def _program(file: Path, **others: object) -> Program:
-    """The program in a file, which is given alone."""
-    for option, value in others.items():
-        if value is not None:
-            raise UserError(
-                f"--program: cannot be given together with --{option.replace('_', '-')}"
-            )
-    return Program.load(readable(file, "a program of `moevit compile`"))
+    expert_bits(experts or DEFAULT_EXPERTS)
+    return blank_network(changed(config, settings), experts=experts or DEFAULT_EXPERTS)

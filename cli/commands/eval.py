@@ -1,39 +1,41 @@
 """`moevit eval`."""
 
 import json
-import os
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from moevit.errors import UserError
 from moevit.quant.analysis.bootstrap import LEVEL, RESAMPLES
-from moevit.sim.backends import BACKENDS
+from moevit.sources import image_source
 
-from ..errors import UserError
 from ..options import (
     ALL_TASKS,
-    DEFAULT_PRESET,
     DEFAULT_SIZE,
     Backend,
+    CalibrationFiles,
+    Config,
+    Data,
     Experts,
     Json,
     Method,
     Model,
     Preset,
+    Root,
     Size,
     Task,
     check_backend,
     chosen_tasks,
+    side_by_side,
 )
 from ..progress import progress
-from ..sources import CalibrationFiles, Data, Root, image_source
-from ..workload import Workload
+from ..workload import hardware, open_workload
 
 __all__ = ["command"]
 
-_IMAGES = {"torch": 500, "onnx": 500, "golden": 500, "interpreter": 20, "sim": 20}
+_IMAGES = {"torch": 500, "onnx": 500, "golden": 500, "interpreter": 20, "sim": 20, "board": 500}
 
 Images = Annotated[
     int,
@@ -55,7 +57,8 @@ def command(
     task: Task = ALL_TASKS,
     images: Images = 0,
     size: Size = DEFAULT_SIZE,
-    preset: Preset = DEFAULT_PRESET,
+    preset: Preset = None,
+    config: Config = None,
     model: Model = None,
     experts: Experts = None,
     method: Method = None,
@@ -72,30 +75,29 @@ def command(
     relative gain in percent over the float model on the same images. Intervals are those of a
     bootstrap over the images, paired for delta-m.
     """
-    check_backend(backend, BACKENDS)
+    check_backend(backend)
     with progress("moevit eval", quiet=as_json) as report:
-        from ..scoring import score  # torch, after the options are known to be right
+        from moevit.bench.scoring import score  # torch, after the options are known to be right
 
-        workload = Workload(
+        workload = open_workload(
+            hardware(preset, config),
             size=size,
             model=model,
-            preset=preset,
             experts=experts,
             method=method,
             source=image_source(data, root, calibration),
             report=report,
         )
         if workload.quantised and backend == "torch":
-            raise UserError(f"{workload.path}: is quantised; backend torch needs a checkpoint")
+            raise UserError(f"{workload.name}: is quantised; backend torch needs a checkpoint")
         tasks = chosen_tasks(task, workload.model_config.task_names)
-        config = workload.model_config
-        _, count, _ = workload.source.validation(config, images or _IMAGES[backend])
+        _, count, _ = workload.source.validation(workload.model_config, images or _IMAGES[backend])
         found = score(
             workload,
             tasks,
             backend,
             count,
-            jobs=jobs or len(os.sched_getaffinity(0)),
+            jobs=side_by_side(backend, jobs),
             report=report,
         )
     if as_json:

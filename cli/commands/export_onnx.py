@@ -2,16 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
 import typer
 
-from ..errors import UserError
-from ..files import writable
+from moevit.errors import UserError
+from moevit.files import writable
+
 from ..options import (
     ALL_TASKS,
-    DEFAULT_PRESET,
     DEFAULT_SIZE,
     Experts,
     Json,
@@ -21,8 +20,8 @@ from ..options import (
     Task,
     chosen_tasks,
 )
-from ..progress import Report, progress
-from ..workload import Workload
+from ..progress import progress
+from ..workload import hardware, open_workload
 
 __all__ = ["command"]
 
@@ -35,8 +34,6 @@ Quantised = Annotated[
         "quantised network.",
     ),
 ]
-
-_IMAGES = 8  # test scenes that the QDQ graph is compared on
 
 
 def command(
@@ -61,19 +58,16 @@ def command(
         if not quantised and (experts or method):
             name = "--experts" if experts else "--method"
             raise UserError(f"{name}: needs --quantised; the float model has no integers")
-        workload = Workload(
-            size=size,
-            model=model,
-            preset=DEFAULT_PRESET,
-            experts=experts,
-            method=method,
-            report=report,
+        workload = open_workload(
+            hardware(None), size=size, model=model, experts=experts, method=method, report=report
         )
-        if quantised:
-            found = _quantised(workload, task, output, report)
-            names = found["tasks"]
-        else:
-            found, names = _float(workload, task, output, report)
+        if not quantised and workload.quantised:
+            raise UserError(f"{workload.name}: is quantised; expected a checkpoint, or --quantised")
+        report("loading the model", 0.0)
+        subject = workload.quantised_network if quantised else workload.model
+        names = chosen_tasks(task, subject.tasks)
+        report(f"exporting {len(names)} tasks", 0.9 if quantised else 0.1)
+        found = subject.export_onnx(output, names)
     if as_json:
         typer.echo(json.dumps({"output": str(output), **found}, indent=2))
         return
@@ -91,28 +85,3 @@ def command(
         return
     worst = max(found["difference"].values())
     typer.echo(f"onnxruntime differs from PyTorch by {worst:.1g} of the largest value at most")
-
-
-def _float(
-    workload: Workload, task: str, output: Path, report: Report
-) -> tuple[dict[str, Any], list[str]]:
-    from moevit.model.export.onnx import export_onnx
-
-    if workload.quantised:
-        raise UserError(f"{workload.path}: is quantised; expected a checkpoint, or --quantised")
-    report("loading the model", 0.0)
-    names = chosen_tasks(task, workload.model.config.task_names)
-    report(f"exporting {len(names)} tasks", 0.1)
-    return export_onnx(workload.model, output, names), names
-
-
-def _quantised(workload: Workload, task: str, output: Path, report: Report) -> dict[str, Any]:
-    from moevit.model.export.qdq import export_qdq
-    from moevit.model.scenes.render import scene
-
-    network = workload.network
-    names = chosen_tasks(task, network.tasks)
-    g = network.geometry
-    images = [scene("test", n, g.image_height, g.image_width).image for n in range(_IMAGES)]
-    report(f"exporting {len(names)} tasks", 0.9)
-    return export_qdq(network, output, names, images=np.stack(images))

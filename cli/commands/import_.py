@@ -1,24 +1,20 @@
 """`moevit import`."""
 
 import ast
-import contextlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from moevit.errors import UserError
+from moevit.files import writable
 from moevit.model.config import INTERPOLATIONS
+from moevit.models import Model, from_edge_moe, from_m3vit, from_timm
 
-from ..errors import UserError
-from ..files import writable
 from ..options import Json, parse_image_size
 from ..progress import progress
 from ..settings import GATE_SETTINGS, GateSettings, read
-
-if TYPE_CHECKING:  # torch is imported when there is something to import
-    from moevit.model.importers.common import Imported
 
 __all__ = ["app"]
 
@@ -147,25 +143,22 @@ def m3vit(
     writable(output)
     with progress("moevit import m3vit", quiet=as_json) as report:
         report("reading the weights", 0.0)
-        from moevit.model.importers.m3vit import import_m3vit
-
-        with _naming(file):
-            imported = import_m3vit(
-                file,
-                image=parse_image_size(image, "--image"),
-                heads=heads,
-                top_k=top_k,
-                tasks=_names(tasks),
-                pixel_mean=mean,
-                pixel_std=std,
-                backbone_only=backbone_only,
-                align_corners=align_corners,
-                config=config,
-                weights_key=weights_key,
-                **read([*(settings or []), *_starts(expert_starts)], GATE_SETTINGS),
-            )
-        _write(imported, output)
-    _say(imported, output, as_json=as_json)
+        model = from_m3vit(
+            file,
+            image=parse_image_size(image, "--image"),
+            heads=heads,
+            top_k=top_k,
+            tasks=_names(tasks),
+            pixel_mean=mean,
+            pixel_std=std,
+            backbone_only=backbone_only,
+            align_corners=align_corners,
+            config=config,
+            weights_key=weights_key,
+            **read([*(settings or []), *_starts(expert_starts)], GATE_SETTINGS),
+        )
+        model.save(output)
+    _say(model, output, as_json=as_json)
 
 
 @app.command("edge-moe")
@@ -186,18 +179,15 @@ def edge_moe(
     writable(output)
     with progress("moevit import edge-moe", quiet=as_json) as report:
         report("reading the weights", 0.0)
-        from moevit.model.importers.edge_moe import import_edge_moe
-
-        with _naming(folder):
-            imported = import_edge_moe(
-                folder,
-                image=parse_image_size(image, "--image"),
-                heads=heads,
-                top_k=top_k or 2,
-                tasks=_names(tasks),
-            )
-        _write(imported, output)
-    _say(imported, output, as_json=as_json)
+        model = from_edge_moe(
+            folder,
+            image=parse_image_size(image, "--image"),
+            heads=heads,
+            top_k=top_k or 2,
+            tasks=_names(tasks),
+        )
+        model.save(output)
+    _say(model, output, as_json=as_json)
 
 
 @app.command("timm")
@@ -231,9 +221,7 @@ def timm(
     writable(output)
     with progress("moevit import timm", quiet=as_json) as report:
         report("building the model", 0.0)
-        from moevit.model.importers.timm import import_timm
-
-        imported = import_timm(
+        model = from_timm(
             name,
             weights=weights,
             image=parse_image_size(image, "--image"),
@@ -244,20 +232,8 @@ def timm(
             weights_key=weights_key,
             **_arguments(model_kwargs),
         )
-        _write(imported, output)
-    _say(imported, output, as_json=as_json)
-
-
-@contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Errors of sizes that do not fit one another name the file or folder that has them."""
-    try:
-        yield
-    except UserError:
-        raise
-    except ValueError as error:
-        text = str(error)
-        raise UserError(text if str(path) in text else f"{path}: {text}") from None
+        model.save(output)
+    _say(model, output, as_json=as_json)
 
 
 def _arguments(given: list[str] | None) -> dict[str, Any]:
@@ -282,21 +258,15 @@ def _names(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _write(imported: "Imported", output: Path) -> None:
-    from moevit.model.checkpoint import store
-
-    store(imported.model, output, imported.source)
-
-
-def _say(imported: "Imported", output: Path, *, as_json: bool) -> None:
-    config = imported.model.config
-    parameters = sum(p.numel() for p in imported.model.parameters())
+def _say(model: Model, output: Path, *, as_json: bool) -> None:
+    config = model.config
+    parameters = sum(p.numel() for p in model.module.parameters())
     mixtures = sum(config.is_moe(block) for block in range(config.depth))
     found = {
         "output": str(output),
         "model": json.loads(config.to_json()),
         "parameters": parameters,
-        "notes": list(imported.notes),
+        "notes": list(model.notes),
     }
     if as_json:
         typer.echo(json.dumps(found, indent=2))
@@ -309,5 +279,5 @@ def _say(imported: "Imported", output: Path, *, as_json: bool) -> None:
         f"images {height}x{width}, {parameters:,} parameters"
     )
     typer.echo(f"tasks: {', '.join(f'{task.name} ({task.kind})' for task in config.tasks)}")
-    for note in imported.notes:
+    for note in model.notes:
         typer.echo(f"note: {note}")

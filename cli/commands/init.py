@@ -6,7 +6,10 @@ from typing import Annotated
 
 import typer
 
-from ..files import writable
+from moevit.files import writable
+from moevit.model.config import preset
+from moevit.models import random_model
+
 from ..options import DEFAULT_SIZE, ImageSize, Seed, Size, parse_image_size
 from ..progress import progress
 from ..settings import Settings, changed
@@ -28,19 +31,11 @@ def command(
     Its images mean nothing, but its cycles, bytes and bits do: for sizes that are not shipped.
     """
     writable(output)
-    from moevit.model.config import preset
-
     config = preset(size)
     if (image := parse_image_size(image_size)) is not None:
         config = dataclasses.replace(config, image=image)
     config = changed(config, settings)
     with progress("moevit init") as report:
         report(f"making {size}", 0.0)
-        import torch
-
-        from moevit.model.checkpoint import store
-        from moevit.model.m3vit import M3ViT
-
-        torch.manual_seed(seed)
-        store(M3ViT(config), output)
+        random_model(config, seed=seed).save(output)
     typer.echo(f"{output}: {size}, {config.image[0]}x{config.image[1]} pixels, random weights")

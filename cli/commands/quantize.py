@@ -1,18 +1,35 @@
 """`moevit quantize`."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..errors import UserError
-from ..files import atomic_path, writable, write_json, write_text
-from ..options import DEFAULT_PRESET, DEFAULT_SIZE, Experts, Json, Method, Model, Seed, Size
-from ..progress import Report, progress
-from ..sources import CalibrationFiles, Data, Root, image_source
-from ..workload import CALIBRATION_IMAGES, Workload, calibrate_model, make_integers
+from moevit.errors import UserError
+from moevit.files import writable, write_json, write_text
+from moevit.networks import Network
+from moevit.quant.typing import Report, part_of
+from moevit.quantising import CALIBRATION_IMAGES, quantiser_options
+from moevit.sources import image_source
+from moevit.workload import Workload
+
+from ..options import (
+    DEFAULT_EXPERTS,
+    DEFAULT_METHOD,
+    DEFAULT_SIZE,
+    CalibrationFiles,
+    Data,
+    Experts,
+    Json,
+    Method,
+    Model,
+    Root,
+    Seed,
+    Size,
+)
+from ..progress import progress
+from ..workload import hardware, open_workload
 
 __all__ = ["command"]
 
@@ -154,17 +171,17 @@ def command(
     writable(results, docs, *([output] if compare is None else []))
     writable(report_folder, folder=True)
     with progress("moevit quantize", quiet=as_json) as report:
-        workload = Workload(
+        workload = open_workload(
+            hardware(None),
             size=size,
             model=file or model,
-            preset=DEFAULT_PRESET,
             experts=experts,
             method=method,
             source=image_source(data, root, calibration),
             report=report,
         )
         if workload.quantised:
-            raise UserError(f"{workload.path}: is quantised already; expected a checkpoint")
+            raise UserError(f"{workload.name}: is quantised already; expected a checkpoint")
         changes = {
             "clip": clip,
             "percentile": percentile,
@@ -181,7 +198,9 @@ def command(
                 raise UserError(f"--{name}: cannot be given together with --compare")
             text, found = _compare(workload, compare, images, scenes, seed, results, docs, report)
         else:
-            options = replace(workload.options, **changes)  # type: ignore[arg-type]
+            options = quantiser_options(
+                experts or DEFAULT_EXPERTS, method or DEFAULT_METHOD, changes
+            )
             text, found = _quantise(
                 workload, options, output, images, seed, report_folder, scenes, report
             )
@@ -205,34 +224,22 @@ def _quantise(
     scenes: int,
     report: Report,
 ) -> tuple[str, dict[str, Any]]:
-    from moevit.quant.io import save_network
-
-    from ..quant_report import draw_report, measure_report
+    from moevit.bench.quant_report import draw_report, measure_report
 
     share = 1.0 if folder is None else 0.2
-    with atomic_path(output) as partial:
-        report("loading the model", 0.0)
-        workload.remark()
-        exact, calibration = calibrate_model(
-            workload.model,
-            count=images,
-            seed=seed,
-            source=workload.source,
-            report=lambda text, done: report(text, 0.5 * share * done),
-        )
-        network, made = make_integers(
-            workload.model,
-            exact,
-            calibration,
-            options,
-            seed=seed,
-            source=workload.source,
-            report=lambda text, done: report(text, (0.5 + 0.5 * done) * share),
-        )
-        save_network(network, partial)
+    workload.remark()
+    made = workload.model.quantize_with_parts(
+        workload.source,
+        images=images,
+        seed=seed,
+        options=options,
+        report=part_of(report, 0.0, share),
+    )
+    network = made.network
+    Network(network).save(output)
     found = {
         "output": str(output),
-        "images": calibration.images,
+        "images": made.calibration.images,
         "tasks": list(network.tasks),
         "bytes": output.stat().st_size,
         "options": network.meta["quantisation"],
@@ -242,12 +249,12 @@ def _quantise(
         config = workload.model_config
         scored, _, _ = workload.source.validation(config, scenes or _REPORT_SCENES)
         measured = measure_report(
-            exact,
+            made.exact,
             network,
-            made,
+            made.layers,
             config,
             list(scored),
-            lambda what, done: report(what, share + (0.97 - share) * done),
+            part_of(report, share, 0.97 - share),
         )
         report("drawing", 0.98)
         files = [str(path) for path in draw_report(folder, measured)]
@@ -266,17 +273,15 @@ def _compare(
     docs: Path | None,
     report: Report,
 ) -> tuple[str, dict[str, Any]]:
-    from ..benchmark import insert
-    from ..methods import BEGIN, END, chosen_methods, compare_methods, markdown
+    from moevit.bench.benchmark import insert
+    from moevit.bench.methods import BEGIN, END, chosen_methods, compare_methods, markdown
 
     methods = chosen_methods(names)
     if docs is not None:
         insert(docs, "", BEGIN, END)  # whether it can be done: before all the work, not after
     found = compare_methods(
         workload,
-        workload.source.calibration(
-            workload.model_config, images, lambda text, done: report(text, 0.02 * done)
-        ),
+        workload.source.calibration(workload.model_config, images, part_of(report, 0.0, 0.02)),
         methods=methods,
         scenes=scenes or _COMPARE_SCENES,
         seed=seed,

@@ -8,14 +8,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from moevit.hw.config import preset as hardware_preset
+from moevit.errors import UserError
+from moevit.files import write_text
+from moevit.hardware import resources
 
-from ..errors import UserError
-from ..files import write_text
-from ..options import Json, Preset
+from ..options import Config, Json
 from ..progress import progress
+from ..workload import hardware
 
 __all__ = ["command"]
+
+_PRESET = "zcu104"
 
 Jobs = Annotated[int, typer.Option(metavar="N", min=1, help="Blocks synthesised at a time.")]
 Docs = Annotated[
@@ -24,8 +27,18 @@ Docs = Annotated[
 ]
 
 
+Board = Annotated[
+    str | None,
+    typer.Option("--preset", metavar="NAME", help="Hardware preset.", show_default=_PRESET),
+]
+
+
 def command(
-    preset: Preset = "zcu104", jobs: Jobs = 2, docs: Docs = None, as_json: Json = False
+    preset: Board = None,
+    config: Config = None,
+    jobs: Jobs = 2,
+    docs: Docs = None,
+    as_json: Json = False,
 ) -> None:
     """Count what the accelerator takes of its board, and its longest paths.
 
@@ -35,10 +48,9 @@ def command(
     """
     if docs is not None and docs.is_dir():
         raise UserError(f"{docs}: is a folder; expected the name of a file")
-    with progress("moevit resources", quiet=as_json) as tell:
-        from moevit.boards.resources import report
-
-        found = report(hardware_preset(preset), jobs=jobs, progress=tell)
+    chosen = hardware(preset, config, _PRESET)
+    with progress("moevit resources", quiet=as_json) as report:
+        found = resources(chosen, jobs=jobs, report=report)
     if docs is not None:
         from moevit.boards.page import page
 

@@ -9,34 +9,36 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from moevit.bench.comparison import NamedImage, Outcome, compare
+from moevit.boards.backend import BUNDLE, TRANSPORT
+from moevit.errors import CheckFailedError, UserError
+from moevit.files import writable
+from moevit.images import load_image
 from moevit.model.config import TOKEN_KINDS, ModelConfig
 from moevit.model.scenes.render import scene as render
-from moevit.sim.backends import BACKENDS
+from moevit.sources import image_source
 
-from ..comparison import NamedImage, Outcome, compare
-from ..compiled import with_program
-from ..errors import CheckFailedError
-from ..files import writable
-from ..images import load_image
 from ..options import (
     ALL_TASKS,
-    DEFAULT_PRESET,
     DEFAULT_SIZE,
     Backend,
+    CalibrationFiles,
+    Config,
+    Data,
     Experts,
     Json,
     Method,
     Model,
     Preset,
+    Root,
     Size,
     Task,
     check_backend,
     chosen_tasks,
+    side_by_side,
 )
 from ..progress import progress
-from ..report import tables, write_panel, write_values
-from ..sources import CalibrationFiles, Data, Root, image_source
-from ..workload import Workload
+from ..workload import hardware, open_program, open_workload
 
 __all__ = ["command"]
 
@@ -65,6 +67,16 @@ File = Annotated[
         show_default=False,
     ),
 ]
+BundleFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--bundle",
+        metavar="DIR",
+        help="Bundle of `moevit build`, for --backend board. Without images its own golden cases "
+        "run, and frames a second are measured.",
+        show_default=False,
+    ),
+]
 Jobs = Annotated[
     int, typer.Option(metavar="N", min=0, help="Devices side by side; 0: one a processor.")
 ]
@@ -75,7 +87,8 @@ def command(
     task: Task = ALL_TASKS,
     backend: Backend = "sim",
     size: Size = DEFAULT_SIZE,
-    preset: Preset = DEFAULT_PRESET,
+    preset: Preset = None,
+    config: Config = None,
     model: Model = None,
     experts: Experts = None,
     method: Method = None,
@@ -85,6 +98,7 @@ def command(
     program: File = None,
     scene: Scene = 0,
     output: Folder = Path("out"),
+    bundle: BundleFolder = None,
     jobs: Jobs = 0,
     as_json: Json = False,
 ) -> None:
@@ -96,9 +110,18 @@ def command(
     preset's target clock. A compiled program runs with --program. The exit status is 1 if an
     integer differs from the golden model's.
     """
-    check_backend(backend, BACKENDS)
+    check_backend(backend)
+    if bundle is not None:
+        if backend != "board":
+            raise UserError(f"--bundle: backend {backend} has none; expected --backend board")
+        os.environ[BUNDLE] = str(bundle)
+        if not images:
+            _golden_cases(bundle, as_json)
+            return
     writable(output, folder=True)
     with progress("moevit run", quiet=as_json) as report:
+        from ..report import tables, write_panel, write_values  # torch and matplotlib
+
         source = image_source(data, root, calibration)
         about: dict[str, Any] = {
             "experts": experts,
@@ -107,18 +130,18 @@ def command(
             "report": report,
         }
         if program is None:
-            workload = Workload(size=size, model=model, preset=preset, **about)
+            workload = open_workload(hardware(preset, config), size=size, model=model, **about)
             tasks = chosen_tasks(task, workload.model_config.task_names)
         else:
-            workload = with_program(program, size=size, model=model, backend=backend, **about)
-            tasks = chosen_tasks(task, list(workload.program.tasks))
+            workload = open_program(program, size=size, model=model, backend=backend, **about)
+            tasks = chosen_tasks(task, workload.program.tasks)
         chosen = _images(images or [], scene, workload.model_config)
         outcomes = compare(
             workload,
             chosen,
             tasks,
             backend,
-            jobs=jobs or len(os.sched_getaffinity(0)),
+            jobs=side_by_side(backend, jobs),
             report=report,
         )
         report("drawing the panels", 0.99)
@@ -146,6 +169,9 @@ def command(
         if backend == "sim":
             clock = workload.config.clock_mhz
             typer.echo(f"ms and fps: simulated cycles at the target clock of {clock:g} MHz")
+        if backend == "board":
+            for o in everything:
+                typer.echo(_by_the_clock(o))
         for target in panels:
             if target is not None:
                 typer.echo(f"panel: {target}")
@@ -158,6 +184,32 @@ def command(
             f"{len(wrong)} of {len(everything)} results are not bit exact: "
             f"{first.image}, task {first.task}: {first.difference}"
         )
+
+
+def _golden_cases(folder: Path, as_json: bool) -> None:
+    """The bundle's own cases on this board, against its golden outputs."""
+    from moevit.boards.backend import BoardDevice
+    from moevit.boards.driver.bundle import Bundle
+    from moevit.boards.driver.selftest import selftest
+
+    found = Bundle.read(folder)
+    with BoardDevice(found, os.environ.get(TRANSPORT) or "auto") as device:
+        say = (lambda _line: None) if as_json else typer.echo
+        report = selftest(found, device.accelerator, say=say)
+    if as_json:
+        typer.echo(json.dumps(report.to_dict(), indent=2))
+    if not report.passed:
+        raise CheckFailedError(f"{folder}: not all results are bit exact")
+
+
+def _by_the_clock(outcome: Outcome) -> str:
+    cost = outcome.performance
+    assert cost is not None  # a board counts
+    return (
+        f"{outcome.image}, {outcome.task}: "
+        f"{cost.simulated_cycles_per_s / cost.cycles:,.1f} frames/s by the clock of this host, "
+        f"transfers included; {cost.cycles:,} cycles"
+    )
 
 
 def _images(paths: Sequence[Path], scene: int, config: ModelConfig) -> list[NamedImage]:

@@ -4,19 +4,22 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from moevit.files import writable
 from moevit.model.config import ModelConfig
 from moevit.model.config import preset as model_preset
+from moevit.training import train
 
 from ..errors import INTERRUPTED, UserError
-from ..files import writable
 from ..options import (
     ALL_TASKS,
     DEFAULT_SIZE,
+    Data,
     ImageSize,
+    Root,
     Seed,
     Size,
     Task,
@@ -24,7 +27,6 @@ from ..options import (
     parse_image_size,
 )
 from ..settings import Settings, changed
-from ..sources import Data, Root
 
 __all__ = ["command"]
 
@@ -158,8 +160,8 @@ def command(
     if (image := parse_image_size(image_size)) is not None:
         config = dataclasses.replace(config, image=image)
     from moevit.model.training.parallel import Member
-    from moevit.model.training.settings import SCENES, TrainConfig
-    from moevit.model.training.train import Stopped, train
+    from moevit.model.training.settings import SCENES
+    from moevit.model.training.train import Stopped
 
     if data != SCENES:
         config = _for_data(config, data, root, classes)
@@ -168,9 +170,7 @@ def command(
     chosen = chosen_tasks(task, config.task_names)
     config = dataclasses.replace(config, tasks=tuple(config.task(name) for name in chosen))
     config = changed(config, settings)
-    options = TrainConfig(
-        out=output,
-        model=config,
+    options = dict[str, Any](
         data=data,
         root=root,
         steps=steps,
@@ -199,7 +199,7 @@ def command(
     )
     member = Member.from_environment() or Member()
     try:
-        results = train(options, show="json" if as_json else "people")
+        results = train(output, config, show="json" if as_json else "people", **options)
     except Stopped as stopped:
         if member.rank == 0:
             sys.stderr.write(

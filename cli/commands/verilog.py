@@ -6,13 +6,13 @@ from typing import Annotated
 import typer
 
 from moevit.boards import PRIMITIVES
-from moevit.boards import platform as board_platform
-from moevit.hw.config import preset as hardware_preset
+from moevit.errors import UserError
+from moevit.files import writable
+from moevit.hardware import write_verilog
 
-from ..errors import UserError
-from ..files import writable
-from ..options import DEFAULT_PRESET, Preset
+from ..options import Config, Preset
 from ..progress import progress
+from ..workload import hardware
 
 __all__ = ["command"]
 
@@ -30,7 +30,8 @@ Primitives = Annotated[
 
 
 def command(
-    preset: Preset = DEFAULT_PRESET,
+    preset: Preset = None,
+    config: Config = None,
     output: Folder = Path("verilog"),
     primitives: Primitives = PRIMITIVES[0],
 ) -> None:
@@ -38,16 +39,12 @@ def command(
 
     The JSON holds every size of the build and the hash that programs must carry.
     """
-    config = hardware_preset(preset)
+    chosen = hardware(preset, config)
     writable(output, folder=True)
-    try:
-        platform = board_platform(primitives)
-    except ValueError as error:
-        raise UserError(f"--primitives: {error}") from None
+    if primitives not in PRIMITIVES:
+        known = ", ".join(PRIMITIVES)
+        raise UserError(f"--primitives: Unknown primitives {primitives!r}; expected one of {known}")
     with progress("moevit verilog") as report:
-        from moevit.hw.verilog import write
-
-        report("generating", 0.0)
-        written = write(config, output, platform)
+        written = write_verilog(output, chosen, primitives=primitives, report=report)
     for path in written:
         typer.echo(f"{path}: {path.stat().st_size:,} bytes")

@@ -58,6 +58,8 @@ def lower_moe(
     any more. ``wait``: who completes the tokens. ``ready`` adds what experts have to wait for
     behind the router.
     """
+    # The next block's router changes them as well.
+    more = more or any(isinstance(block.mlp, Moe) for block in c.network.blocks[index + 1 :])
     code, name = c.code, f"block {index}"
     schedule = c.schedules[index]
     gate, ahead = moe.gate, moe.ahead is not None

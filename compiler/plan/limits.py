@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moevit.hw.compute.norm import DIM_BITS
+from moevit.hw.compute.norm_roots import DIM_BITS
 from moevit.hw.config import AcceleratorConfig
 
 from .buffers import Buffers

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Shape, unsigned
+from amaranth.hdl import unsigned
 from amaranth.lib.data import ArrayLayout, StructLayout
 from amaranth.lib.enum import Enum
 
+from moevit.quant.formats import SCORE
+
 from ..config import AcceleratorConfig
 from ..interfaces import POINTER_BITS
-from ..isa import ADDRESS_BITS, Attention, Gemm, Instruction
+from ..isa import TOKEN_BITS, Attention, Gemm, Sync
 
-__all__ = ["Kind", "array_tile", "drain_tile"]
+__all__ = ["ATTENTION_FIELDS", "GEMM_FIELDS", "Kind", "array_tile", "drain_tile", "issued_row"]
 
 
-class Kind(Enum, shape=unsigned(2)):  # type: ignore[call-arg]  # Amaranth's metaclass
+class Kind(Enum, shape=unsigned(2)):
     """What a descriptor stands for."""
 
     GEMM = 0
@@ -23,9 +25,14 @@ class Kind(Enum, shape=unsigned(2)):  # type: ignore[call-arg]  # Amaranth's met
     """an expert's GEMM whose queue is empty"""
 
 
-def _field(instruction: type[Instruction], name: str) -> Shape:
-    width, is_signed = instruction.widths()[name]
-    return Shape(width, is_signed)
+GEMM_FIELDS = (
+    "mult", "shift", "zero_point", "head_otiles", "tile_pitch", "head_pitch", "experts", "top_k",
+    "renormalise",
+)  # fmt: skip
+"""Fields of a GEMM that the epilogue gets as they are."""
+
+ATTENTION_FIELDS = ("v_tile_pitch", "keys", "score_mult", "score_shift", "out_mult", "out_shift")
+"""Fields of an ATTENTION that the array gets as they are."""
 
 
 def drain_tile(config: AcceleratorConfig) -> StructLayout:
@@ -33,37 +40,27 @@ def drain_tile(config: AcceleratorConfig) -> StructLayout:
 
     ``rows``: T destination rows; ``scores``: their expert scores; ``count``: how many are real;
     ``ct``: first output tile in the destination; ``amount``: credits given to ``signal`` at the
-    end;
-    ``attention``: parameters come from the softmax unit; ``release``: parameter rows are released;
-    ``first``, ``last``: tile of the instruction.
+    end; ``first``, ``last``: tile of the instruction.
     """
     t = config.array.tokens
     return StructLayout(
         {
             "kind": Kind,
-            "rows": ArrayLayout(unsigned(12), t),
-            "scores": ArrayLayout(unsigned(15), t),
+            "rows": ArrayLayout(unsigned(TOKEN_BITS), t),
+            "scores": ArrayLayout(unsigned(SCORE.width), t),
             "count": range(t + 1),
             "first": unsigned(1),
             "last": unsigned(1),
             "demand": unsigned(1),
             "keep": unsigned(1),
-            "signal": unsigned(4),
-            "amount": unsigned(12),
-            "otiles": unsigned(10),
-            "ct": unsigned(10),
-            "target": unsigned(ADDRESS_BITS),
-            "target_stride": unsigned(12),
-            "mode": _field(Gemm, "mode"),
-            "mult": _field(Gemm, "mult"),
-            "shift": _field(Gemm, "shift"),
-            "zero_point": _field(Gemm, "zero_point"),
-            "head_otiles": _field(Gemm, "head_otiles"),
-            "tile_pitch": _field(Gemm, "tile_pitch"),
-            "head_pitch": _field(Gemm, "head_pitch"),
-            "experts": _field(Gemm, "experts"),
-            "top_k": _field(Gemm, "top_k"),
-            "renormalise": _field(Gemm, "renormalise"),
+            "signal": Gemm.shape("signal"),
+            "amount": Sync.shape("count"),
+            "otiles": Gemm.shape("otiles"),
+            "ct": Gemm.shape("otile_base"),
+            "target": Gemm.shape("target"),
+            "target_stride": Gemm.shape("target_stride"),
+            "mode": Gemm.shape("mode"),
+            **{name: Gemm.shape(name) for name in GEMM_FIELDS},
         }
     )
 
@@ -77,15 +74,30 @@ def array_tile(config: AcceleratorConfig) -> StructLayout:
     return StructLayout(
         {
             "drain": drain_tile(config),
-            "depth": unsigned(10),
+            "depth": Gemm.shape("depth"),
             "block": unsigned(POINTER_BITS),
-            "k_row": unsigned(16),
-            "v_row": unsigned(16),
-            "v_tile_pitch": _field(Attention, "v_tile_pitch"),
-            "keys": _field(Attention, "keys"),
-            "score_mult": _field(Attention, "score_mult"),
-            "score_shift": _field(Attention, "score_shift"),
-            "out_mult": _field(Attention, "out_mult"),
-            "out_shift": _field(Attention, "out_shift"),
+            "k_row": Attention.shape("k_base"),
+            "v_row": Attention.shape("v_base"),
+            **{name: Attention.shape(name) for name in ATTENTION_FIELDS},
+        }
+    )
+
+
+def issued_row(config: AcceleratorConfig) -> StructLayout:
+    """A row of an output tile that enters the epilogue.
+
+    ``slot``: row of the tile; ``otile``: output tile of the instruction; ``head``, ``head_otile``:
+    head, and output tile of it; ``first``: first row of the instruction; ``last_otile``: the row's
+    last output tile; ``end``: the instruction's last row of all.
+    """
+    return StructLayout(
+        {
+            "slot": range(config.array.tokens),
+            "otile": Gemm.shape("otiles"),
+            "head": Gemm.shape("head_otiles"),
+            "head_otile": Gemm.shape("head_otiles"),
+            "first": unsigned(1),
+            "last_otile": unsigned(1),
+            "end": unsigned(1),
         }
     )

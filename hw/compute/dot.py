@@ -19,10 +19,11 @@ from typing import Any
 
 from amaranth.hdl import Module, Signal, signed
 from amaranth.lib.data import ArrayLayout
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from ..config import ArrayConfig
+from ..lib.component import Component
 
 __all__ = ["CHAIN", "DotProducts", "Pipeline"]
 

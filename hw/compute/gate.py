@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from functools import reduce
 from operator import or_
+from typing import Any
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, unsigned
-from amaranth.lib import stream, wiring
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, unsigned
+from amaranth.lib import stream
 from amaranth.lib.data import ArrayLayout, StructLayout
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, ceil_log2
@@ -23,26 +24,16 @@ from moevit.quant.operators.exp2 import GATE_EXP
 from moevit.quant.operators.pwl import RECIPROCAL
 
 from ..config import AcceleratorConfig
-from ..interfaces import ReadPort
-from ..isa import TOKEN_BITS
+from ..interfaces import SENT_BITS, Lengths, ReadPort, gate_row, queue_address, queue_entry
+from ..isa import Gemm
 from ..lib import exp2
+from ..lib.component import Component
 from ..lib.pipeline import Pipeline
 from ..lib.pwl import Inverse, inverse_latency
 from ..lib.storage import Memory
 from ..memories import banks
-from .epilogue import gate_row
 
-__all__ = ["Gate", "queue_address", "queue_entry"]
-
-_LENGTH_BITS = TOKEN_BITS + 1
-_SENT_BITS = 16
-_EXPERT_BITS = 6
-"""Of an expert's number in instructions and addresses."""
-
-queue_address = StructLayout({"slot": TOKEN_BITS, "expert": _EXPERT_BITS})
-"""Address of an entry of the queues."""
-queue_entry = StructLayout({"token": unsigned(TOKEN_BITS), "score": unsigned(SCORE.width)})
-"""A token in an expert's queue."""
+__all__ = ["Gate", "slots"]
 
 
 def slots(config: AcceleratorConfig) -> int:
@@ -50,7 +41,7 @@ def slots(config: AcceleratorConfig) -> int:
     return max(min(config.limits.tokens, config.limits.routed), 2)
 
 
-class Gate(wiring.Component):
+class Gate(Component):
     """Ranks, scores and queues.
 
     Latency: :attr:`latency` cycles from a token's last row to its first entry, and ``top_k`` more
@@ -82,25 +73,25 @@ class Gate(wiring.Component):
         A GEMM's rows are under way.
     """
 
-    def __init__(self, config: AcceleratorConfig):
+    def __init__(self, config: AcceleratorConfig) -> None:
         self._config = config
         experts = config.limits.experts
         super().__init__(
             {
                 "i": In(stream.Signature(gate_row(config))),
-                "queue": In(ReadPort(queue_address.size, queue_entry)),
-                "lengths": Out(ArrayLayout(unsigned(_LENGTH_BITS), experts)),
+                "queue": In(ReadPort(queue_address, queue_entry)),
+                "lengths": Out(Lengths(config)),
                 "done": Out(1),
                 "busy": Out(1),
                 "clear": In(1),
-                "tokens_sent": Out(ArrayLayout(unsigned(_SENT_BITS), experts)),
+                "tokens_sent": Out(ArrayLayout(unsigned(SENT_BITS), experts)),
             }
         )
         self._sum_bits = bits_for(GATE_EXP.peak * experts)
         self._wait = 1 + ceil_log2(experts) + inverse_latency(RECIPROCAL, self._sum_bits)
         self.latency = exp2.LATENCY + self._wait + 11
 
-    def elaborate(self, platform):
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         under_way = Signal(4)
         row = self.i.payload
@@ -116,7 +107,7 @@ class Gate(wiring.Component):
         self._push(m, self._select(m, p, rank, exponentials))
         return m
 
-    def _collect(self, m):
+    def _collect(self, m: Module) -> tuple[Pipeline, list[Signal]]:
         """Rows to whole tokens: a pipeline with a token's logits."""
         config, i = self._config, self.i
         outputs, tokens = config.array.outputs, config.array.tokens
@@ -126,19 +117,14 @@ class Gate(wiring.Component):
         complete, first = Signal(tokens), Signal(tokens)
         facts = StructLayout(
             {
-                "token": TOKEN_BITS,
-                "experts": 6,
-                "top_k": 4,
-                "end": 1,
-                "base": _EXPERT_BITS,
-                "least": SCORE.width,
-                "renormalise": 1,
+                name: gate_row(config)[name].shape
+                for name in ("token", "experts", "top_k", "end", "base", "least", "renormalise")
             }
         )
-        slots = [Signal(facts, name=f"slot_{t}", reset_less=True) for t in range(tokens)]
+        slots: list[Any] = [Signal(facts, name=f"slot_{t}", reset_less=True) for t in range(tokens)]
         accept, take = Signal(), Signal()
-        oldest, pause = Signal(range(tokens)), Signal(4)
-        head = Signal(facts)
+        oldest, pause = Signal(range(tokens)), Signal(Gemm.shape("top_k"))
+        head: Any = Signal(facts)
         m.d.comb += [
             i.ready.eq(~complete.bit_select(row.slot, 1)),
             accept.eq(i.valid & i.ready),
@@ -183,8 +169,7 @@ class Gate(wiring.Component):
                 ]
                 position += width
                 data.append(read.data)
-        with p.step():
-            pass  # the memory's
+        p.delay(1)  # the memory's
         word, width = Cat(*data), LOGIT.width
         with p.step() as reg:
             # An expert that is not there loses: of equal logits the lower index wins.
@@ -201,7 +186,9 @@ class Gate(wiring.Component):
         p.add(there=there)
         return p, logits
 
-    def _rank(self, m, p, logits):
+    def _rank(
+        self, m: Module, p: Pipeline, logits: list[Signal]
+    ) -> tuple[list[Value], list[Value]]:
         """How many experts beat each, and the exponentials relative to the best."""
         experts, width = len(logits), LOGIT.width
         with p.step() as reg:
@@ -246,11 +233,13 @@ class Gate(wiring.Component):
         p.drop("rank")
         return ranks, exponentials
 
-    def _select(self, m, p, rank, exponentials):
+    def _select(
+        self, m: Module, p: Pipeline, rank: list[Value], exponentials: list[Value]
+    ) -> Pipeline:
         """Ranks 0 to k-1 one after the other, with their scores; a pipeline of entries."""
         # The token's registers keep their values until the next token, at least top_k cycles.
-        count, place, running = Signal(4), Signal(4), Signal()
-        last = Signal()
+        count, place = Signal(Gemm.shape("top_k")), Signal(Gemm.shape("top_k"))
+        running, last = Signal(), Signal()
         m.d.comb += [
             place.eq(Mux(p.valid, 0, count)),
             last.eq(place + 1 >= p.tag["top_k"]),
@@ -289,19 +278,17 @@ class Gate(wiring.Component):
         (total,) = p.reduce(lambda a, b: a + b, summands)
         m.submodules.inverse = inverse = Inverse(RECIPROCAL, self._sum_bits)
         m.d.comb += [inverse.valid.eq(p.valid), inverse.i.eq(total)]
-        while q.latency < self._wait:
-            with q.step():
-                pass
+        q.delay(self._wait - q.latency)
         entry, position = {}, 0
         for name, part in parts.items():
             entry[name] = q.tag["entry"][position : position + len(part)]
             position += len(part)
         q.drop("entry")
-        value = entry.pop("value")
+        exponential = entry.pop("value")
         q.add(**entry)
 
         with q.step() as reg:
-            product = reg(value * inverse.value, name="product")
+            product = reg(exponential * inverse.value, name="product")
             shift = reg(inverse.exponent, name="shift")
         with q.step() as reg:  # twice the product, shifted by exponent + 1
             doubled = reg((product >> shift)[: SCORE.width + 3], name="doubled")
@@ -312,12 +299,12 @@ class Gate(wiring.Component):
                 rounded[: SCORE.width] | over.replicate(SCORE.width),
                 name="score",
             )
-            expert = reg((q.tag["expert"] + q.tag["base"])[:_EXPERT_BITS], name="expert")
+            expert = reg((q.tag["expert"] + q.tag["base"])[: len(q.tag["base"])], name="expert")
         q.drop("expert", "base")
         q.add(score=score, expert=expert)
         return q
 
-    def _push(self, m, q):
+    def _push(self, m: Module, q: Pipeline) -> None:
         """Entries to the queues."""
         experts = self._config.limits.experts
         slot_bits, expert_bits = ceil_log2(slots(self._config)), ceil_log2(experts)
@@ -352,9 +339,8 @@ class Gate(wiring.Component):
         ]
         m.d.sync += self.done.eq(q.valid & tag["end"])
 
-        at = Signal(queue_address)
+        at = self.queue.addr
         m.d.comb += [
-            at.eq(self.queue.addr),
             read.en.eq(self.queue.en),
             read.addr.eq(Cat(at.slot[:slot_bits], at.expert[:expert_bits])),
             self.queue.data.eq(read.data),

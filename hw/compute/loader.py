@@ -6,33 +6,77 @@ map are windows of it, read where they lie, so that no window is ever copied eit
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
+from typing import Any
+
+from amaranth.hdl import Module, Mux, Signal, Value, unsigned
 from amaranth.lib import stream
-from amaranth.lib.data import ArrayLayout, StructLayout, View
-from amaranth.lib.wiring import Component, In, Out, connect, flipped
-from amaranth.utils import ceil_log2
+from amaranth.lib.data import ArrayLayout, View
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from moevit.quant.formats import SCORE
 
 from ..config import AcceleratorConfig
-from ..interfaces import ReadPort, TakeSignature
-from ..isa import (
-    ADDRESS_BITS,
-    INSTRUCTION_BYTES,
-    TO_KEY_VALUE,
-    TOKEN_BITS,
-    WITH_LINES,
-    Attention,
-    Destination,
-    Gemm,
-    Opcode,
-    Sync,
+from ..interfaces import (
+    INSTRUCTION,
+    POINTER_BITS,
+    ActivationRead,
+    Lengths,
+    OperandWrite,
+    ReadPort,
+    TakeSignature,
+    queue_address,
+    queue_entry,
 )
+from ..isa import ADDRESS_BITS, TOKEN_BITS, Attention, Destination, Gemm, Opcode, Sync
+from ..lib.component import Component
 from ..lib.queue import SmallFifo
 from ..registers import Error
-from .descriptors import Kind, array_tile
+from .descriptors import ATTENTION_FIELDS, GEMM_FIELDS, Kind, array_tile
+from .field_check import bad_field
+from .row_lookup import RowLookup
+from .word_reader import WordReader
 
 __all__ = ["Loader"]
+
+
+class _Order:
+    """The instruction under way, and what is decoded of it once."""
+
+    def __init__(self) -> None:
+        word = Signal(Gemm.layout().size, name="order", reset_less=True)
+        self.word = word
+        self.gemm, self.attention = View(Gemm.layout(), word), View(Attention.layout(), word)
+        self.sync = View(Sync.layout(), word)
+        self.is_attention = self.gemm.opcode == Opcode.ATTENTION
+        self.is_sync = self.gemm.opcode == Opcode.SYNC
+        self.rows = Signal(TOKEN_BITS + 1, name="rows", reset_less=True)
+        self.depth = Signal(Gemm.shape("depth"), name="depth", reset_less=True)
+        self.block = Signal(POINTER_BITS, name="block", reset_less=True)
+        self.has_spans = Signal(name="has_spans", reset_less=True)
+        # A credit for each tile; asking for none would take its time.
+        self.by_tile = Signal(name="by_tile", reset_less=True)
+
+
+class _Position:
+    """Tile, head and row under way."""
+
+    def __init__(self, tokens: int) -> None:
+        self.left = Signal(TOKEN_BITS + 1, name="left", reset_less=True)  # rows not yet loaded
+        self.first = Signal(name="first", reset_less=True)  # tile of the instruction
+        self.first_row = Signal(TOKEN_BITS, name="first_row", reset_less=True)  # of the tile
+        self.head = Signal(Attention.shape("heads"), name="head", reset_less=True)
+        self.offset = Signal(ADDRESS_BITS, name="head_offset", reset_less=True)
+        self.k_row = Signal(Attention.shape("k_base"), name="k_row", reset_less=True)
+        self.v_row = Signal(Attention.shape("v_base"), name="v_row", reset_less=True)
+        self.ct = Signal(Gemm.shape("otile_base"), name="ct", reset_less=True)
+        self.row = Signal(range(tokens), name="row")
+        self.count = Signal(range(tokens + 1), name="count", reset_less=True)
+        self.tokens: Any = Signal(
+            ArrayLayout(unsigned(TOKEN_BITS), tokens), name="tokens", reset_less=True
+        )
+        self.scores: Any = Signal(
+            ArrayLayout(unsigned(SCORE.width), tokens), name="scores", reset_less=True
+        )
 
 
 class Loader(Component):
@@ -48,403 +92,278 @@ class Loader(Component):
     o : Out(stream of array_tile)
         One descriptor for each loaded tile (ATTENTION: each tile and head), in order.
     take : Out(TakeSignature)
-    a : Out(ReadPort)
-        Activation memory, always granted.
+    activations : Out(ActivationRead)
+        Always granted.
     queue : Out(ReadPort)
-        Expert queues, address {expert, slot}.
+        Expert queues.
     lengths : In
         Tokens in each queue.
-    operand : Out
-        Write into the operand buffer: en, row, half, word, data.
+    operands : Out(OperandWrite)
     half_released : In
         The array no longer needs the oldest half.
+    skipped : Out
+        A GEMM of an empty queue.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self._config = config
-        a = config.array
         super().__init__(
             {
-                "i": In(stream.Signature(8 * INSTRUCTION_BYTES)),
+                "i": In(INSTRUCTION),
                 "o": Out(stream.Signature(array_tile(config))),
                 "take": Out(TakeSignature),
-                "a": Out(ReadPort(ADDRESS_BITS, unsigned(8 * a.inputs))),
-                "queue": Out(
-                    ReadPort(
-                        StructLayout({"expert": 6, "slot": 12}).size,
-                        StructLayout({"token": unsigned(12), "score": unsigned(15)}),
-                    )
-                ),
-                "lengths": In(ArrayLayout(unsigned(13), config.limits.experts)),
-                "write_en": Out(1),
-                "write_row": Out(range(a.tokens)),
-                "write_half": Out(1),
-                "write_word": Out(range(config.limits.depth // a.inputs)),
+                "activations": Out(ActivationRead(config)),
+                "queue": Out(ReadPort(queue_address, queue_entry)),
+                "lengths": In(Lengths(config)),
+                "operands": Out(OperandWrite(config)),
                 "half_released": In(1),
                 "busy": Out(1),
-                "fault": Out(4),
+                "fault": Out(Error),
                 "skipped": Out(1),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config = self._config
+        config, t = self._config, self._config.array.tokens
+        m.submodules.lookup = lookup = RowLookup()
+        m.submodules.reader = reader = WordReader(config)
         # The queue also keeps a descriptor back until the tile's last word has been written.
         m.submodules.tiles = tiles = SmallFifo(array_tile(config), 2)
-        o = tiles.i
         connect(m, tiles.o, flipped(self.o))
-        t = config.array.tokens
-        word = Signal(8 * INSTRUCTION_BYTES, reset_less=True)
-        g = View(Gemm.layout(), word)
-        at = View(Attention.layout(), word)
-        sy = View(Sync.layout(), word)
-        is_attention = g.opcode == int(Opcode.ATTENTION)
-        is_sync = g.opcode == int(Opcode.SYNC)
-
-        # Decoded once an instruction.
-        n = Signal(13, reset_less=True)
-        depth = Signal(10, reset_less=True)
-        stride = Signal(12, reset_less=True)
-        block = Signal(20, reset_less=True)
-        queued = Signal(reset_less=True)
-        by_token = Signal(reset_less=True)
-        by_tile = Signal(reset_less=True)  # a credit for each; asking for none would take its time
-        depth_2 = Signal(10, reset_less=True)  # two less: the word before the last one
-        has_lines, has_spans = Signal(reset_less=True), Signal(reset_less=True)
-        # From the last row of a line to the first of the next, and from the last word of a span:
-        # what they add to the row and to the address beside the 1 of every step.
-        row_shape = unsigned(TOKEN_BITS + 1)
-        source_step, target_step = (Signal(row_shape, reset_less=True) for _ in range(2))
-        jump = Signal(ADDRESS_BITS, reset_less=True)
-
-        # Position.
-        left = Signal(13, reset_less=True)  # rows not yet started
-        first = Signal(reset_less=True)
-        head = Signal(5, reset_less=True)
-        head_offset = Signal(ADDRESS_BITS, reset_less=True)
-        k_row, v_row = Signal(16, reset_less=True), Signal(16, reset_less=True)
-        ct = Signal(10, reset_less=True)
-        row_index = Signal(12, reset_less=True)  # slot of the tile's first row
-        r, k = Signal(range(t)), Signal(10)
-        count = Signal(range(t + 1), reset_less=True)
-        half = Signal()
-        halves = Signal(2, init=2)
-        allocate = Signal()
+        connect(m, lookup.queue, flipped(self.queue))
+        connect(m, reader.activations, flipped(self.activations))
+        connect(m, reader.operands, flipped(self.operands))
+        order, at = _Order(), _Position(t)
+        half, halves, allocate = Signal(), Signal(2, init=2), Signal()
         m.d.sync += halves.eq(halves + self.half_released - allocate)
-
-        tokens = Signal(ArrayLayout(unsigned(12), t), reset_less=True)
-        scores = Signal(ArrayLayout(unsigned(15), t), reset_less=True)
-
-        # The next row to ask for: where it is in the source (or its place in the queue) and in the
-        # destination. One bit more than a row has shows those beyond it.
-        source_row, target_row = (Signal(row_shape, reset_less=True) for _ in range(2))
-        column = Signal(row_shape, reset_less=True)  # 1 for the first row of a line
-        ends_line = Signal()
-        m.d.comb += ends_line.eq(has_lines & (column == g.line))
-        # Its token, fetched while the row before it is read.
-        asked_source, asked_target = (Signal(row_shape, reset_less=True) for _ in range(2))
-        fetching = Signal(2)  # shift register: read issued, product ready
-        next_valid = Signal()
-        next_token = Signal(TOKEN_BITS, reset_less=True)
-        next_index = Signal(TOKEN_BITS, reset_less=True)
-        next_score = Signal(15, reset_less=True)
-        next_base = Signal(ADDRESS_BITS, reset_less=True)
-        product = Signal(ADDRESS_BITS)
-        ask = Signal()
         m.d.comb += [
-            self.queue.addr.eq(source_row[:TOKEN_BITS] | (g.queue << 12)),
-            self.queue.en.eq(ask & queued),
-            product.eq(next_index * stride),
+            lookup.gemm.eq(order.word),
+            lookup.is_attention.eq(order.is_attention),
+            lookup.first.eq(at.first_row),
+            reader.depth.eq(order.depth),
+            reader.has_spans.eq(order.has_spans),
+            reader.span.eq(order.gemm.span),
+            reader.jump.eq(lookup.jump),
+            reader.base.eq(lookup.base),
+            reader.offset.eq(Mux(order.is_attention, at.offset, 0)),
+            reader.row.eq(at.row),
+            reader.half.eq(half),
+            self.take.id.eq(order.gemm.wait),
+            self.take.count.eq(Mux(order.gemm.wait_count == 0, 1, order.gemm.wait_count)),
+            self.busy.eq(1),
         ]
-        m.d.sync += fetching.eq((fetching << 1) | ask)
-        with m.If(ask):
-            m.d.sync += [
-                next_valid.eq(0),
-                asked_source.eq(source_row),
-                asked_target.eq(target_row),
-                source_row.eq(source_row + Mux(ends_line, source_step, 1)),
-                target_row.eq(target_row + Mux(ends_line, target_step, 1)),
-                column.eq(Mux(ends_line, 1, column + 1)),
-            ]
-        with m.If(fetching[0]):
-            token = self.queue.data.token
-            m.d.sync += [
-                next_token.eq(Mux(by_token, token, asked_target)),
-                next_index.eq(Mux(queued & g.gather, token, asked_source)),
-                next_score.eq(self.queue.data.score),
-            ]
-        with m.If(fetching[1]):
-            m.d.sync += [next_base.eq(g.source + product), next_valid.eq(1)]
+        with m.If((reader.fault | lookup.fault) & (self.fault == Error.NONE)):
+            m.d.sync += self.fault.eq(Error.ADDRESS)
 
-        base = Signal(ADDRESS_BITS, reset_less=True)
-        reading, end_of_tile = Signal(), Signal()
-        last_word = Signal(reset_less=True)
-        word_of_span = Signal(10, reset_less=True)  # 1 for the first
-        starting, jumping = Signal(), Signal()  # a row, to another span of it
-        by = Mux(jumping, jump, Mux(is_attention, head_offset, 0))
-        m.d.sync += word_of_span.eq(Mux(starting | jumping, 1, word_of_span + 1))
-        with m.If(starting | jumping):
-            m.d.sync += base.eq(Mux(jumping, base, next_base) + by)
-        address = Signal(ADDRESS_BITS)
+        described = Signal()
+        tile: Any = Signal(array_tile(config), reset_less=True)
+        free = Signal()  # the descriptor can be written
         m.d.comb += [
-            address.eq(base + k),
-            self.a.addr.eq(address),
-            self.a.en.eq(reading),
+            tiles.i.valid.eq(described),
+            tiles.i.payload.eq(tile),
+            free.eq(~described | tiles.i.ready),
         ]
-        bad = Signal()
-        m.d.comb += bad.eq(reading & (address >= config.memory.activation_words))
-        far = fetching[0] & (asked_source[-1] | asked_target[-1])  # beyond the bits of a row
-        with m.If((bad | far) & (self.fault == 0)):
-            m.d.sync += self.fault.eq(int(Error.ADDRESS))
-
-        # The write into the operand buffer follows the read by one cycle.
-        w_en = Signal()
-        w_row, w_word, w_half = Signal(range(t)), Signal(10), Signal()
-        m.d.sync += [w_en.eq(reading), w_row.eq(r), w_word.eq(k), w_half.eq(half)]
-        m.d.comb += [
-            self.write_en.eq(w_en),
-            self.write_row.eq(w_row),
-            self.write_word.eq(w_word),
-            self.write_half.eq(w_half),
-        ]
-
-        # Descriptor.
-        out_valid = Signal()
-        d = Signal(array_tile(config), reset_less=True)
-        m.d.comb += [o.valid.eq(out_valid), o.payload.eq(d)]
-        with m.If(out_valid & o.ready):
-            m.d.sync += out_valid.eq(0)
-        free = Signal()  # the descriptor register can be written
-        m.d.comb += free.eq(~out_valid | o.ready)
-
-        last_head = Mux(is_attention, head + 1 == at.heads, 1)
-        last_tile = left <= t
-
-        m.d.comb += [
-            self.take.id.eq(g.wait),
-            self.take.count.eq(Mux(g.wait_count == 0, 1, g.wait_count)),
-        ]
-        m.d.comb += self.busy.eq(1)
+        with m.If(described & tiles.i.ready):
+            m.d.sync += described.eq(0)
 
         with m.FSM():
             with m.State("IDLE"):
-                m.d.comb += [self.busy.eq(out_valid | w_en | tiles.o.valid), self.i.ready.eq(1)]
-                m.d.sync += [word.eq(self.i.payload), fetching.eq(0), next_valid.eq(0)]
+                m.d.comb += [
+                    self.busy.eq(described | reader.writing | tiles.o.valid),
+                    self.i.ready.eq(1),
+                    lookup.clear.eq(1),
+                ]
+                m.d.sync += order.word.eq(self.i.payload)
                 with m.If(self.i.valid):
                     m.next = "DECODE"
             with m.State("DECODE"):
-                length = self.lengths[g.queue]
-                m.d.sync += [
-                    queued.eq(~is_attention & g.use_queue),
-                    by_tile.eq((g.wait != 0) & (g.wait_count == 0)),
-                    by_token.eq(~is_attention & g.use_queue & g.scatter),
-                    has_lines.eq(~is_attention & (g.line != 0)),
-                    has_spans.eq(~is_attention & (g.span != 0)),
-                    source_step.eq(g.source_line - g.line + 1),
-                    target_step.eq(g.target_line - g.line + 1),
-                    next_index.eq(g.source_line),  # its product with the stride, in WAIT
-                    depth.eq(Mux(is_attention, at.chunks, g.depth)),
-                    stride.eq(Mux(is_attention, at.stride, g.stride)),
-                    block.eq(g.otiles * g.depth),
-                    n.eq(Mux(is_attention, at.queries, Mux(g.use_queue, length, g.tokens))),
-                    first.eq(1),
-                    head.eq(0),
-                    source_row.eq(0),
-                    target_row.eq(0),
-                    column.eq(1),
-                    row_index.eq(0),
-                ]
+                m.d.comb += lookup.prepare.eq(1)
+                self._decode(m, order, at)
                 m.next = "WAIT"
-                with m.If(self._bad_field(g, at, is_attention) & ~is_sync):
-                    m.d.sync += self.fault.eq(int(Error.FIELD))
             with m.State("WAIT"):
-                # A GEMM of an empty queue waits for nothing; wait_count == 0 waits for each tile.
-                empty = queued & (n == 0)
-                m.d.sync += [left.eq(n), jump.eq(product - g.span), depth_2.eq(depth - 2)]
-                with m.If(self.fault != 0):
-                    m.next = "WAIT"
-                with m.Elif(~is_sync & (n == 0) & ~queued):
-                    m.d.sync += self.fault.eq(int(Error.FIELD))
-                with m.Elif((g.wait_count != 0) & ~empty):
-                    m.d.comb += self.take.valid.eq(1)
-                    with m.If(self.take.ready):
-                        m.next = "BEGIN"
-                with m.Else():
-                    m.next = "BEGIN"
+                self._wait(m, order, at, lookup.queued)
             with m.State("BEGIN"):
-                with m.If(is_sync | (n == 0)):
-                    with m.If(free):
-                        m.d.comb += self.skipped.eq(~is_sync)
-                        m.d.sync += [
-                            out_valid.eq(1),
-                            d.eq(0),
-                            d.block.eq(block),
-                            d.drain.kind.eq(Mux(is_sync, Kind.SYNC, Kind.EMPTY)),
-                            d.drain.first.eq(1),
-                            d.drain.last.eq(1),
-                            d.drain.demand.eq(~is_sync & g.demand),
-                            d.drain.keep.eq(~is_sync & g.keep),
-                            d.drain.signal.eq(Mux(is_sync, sy.signal, 0)),
-                            d.drain.amount.eq(sy.count),
-                            d.drain.otiles.eq(g.otiles),
-                        ]
-                        m.next = "IDLE"
-                with m.Else():
-                    m.d.comb += ask.eq(1)
+                with m.If(~order.is_sync & (order.rows != 0)):
+                    m.d.comb += lookup.ask.eq(1)
                     m.next = "TILE"
+                with m.Elif(free):
+                    m.d.comb += self.skipped.eq(~order.is_sync)
+                    m.d.sync += described.eq(1)
+                    self._describe_none(m, tile, order)
+                    m.next = "IDLE"
             with m.State("TILE"):
-                # First row of a tile: needs a half, a credit (once for all heads) and the row's
-                # token.
-                needed = by_tile & ~(is_attention & (head != 0))
-                go = (halves != 0) & next_valid
-                m.d.comb += self.take.valid.eq(go & needed)
-                with m.If(go & (~needed | self.take.ready)):
-                    m.d.comb += [allocate.eq(1), starting.eq(1)]
-                    m.d.sync += [
-                        tokens[0].eq(next_token),
-                        scores[0].eq(next_score),
-                        count.eq(Mux(last_tile, left, t)),
-                        r.eq(0),
-                        k.eq(0),
-                        last_word.eq(depth == 1),
-                    ]
-                    with m.If(~(last_tile & (left == 1))):
-                        m.d.comb += ask.eq(1)
-                    m.next = "ROW"
-                with m.If(head == 0):
-                    m.d.sync += [
-                        head_offset.eq(0),
-                        k_row.eq(at.k_base),
-                        v_row.eq(at.v_base),
-                        ct.eq(0),
-                    ]
+                self._tile(m, order, at, lookup, reader, halves, allocate)
             with m.State("ROW"):
-                m.d.comb += reading.eq(1)
-                with m.If(~last_word):
-                    m.d.sync += [k.eq(k + 1), last_word.eq(k == depth_2)]
-                    m.d.comb += jumping.eq(has_spans & (word_of_span == g.span))
-                with m.Elif(r + 1 == count):
-                    with m.If(free):
-                        m.d.comb += end_of_tile.eq(1)
-                with m.Elif(next_valid):
-                    m.d.comb += starting.eq(1)
-                    m.d.sync += [
-                        tokens[r + 1].eq(next_token),
-                        scores[r + 1].eq(next_score),
-                        r.eq(r + 1),
-                        k.eq(0),
-                        last_word.eq(depth == 1),
-                    ]
-                    with m.If(r + 2 != count):
-                        m.d.comb += ask.eq(1)
-                with m.If(end_of_tile):
-                    drain = d.drain
-                    m.d.sync += [
-                        half.eq(~half),
-                        out_valid.eq(1),
-                        d.depth.eq(depth),
-                        d.block.eq(block),
-                        d.k_row.eq(k_row),
-                        d.v_row.eq(v_row),
-                        d.v_tile_pitch.eq(at.v_tile_pitch),
-                        d.keys.eq(at.keys),
-                        d.score_mult.eq(at.score_mult),
-                        d.score_shift.eq(at.score_shift),
-                        d.out_mult.eq(at.out_mult),
-                        d.out_shift.eq(at.out_shift),
-                        drain.kind.eq(Mux(is_attention, Kind.ATTENTION, Kind.GEMM)),
-                        drain.count.eq(count),
-                        drain.first.eq(first),
-                        drain.last.eq(last_tile & last_head),
-                        drain.demand.eq(~is_attention & g.demand),
-                        drain.keep.eq(~is_attention & g.keep),
-                        drain.signal.eq(Mux(last_head, g.signal, 0)),
-                        drain.amount.eq(1),
-                        drain.otiles.eq(Mux(is_attention, at.v_otiles, g.otiles)),
-                        drain.ct.eq(Mux(is_attention, ct, g.otile_base)),
-                        drain.target.eq(Mux(is_attention, at.target, g.target)),
-                        drain.target_stride.eq(
-                            Mux(is_attention, at.target_stride, g.target_stride)
-                        ),
-                        drain.mode.eq(Mux(is_attention, int(Destination.ACT8), g.mode)),
-                        drain.mult.eq(g.mult),
-                        drain.shift.eq(g.shift),
-                        drain.zero_point.eq(Mux(is_attention, 0, g.zero_point)),
-                        drain.head_otiles.eq(g.head_otiles),
-                        drain.tile_pitch.eq(g.tile_pitch),
-                        drain.head_pitch.eq(g.head_pitch),
-                        drain.experts.eq(g.experts),
-                        drain.top_k.eq(g.top_k),
-                        drain.renormalise.eq(g.renormalise),
-                        drain.rows.eq(tokens),
-                        drain.scores.eq(scores),
-                        first.eq(0),
-                    ]
-                    with m.If(last_head):
-                        m.d.sync += [
-                            head.eq(0),
-                            left.eq(left - count),
-                            row_index.eq(row_index + t),
-                        ]
-                        with m.If(last_tile):
-                            m.next = "IDLE"
-                        with m.Else():
-                            m.d.comb += ask.eq(1)
-                            m.next = "TILE"
-                    with m.Else():
-                        # The same rows again, next head.
-                        m.d.sync += [
-                            head.eq(head + 1),
-                            head_offset.eq(head_offset + at.chunks),
-                            k_row.eq(k_row + at.k_pitch),
-                            v_row.eq(v_row + at.v_pitch),
-                            ct.eq(ct + at.v_otiles),
-                            source_row.eq(row_index),
-                            target_row.eq(row_index),
-                        ]
-                        m.next = "AGAIN"
+                ended = Signal()
+                self._row(m, order, at, lookup, reader, free, ended)
+                with m.If(ended):
+                    m.d.sync += [described.eq(1), half.eq(~half)]
+                    self._describe(m, tile, order, at)
+                    self._next_tile(m, order, at, lookup)
             with m.State("AGAIN"):
-                m.d.comb += ask.eq(1)
+                m.d.comb += lookup.ask.eq(1)
                 m.next = "TILE"
         return m
 
-    def _bad_field(self, g: View, at: View, is_attention: Value) -> Value:
-        """1 for a GEMM or ATTENTION that the units behind cannot count."""
-        array, limits = self._config.array, self._config.limits
-        chunks = limits.depth // array.inputs
-        gate_otiles = sum(
-            g.experts > first for first in range(0, limits.experts, array.outputs)
-        )  # ceil(experts / outputs)
-        gate = (
-            (g.experts == 0)
-            | (g.shift + g.experts > limits.experts)
-            | (g.mult > SCORE.max)
-            | (g.top_k == 0)
-            | (g.top_k > limits.top_k)
-            | (g.top_k > g.experts)
-            | (g.tokens > limits.routed)
-            | (g.otiles != gate_otiles)
-        )
-        lines = Cat(g.line, g.source_line, g.target_line, g.span).any()
-        gemm = (
-            ~g.mode.matches(*Destination)
-            | (g.otiles == 0)
-            | (g.depth == 0)
-            | (g.depth > chunks)
-            | Mux(g.use_queue, g.queue >= limits.experts, g.tokens > limits.tokens)
-            | (g.mode.matches(*TO_KEY_VALUE) & (g.head_otiles == 0))
-            | ((g.mode == Destination.GATE) & gate)
-            | (lines & (g.use_queue | ~g.mode.matches(*WITH_LINES)))
-        )
-        attention = (
-            (at.heads == 0)
-            | (at.chunks == 0)
-            | (at.chunks > chunks)
-            | (at.v_otiles == 0)
-            | (at.queries > limits.tokens)
-            | (at.keys == 0)
-            | (at.keys > limits.tokens)
-            | (at.v_tile_pitch != (at.keys + array.inputs - 1) >> ceil_log2(array.inputs))
-        )
-        return Mux(is_attention, attention, gemm)
+    def _decode(self, m: Module, order: _Order, at: _Position) -> None:
+        g, attention = order.gemm, order.attention
+        length = self.lengths[g.queue]
+        m.d.sync += [
+            order.by_tile.eq((g.wait != 0) & (g.wait_count == 0)),
+            order.has_spans.eq(~order.is_attention & (g.span != 0)),
+            order.depth.eq(Mux(order.is_attention, attention.chunks, g.depth)),
+            order.block.eq(g.otiles * g.depth),
+            order.rows.eq(
+                Mux(order.is_attention, attention.queries, Mux(g.use_queue, length, g.tokens))
+            ),
+            at.first.eq(1),
+            at.first_row.eq(0),
+            at.head.eq(0),
+        ]
+        bad = bad_field(self._config, g, attention, order.is_attention)
+        with m.If(bad & ~order.is_sync):
+            m.d.sync += self.fault.eq(Error.FIELD)
+
+    def _wait(self, m: Module, order: _Order, at: _Position, queued: Value) -> None:
+        """A GEMM of an empty queue waits for nothing; wait_count == 0 waits for each tile."""
+        none = order.rows == 0
+        m.d.sync += at.left.eq(order.rows)
+        with m.If(self.fault != Error.NONE):
+            m.next = "WAIT"
+        with m.Elif(~order.is_sync & none & ~queued):
+            m.d.sync += self.fault.eq(Error.FIELD)
+        with m.Elif((order.gemm.wait_count != 0) & ~(queued & none)):
+            m.d.comb += self.take.valid.eq(1)
+            with m.If(self.take.ready):
+                m.next = "BEGIN"
+        with m.Else():
+            m.next = "BEGIN"
+
+    def _tile(
+        self,
+        m: Module,
+        order: _Order,
+        at: _Position,
+        lookup: RowLookup,
+        reader: WordReader,
+        halves: Signal,
+        allocate: Signal,
+    ) -> None:
+        """First row of a tile: needs a half, a credit (once for all heads) and the row's place."""
+        t, first_head = self._config.array.tokens, at.head == 0
+        needed = order.by_tile & ~(order.is_attention & ~first_head)
+        go = (halves != 0) & lookup.valid
+        m.d.comb += self.take.valid.eq(go & needed)
+        with m.If(go & (~needed | self.take.ready)):
+            m.d.comb += [allocate.eq(1), reader.start.eq(1), lookup.ask.eq(at.left != 1)]
+            m.d.sync += [
+                at.tokens[0].eq(lookup.token),
+                at.scores[0].eq(lookup.score),
+                at.count.eq(Mux(at.left <= t, at.left, t)),
+                at.row.eq(0),
+            ]
+            m.next = "ROW"
+        with m.If(first_head):
+            m.d.sync += [
+                at.offset.eq(0),
+                at.k_row.eq(order.attention.k_base),
+                at.v_row.eq(order.attention.v_base),
+                at.ct.eq(0),
+            ]
+
+    def _row(
+        self,
+        m: Module,
+        order: _Order,
+        at: _Position,
+        lookup: RowLookup,
+        reader: WordReader,
+        free: Signal,
+        ended: Signal,
+    ) -> None:
+        """Words of a row; behind the last one another row, or the tile has ``ended``."""
+        m.d.comb += reader.reading.eq(1)
+        with m.If(reader.last & (at.row + 1 == at.count)):
+            m.d.comb += ended.eq(free)
+        with m.Elif(reader.last & lookup.valid):
+            m.d.comb += [reader.start.eq(1), lookup.ask.eq(at.row + 2 != at.count)]
+            m.d.sync += [
+                at.tokens[at.row + 1].eq(lookup.token),
+                at.scores[at.row + 1].eq(lookup.score),
+                at.row.eq(at.row + 1),
+            ]
+
+    def _next_tile(self, m: Module, order: _Order, at: _Position, lookup: RowLookup) -> None:
+        attention = order.attention
+        m.d.sync += at.first.eq(0)
+        with m.If(self._last_head(order, at)):
+            m.d.sync += [
+                at.head.eq(0),
+                at.left.eq(at.left - at.count),
+                at.first_row.eq(at.first_row + self._config.array.tokens),
+            ]
+            with m.If(at.left <= self._config.array.tokens):
+                m.next = "IDLE"
+            with m.Else():
+                m.d.comb += lookup.ask.eq(1)
+                m.next = "TILE"
+        with m.Else():  # the same rows again, next head
+            m.d.comb += lookup.again.eq(1)
+            m.d.sync += [
+                at.head.eq(at.head + 1),
+                at.offset.eq(at.offset + attention.chunks),
+                at.k_row.eq(at.k_row + attention.k_pitch),
+                at.v_row.eq(at.v_row + attention.v_pitch),
+                at.ct.eq(at.ct + attention.v_otiles),
+            ]
+            m.next = "AGAIN"
+
+    @staticmethod
+    def _last_head(order: _Order, at: _Position) -> Value:
+        return Value.cast(~order.is_attention | (at.head + 1 == order.attention.heads))
+
+    def _describe_none(self, m: Module, tile: Any, order: _Order) -> None:
+        """SYNC, and a GEMM of an empty queue."""
+        g, is_sync, drain = order.gemm, order.is_sync, tile.drain
+        m.d.sync += [
+            tile.eq(0),
+            tile.block.eq(order.block),
+            drain.kind.eq(Mux(is_sync, Kind.SYNC, Kind.EMPTY)),
+            drain.first.eq(1),
+            drain.last.eq(1),
+            drain.demand.eq(~is_sync & g.demand),
+            drain.keep.eq(~is_sync & g.keep),
+            drain.signal.eq(Mux(is_sync, g.signal, 0)),
+            drain.amount.eq(order.sync.count),
+            drain.otiles.eq(g.otiles),
+        ]
+
+    def _describe(self, m: Module, tile: Any, order: _Order, at: _Position) -> None:
+        """A tile that is in the operand buffer."""
+        g, attention, is_attention = order.gemm, order.attention, order.is_attention
+        last_head, drain = self._last_head(order, at), tile.drain
+        m.d.sync += [
+            tile.depth.eq(order.depth),
+            tile.block.eq(order.block),
+            tile.k_row.eq(at.k_row),
+            tile.v_row.eq(at.v_row),
+            *(tile[name].eq(attention[name]) for name in ATTENTION_FIELDS),
+            *(drain[name].eq(g[name]) for name in GEMM_FIELDS),
+            drain.kind.eq(Mux(is_attention, Kind.ATTENTION, Kind.GEMM)),
+            drain.count.eq(at.count),
+            drain.first.eq(at.first),
+            drain.last.eq((at.left <= self._config.array.tokens) & last_head),
+            drain.demand.eq(~is_attention & g.demand),
+            drain.keep.eq(~is_attention & g.keep),
+            drain.signal.eq(Mux(last_head, g.signal, 0)),
+            drain.amount.eq(1),
+            drain.otiles.eq(Mux(is_attention, attention.v_otiles, g.otiles)),
+            drain.ct.eq(Mux(is_attention, at.ct, g.otile_base)),
+            drain.target.eq(Mux(is_attention, attention.target, g.target)),
+            drain.target_stride.eq(Mux(is_attention, attention.target_stride, g.target_stride)),
+            drain.mode.eq(Mux(is_attention, Destination.ACT8, g.mode)),
+            drain.zero_point.eq(Mux(is_attention, 0, g.zero_point)),
+            drain.rows.eq(at.tokens),
+            drain.scores.eq(at.scores),
+        ]

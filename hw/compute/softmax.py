@@ -8,46 +8,72 @@ are kept in one half of a buffer, while those of the tile before it, in the othe
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed, unsigned
+from typing import Any
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.data import StructLayout
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import bits_for, ceil_log2
+from amaranth.utils import ceil_log2
 
-from moevit.quant.formats import ACTIVATION, LOGIT, MULTIPLIER_BITS, SHIFT_BITS
+from moevit.quant.formats import LOGIT, MULTIPLIER_BITS, SHIFT_BITS
 from moevit.quant.operators.exp2 import SOFTMAX_EXP
-from moevit.quant.operators.pwl import RECIPROCAL
 
 from ..config import AcceleratorConfig
-from ..interfaces import ReadPort
+from ..interfaces import AttentionRead, accumulators, row_scales, score_tile, weights_address
 from ..lib import exp2
+from ..lib.component import Component
 from ..lib.fifo import MemoryFifo
 from ..lib.pipeline import Pipeline, double_shift, round_saturate
-from ..lib.pwl import Inverse
-from ..lib.storage import BANK_BITS, Memory
 from ..memories import banks
-from .epilogue import row_scales
-from .tiles import accumulators, score_tile
+from .row_scales import OUTPUT_SCALE, WAITING, RowScales, key_tiles
+from .weight_buffer import WeightBuffer
 
-__all__ = ["Softmax", "weights_address"]
+__all__ = ["Softmax"]
 
 _SCORE = signed(LOGIT.width)
-_SCALES = 4
-"""Query tiles whose row scales can wait for the epilogue or be under way."""
 
 
-def key_tiles(config: AcceleratorConfig) -> int:
-    """Most key tiles of a query tile."""
-    return -(-config.limits.tokens // config.array.outputs)
+class _ScoreBuffer:
+    """Scores of two query tiles; whether each half is taken and full, maxima, its last key tile."""
+
+    def __init__(self, m: Module, config: AcceleratorConfig, address_bits: int) -> None:
+        a = config.array
+        self.occupied, self.full = Signal(2, name="occupied"), Signal(2, name="full")
+        self.maxima = [
+            [Signal(_SCORE, name=f"maximum_{h}_{t}", reset_less=True) for t in range(a.tokens)]
+            for h in range(2)
+        ]
+        last = StructLayout(
+            {
+                "at": address_bits,
+                "single": 1,
+                "valid": range(a.outputs + 1),
+                "mult": MULTIPLIER_BITS,
+                "shift": SHIFT_BITS,
+            }
+        )
+        self.end: list[Any] = [Signal(last, name=f"end_{h}", reset_less=True) for h in range(2)]
+        width = LOGIT.width * 2 * a.outputs
+        self.memories = banks(m, "scores", width=width, depth=2 << address_bits)
 
 
-def weights_address(config: AcceleratorConfig) -> StructLayout:
-    """Address of the attention weights."""
-    words = -(-config.limits.tokens // config.array.inputs)
-    return StructLayout({"word": ceil_log2(max(words, 2)), "half": 1})
+class _Reading:
+    """Which scores are read and where their weights go; query tiles whose weights are held, and
+    whose scales are under way."""
+
+    def __init__(self, config: AcceleratorConfig, address_bits: int) -> None:
+        a = config.array
+        self.active, self.fresh, self.source = Signal(), Signal(), Signal()
+        self.at = Signal(address_bits)
+        self.pair, self.group = Signal(range(a.tokens // 2)), Signal(range(a.inputs // a.outputs))
+        self.word = Signal(weights_address(config)["word"].shape)
+        self.half = Signal(init=1)
+        self.first, self.finish = Signal(), Signal()
+        self.held, self.scales = Signal(range(3)), Signal(range(WAITING + 1))
 
 
-class Softmax(wiring.Component):
+class Softmax(Component):
     """Two rows x O lanes of scaling, maximum, exponential and sum.
 
     Latency: :attr:`latency` cycles and T/2 cycles for each key tile, from the last key tile of a
@@ -69,31 +95,21 @@ class Softmax(wiring.Component):
     i:
         Key tiles of T x O sums. Keys from ``valid`` on of a ``last`` tile have weight 0.
     weights:
-        Reads: T x I bytes, ``[token][key]``.
-    ready, half, release:
-        The oldest half is complete; which; its last read is over.
+        In(AttentionRead).
     rows:
         Multiplier and shift of T rows for each query tile.
     busy:
         Anything in the unit.
     """
 
-    def __init__(self, config: AcceleratorConfig):
+    def __init__(self, config: AcceleratorConfig) -> None:
         self._config = config
         a = config.array
         tile = StructLayout({"tile": score_tile(config), "acc": accumulators(config)})
         super().__init__(
             {
                 "i": In(stream.Signature(tile)),
-                "weights": In(
-                    ReadPort(
-                        weights_address(config).size,
-                        unsigned(ACTIVATION.width * a.inputs * a.tokens),
-                    )
-                ),
-                "ready": Out(1),
-                "half": Out(1),
-                "release": In(1),
+                "weights": In(AttentionRead(config)),
                 "rows": Out(stream.Signature(row_scales(config))),
                 "busy": Out(1),
             }
@@ -102,44 +118,15 @@ class Softmax(wiring.Component):
         self._buffer_bits = max(1, ceil_log2(key_tiles(config) * self._pairs))
         self.latency = ceil_log2(a.outputs) + exp2.LATENCY + 9
 
-    def elaborate(self, platform):
+    def elaborate(self, platform: object) -> Module:
         m = Module()
-        tokens = self._config.array.tokens
-
-        # Of each half of the score buffer.
-        occupied, full = Signal(2), Signal(2)
-        maxima = [
-            [Signal(_SCORE, name=f"maximum_{h}_{t}", reset_less=True) for t in range(tokens)]
-            for h in range(2)
-        ]
-        end = [
-            Signal(
-                StructLayout(
-                    {
-                        "at": self._buffer_bits,
-                        "single": 1,
-                        "valid": range(self._config.array.outputs + 1),
-                        "mult": MULTIPLIER_BITS,
-                        "shift": SHIFT_BITS,
-                    }
-                ),
-                name=f"end_{h}",
-                reset_less=True,
-            )
-            for h in range(2)
-        ]
-        scores = banks(
-            m,
-            "scores",
-            width=LOGIT.width * 2 * self._config.array.outputs,
-            depth=2 << self._buffer_bits,
-        )
-        filling = self._fill(m, occupied, full, maxima, end, scores)
-        held, scales = self._empty(m, occupied, full, maxima, end, scores)
-        m.d.comb += self.busy.eq(filling | occupied.any() | (held != 0) | (scales != 0))
+        buffer = _ScoreBuffer(m, self._config, self._buffer_bits)
+        filling = self._fill(m, buffer)
+        held, scales = self._empty(m, buffer)
+        m.d.comb += self.busy.eq(filling | buffer.occupied.any() | (held != 0) | (scales != 0))
         return m
 
-    def _fill(self, m, occupied, full, maxima, end, scores):
+    def _fill(self, m: Module, buffer: _ScoreBuffer) -> Value:
         """Sums to scores and their row maxima; returns whether a query tile is half way in."""
         outputs, pairs = self._config.array.outputs, self._pairs
         tile = self.i.payload.tile
@@ -148,8 +135,8 @@ class Softmax(wiring.Component):
         m.d.comb += [
             tile_end.eq(pair == pairs - 1),
             finish.eq(tile_end & tile.last),
-            enter.eq(self.i.valid & ~occupied.bit_select(half, 1)),
-            self.i.ready.eq(~occupied.bit_select(half, 1) & tile_end),
+            enter.eq(self.i.valid & ~buffer.occupied.bit_select(half, 1)),
+            self.i.ready.eq(~buffer.occupied.bit_select(half, 1) & tile_end),
         ]
         with m.If(enter):
             m.d.sync += [pair.eq(Mux(tile_end, 0, pair + 1)), at.eq(at + 1)]
@@ -160,12 +147,12 @@ class Softmax(wiring.Component):
                 for h in range(2):
                     with m.If(half == h):
                         m.d.sync += [
-                            occupied[h].eq(1),
-                            end[h].at.eq(at),
-                            end[h].single.eq(first),
-                            end[h].valid.eq(tile.valid),
-                            end[h].mult.eq(tile.out_mult),
-                            end[h].shift.eq(tile.out_shift),
+                            buffer.occupied[h].eq(1),
+                            buffer.end[h].at.eq(at),
+                            buffer.end[h].single.eq(first),
+                            buffer.end[h].valid.eq(tile.valid),
+                            buffer.end[h].mult.eq(tile.out_mult),
+                            buffer.end[h].shift.eq(tile.out_shift),
                         ]
 
         beyond = Cat(tile.last & (tile.valid <= o) for o in range(outputs))
@@ -184,7 +171,7 @@ class Softmax(wiring.Component):
         p.drop("shift")
         with p.step() as reg:
             score = [reg(round_saturate(m, v, LOGIT, name="score"), name="score") for v in doubled]
-        for memory, word in zip(scores, _split(Cat(*score), scores), strict=True):
+        for memory, word in zip(buffer.memories, _split(Cat(*score), buffer.memories), strict=True):
             write = memory.write_port()
             m.d.comb += [
                 write.en.eq(p.valid),
@@ -203,108 +190,116 @@ class Softmax(wiring.Component):
             for h in range(2):
                 with m.If(p.tag["half"] == h):
                     with m.If(p.tag["finish"]):
-                        m.d.sync += full[h].eq(1)
+                        m.d.sync += buffer.full[h].eq(1)
                     for q in range(pairs):
                         with m.If(p.tag["pair"] == q):
                             for r in range(2):
-                                kept = maxima[h][2 * q + r]
+                                kept = buffer.maxima[h][2 * q + r]
                                 with m.If(p.tag["first"] | (largest[r] > kept)):
                                     m.d.sync += kept.eq(largest[r])
         return (pair != 0) | ~first
 
-    def _empty(self, m, occupied, full, maxima, end, scores):
-        """Scores to weights and sums; returns the halves held and the scales under way."""
-        config, outputs, pairs = self._config, self._config.array.outputs, self._pairs
-        tokens = config.array.tokens
-        groups = config.array.inputs // outputs
-
-        # Query tiles follow one another without a gap; each is read without a pause.
-        source, active, at = Signal(), Signal(), Signal(self._buffer_bits)
-        start, fresh, ending, stop = Signal(), Signal(), Signal(), Signal(self._buffer_bits)
-        upcoming, pair, first, finish = Signal(), Signal(range(pairs)), Signal(), Signal()
+    def _read(self, m: Module, buffer: _ScoreBuffer) -> _Reading:
+        """Query tiles follow one another without a gap; each is read without a pause."""
+        pairs, tokens = self._pairs, self._config.array.tokens
+        now = _Reading(self._config, self._buffer_bits)
+        start, ending, stop = Signal(), Signal(), Signal(self._buffer_bits)
         turn = Signal(self._buffer_bits)  # where the last key tile begins, less one
-        held, scales, gap = Signal(range(3)), Signal(range(_SCALES + 1)), Signal(range(tokens))
+        upcoming, gap = Signal(), Signal(range(tokens))
         crowded, single, gone = Signal(), Signal(), Signal()  # gone: rows' scales, a cycle ago
+        last_pair = now.active & now.finish & (now.pair == 0)
         m.d.comb += [
             # Scales are made one row a cycle: last key tiles of two query tiles are T cycles apart.
-            single.eq(Mux(upcoming, end[1].single, end[0].single)),
-            crowded.eq(single & ((gap != 0) | (active & finish & (pair == 0)))),
-            ending.eq(at == stop),
+            single.eq(Mux(upcoming, buffer.end[1].single, buffer.end[0].single)),
+            crowded.eq(single & ((gap != 0) | last_pair)),
+            ending.eq(now.at == stop),
             start.eq(
-                full.bit_select(upcoming, 1)
-                & (~active | ending)
-                & (held != 2)
-                & (scales != _SCALES)
+                buffer.full.bit_select(upcoming, 1)
+                & (~now.active | ending)
+                & (now.held != 2)
+                & (now.scales != WAITING)
                 & ~crowded
             ),
         ]
         m.d.sync += [
-            fresh.eq(start),
-            held.eq(held + start - self.release),
-            scales.eq(scales + start - gone),
+            now.fresh.eq(start),
+            now.held.eq(now.held + start - self.weights.release),
+            now.scales.eq(now.scales + start - gone),
             gone.eq(self.rows.valid & self.rows.ready),
         ]
-        with m.If(active & finish & (pair == 0)):
+        with m.If(last_pair):
             m.d.sync += gap.eq(tokens - 2)
         with m.Elif(gap != 0):
             m.d.sync += gap.eq(gap - 1)
         with m.If(start):
+            end = Mux(upcoming, buffer.end[1].at, buffer.end[0].at)
             m.d.sync += [
-                active.eq(1),
-                at.eq(0),
-                source.eq(upcoming),
+                now.active.eq(1),
+                now.at.eq(0),
+                now.source.eq(upcoming),
                 upcoming.eq(~upcoming),
-                stop.eq(Mux(upcoming, end[1].at, end[0].at)),
-                turn.eq(Mux(upcoming, end[1].at, end[0].at) - pairs),
-                finish.eq(single),
+                stop.eq(end),
+                turn.eq(end - pairs),
+                now.finish.eq(single),
+                now.pair.eq(0),
+                now.group.eq(0),
+                now.word.eq(0),
+                now.first.eq(1),
+                now.half.eq(~now.half),
             ]
             for h in range(2):
                 with m.If(upcoming == h):  # what comes in stays behind what is read
-                    m.d.sync += [full[h].eq(0), occupied[h].eq(0)]
-        with m.Elif(active):
-            m.d.sync += [at.eq(at + 1), active.eq(~ending)]
-            with m.If(at == turn):
-                m.d.sync += finish.eq(1)
+                    m.d.sync += [buffer.full[h].eq(0), buffer.occupied[h].eq(0)]
+        with m.Elif(now.active):
+            m.d.sync += [
+                now.at.eq(now.at + 1),
+                now.active.eq(~ending),
+                now.pair.eq(now.pair + 1),
+            ]
+            with m.If(now.at == turn):
+                m.d.sync += now.finish.eq(1)
+            with m.If(now.pair == pairs - 1):
+                m.d.sync += [now.pair.eq(0), now.first.eq(0), now.group.eq(now.group + 1)]
+                with m.If(now.group == self._config.array.inputs // self._config.array.outputs - 1):
+                    m.d.sync += [now.group.eq(0), now.word.eq(now.word + 1)]
+        return now
 
-        group, word = Signal(range(groups)), Signal(len(self.weights.addr) - 1)
-        target = Signal(init=1)
-        with m.If(start):
-            m.d.sync += [pair.eq(0), group.eq(0), word.eq(0), first.eq(1), target.eq(~target)]
-        with m.Elif(active):
-            m.d.sync += pair.eq(pair + 1)
-            with m.If(pair == pairs - 1):
-                m.d.sync += [pair.eq(0), first.eq(0), group.eq(group + 1)]
-                with m.If(group == groups - 1):
-                    m.d.sync += [group.eq(0), word.eq(word + 1)]
+    def _empty(self, m: Module, buffer: _ScoreBuffer) -> tuple[Signal, Signal]:
+        """Scores to weights and sums; returns the halves held and the scales under way."""
+        config, outputs, pairs = self._config, self._config.array.outputs, self._pairs
+        tokens = config.array.tokens
+        now = self._read(m, buffer)
 
         # The tile's own values, from the cycle on in which its first scores come out of the buffer.
         maximum = [Signal(_SCORE, name=f"maximum_{t}", reset_less=True) for t in range(tokens)]
         beyond = Signal(outputs, reset_less=True)
-        m.submodules.outs = outs = MemoryFifo(
-            StructLayout({"mult": MULTIPLIER_BITS, "shift": SHIFT_BITS}), depth=_SCALES
-        )
-        with m.If(fresh):
+        m.submodules.row_scales = scaling = RowScales(config)
+        wiring.connect(m, scaling.rows, wiring.flipped(self.rows))
+        m.submodules.outs = outs = MemoryFifo(OUTPUT_SCALE, depth=WAITING)
+        wiring.connect(m, outs.o, scaling.output)
+        with m.If(now.fresh):
             for h in range(2):
-                with m.If(source == h):
-                    m.d.sync += [kept.eq(new) for kept, new in zip(maximum, maxima[h], strict=True)]
-                    m.d.sync += beyond.eq(Cat(end[h].valid <= o for o in range(outputs)))
-                    m.d.comb += [
-                        outs.i.payload.mult.eq(end[h].mult),
-                        outs.i.payload.shift.eq(end[h].shift),
+                with m.If(now.source == h):
+                    m.d.sync += [
+                        kept.eq(new) for kept, new in zip(maximum, buffer.maxima[h], strict=True)
                     ]
-        m.d.comb += outs.i.valid.eq(fresh)
+                    m.d.sync += beyond.eq(Cat(buffer.end[h].valid <= o for o in range(outputs)))
+                    m.d.comb += [
+                        outs.i.payload.mult.eq(buffer.end[h].mult),
+                        outs.i.payload.shift.eq(buffer.end[h].shift),
+                    ]
+        m.d.comb += outs.i.valid.eq(now.fresh)
 
         p = Pipeline(
-            m, valid=active, pair=pair, group=group, word=word, half=target, first=first,
-            finish=finish,
+            m, valid=now.active, pair=now.pair, group=now.group, word=now.word, half=now.half,
+            first=now.first, finish=now.finish,
         )  # fmt: skip
         words = []
-        for memory in scores:
+        for memory in buffer.memories:
             read = memory.read_port()
-            m.d.comb += [read.en.eq(active), read.addr.eq(Cat(at, source))]
+            m.d.comb += [read.en.eq(now.active), read.addr.eq(Cat(now.at, now.source))]
             words.append(read.data)
-        with p.step():
-            pass  # the buffer's
+        p.delay(1)  # the buffer's
         score, width = Cat(*words), LOGIT.width
         rows = [Array(maximum[2 * q + r] for q in range(pairs))[p.tag["pair"]] for r in range(2)]
         with p.step() as reg:
@@ -318,105 +313,30 @@ class Softmax(wiring.Component):
                 for n in range(2 * outputs)
             ]
         weights = exp2.lanes(m, p, SOFTMAX_EXP, distance, name="octave")
-        self._write_weights(m, p, weights)
-
-        # A half is complete when its last weights are written.
-        complete, last = Signal(range(3)), Signal()
+        m.submodules.weight_buffer = kept = WeightBuffer(config)
+        wiring.connect(m, wiring.flipped(self.weights), kept.read)
         m.d.comb += [
-            last.eq(p.valid & p.tag["finish"] & (p.tag["pair"] == pairs - 1)),
-            self.ready.eq(complete != 0),
+            kept.valid.eq(p.valid),
+            kept.pair.eq(p.tag["pair"]),
+            kept.group.eq(p.tag["group"]),
+            kept.address.word.eq(p.tag["word"]),
+            kept.address.half.eq(p.tag["half"]),
+            *(lane.eq(weight) for lane, weight in zip(kept.weights, weights, strict=True)),
+            kept.last.eq(p.tag["finish"] & (p.tag["pair"] == pairs - 1)),
         ]
-        m.d.sync += complete.eq(complete + last - self.release)
-        with m.If(self.release):
-            m.d.sync += self.half.eq(~self.half)
-
         p.drop("group", "word", "half")
-        part = p.reduce(lambda a, b: a + b, weights[:outputs], weights[outputs:])
-        self._scale_rows(m, p, part, outs.o)
-        return held, scales
-
-    def _write_weights(self, m, p, weights):
-        """O weights of two rows to their group of a word; groups further on become 0."""
-        config, outputs = self._config, self._config.array.outputs
-        lanes = min(outputs, BANK_BITS // ACTIVATION.width)
-        groups = config.array.inputs // outputs
-        up_to = [p.tag["group"] <= g for g in range(groups - 1)] + [Const(1, 1)]
-        data = []
-        for t in range(config.array.tokens):
-            mine = [weights[t % 2 * outputs + o] for o in range(outputs)]
-            for i in range(0, config.array.inputs, lanes):
-                group, lane = divmod(i, outputs)
-                m.submodules[f"weights_{t}_{i}"] = memory = Memory(
-                    shape=unsigned(lanes * ACTIVATION.width),
-                    depth=1 << len(self.weights.addr),
-                    init=[],
-                )
-                write, read = memory.write_port(), memory.read_port()
-                bytes_ = Cat(
-                    Cat(w, Const(0, ACTIVATION.width - len(w))) for w in mine[lane : lane + lanes]
-                )
-                m.d.comb += [
-                    write.en.eq(p.valid & (p.tag["pair"] == t // 2) & up_to[group]),
-                    write.addr.eq(Cat(p.tag["word"], p.tag["half"])),
-                    write.data.eq(Mux(p.tag["group"] == group, bytes_, 0)),
-                    read.en.eq(self.weights.en),
-                    read.addr.eq(self.weights.addr),
-                ]
-                data.append(read.data)
-        m.d.comb += self.weights.data.eq(Cat(*data))
-
-    def _scale_rows(self, m, p, part, outs):
-        """Row sums from those of a key tile, then ``Softmax.row`` of each, one row a cycle."""
-        config, tokens = self._config, self._config.array.tokens
-        most = SOFTMAX_EXP.peak * key_tiles(config) * config.array.outputs
-        sums = [Signal(range(most + 1), name=f"sum_{t}", reset_less=True) for t in range(tokens)]
-        total = [Signal(range(most + 1), name=f"total_{t}", reset_less=True) for t in range(tokens)]
-        with m.If(p.valid):
-            for t in range(tokens):
-                with m.If(p.tag["pair"] == t // 2):
-                    value = Mux(p.tag["first"], 0, sums[t]) + part[t % 2]
-                    m.d.sync += sums[t].eq(value)
-                    with m.If(p.tag["finish"]):
-                        m.d.sync += total[t].eq(value)
-
-        row, serving = Signal(range(tokens)), Signal()
-        with m.If(p.valid & p.tag["finish"] & (p.tag["pair"] == 0)):
-            m.d.sync += [serving.eq(1), row.eq(0)]
-        with m.Elif(serving):
-            m.d.sync += row.eq(row + 1)
-            with m.If(row == tokens - 1):
-                m.d.sync += serving.eq(0)
-        m.submodules.inverse = inverse = Inverse(RECIPROCAL, bits_for(most))
-        p = Pipeline(m, valid=serving, row=row)
-        m.d.comb += [inverse.valid.eq(serving), inverse.i.eq(Array(total)[row])]
-        for _ in range(inverse.latency):
-            with p.step():
-                pass
-        m.d.comb += outs.ready.eq(p.valid & (p.tag["row"] == tokens - 1))
-        with p.step() as reg:
-            product = reg(inverse.value * outs.payload.mult, name="mult")
-            shift = reg(inverse.exponent + outs.payload.shift, name="shift")
-        # Beyond the largest shift nothing is left of a sum, so a larger one is the same.
-        m.submodules.scales = scales = MemoryFifo(row_scales(config), depth=_SCALES)
-        entry = Signal(row_scales(config), reset_less=True)
-        largest = (1 << SHIFT_BITS) - 1
-        with m.If(p.valid):
-            for t in range(tokens):
-                with m.If(p.tag["row"] == t):
-                    m.d.sync += [
-                        entry[t].mult.eq(product[MULTIPLIER_BITS:]),
-                        entry[t].shift.eq(Mux(shift > largest, largest, shift)),
-                    ]
-        m.d.sync += scales.i.valid.eq(p.valid & (p.tag["row"] == tokens - 1))
+        sums = p.reduce(lambda a, b: a + b, weights[:outputs], weights[outputs:])
         m.d.comb += [
-            scales.i.payload.eq(entry),
-            self.rows.valid.eq(scales.o.valid),
-            self.rows.payload.eq(scales.o.payload),
-            scales.o.ready.eq(self.rows.ready),
+            scaling.valid.eq(p.valid),
+            scaling.pair.eq(p.tag["pair"]),
+            scaling.first.eq(p.tag["first"]),
+            scaling.finish.eq(p.tag["finish"]),
+            *(part.eq(value) for part, value in zip(scaling.sums, sums, strict=True)),
         ]
+        return now.held, now.scales
 
 
-def _split(word, memories) -> list:
+def _split(word: Value, memories: list[Any]) -> list[Value]:
     """``word`` in pieces as wide as the memories, which make it up."""
     pieces, position = [], 0
     for memory in memories:
@@ -426,5 +346,5 @@ def _split(word, memories) -> list:
     return pieces
 
 
-def _larger(a, b):
+def _larger(a: Value, b: Value) -> Value:
     return Mux(a > b, a, b)

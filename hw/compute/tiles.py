@@ -1,64 +1,77 @@
-"""Tiles of sums between the array and its readers, the epilogue and the softmax unit."""
+"""Finished tiles of sums between the array and its readers, the epilogue and the softmax unit."""
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal, signed, unsigned
-from amaranth.lib.data import ArrayLayout, StructLayout
+from amaranth.hdl import Module, Signal, signed
+from amaranth.lib.wiring import In, Out
 
 from moevit.quant.formats import ACCUMULATOR
 
 from ..config import FINISHED_TILES, AcceleratorConfig
+from ..interfaces import accumulators
+from ..lib.component import Component
 from ..lib.storage import Memory
 
-__all__ = ["Finished", "accumulators", "score_tile"]
+__all__ = ["FinishedTiles"]
 
 
-def accumulators(config: AcceleratorConfig) -> ArrayLayout:
-    """One tile of sums: T x O."""
-    a = config.array
-    return ArrayLayout(ArrayLayout(signed(ACCUMULATOR.width), a.outputs), a.tokens)
+class FinishedTiles(Component):
+    """First-in first-out, one small memory for each accumulator; places are reserved beforehand.
 
-
-def score_tile(config: AcceleratorConfig) -> StructLayout:
-    """What the softmax unit needs beside the sums."""
-    return StructLayout(
-        {
-            "last": unsigned(1),
-            "valid": range(config.array.outputs + 1),
-            "mult": unsigned(16),
-            "shift": unsigned(6),
-            "out_mult": unsigned(16),
-            "out_shift": unsigned(6),
-        }
-    )
-
-
-class Finished:
-    """Finished tiles in distributed RAM: one small memory for each accumulator.
-
-    ``rows[t][o]`` is the oldest tile; the user moves ``get`` on.
+    Members
+    -------
+    reserve : In
+        A tile is begun that will come here; only while ``room``.
+    push, sums : In
+        It is there.
+    room : Out
+        A tile may be begun. From a register: it may be 0 for a cycle while there is room.
+    valid, tile, pop
+        The oldest tile; it leaves.
+    empty : Out
+        No place is taken or reserved.
     """
 
-    def __init__(self, m: Module, name: str, sums: list[list[Signal]], push: Signal) -> None:
-        width = ACCUMULATOR.width
-        put, self.get = (
-            Signal(range(FINISHED_TILES), name=f"{name}_put"),
-            Signal(range(FINISHED_TILES), name=f"{name}_get"),
+    def __init__(self, config: AcceleratorConfig) -> None:
+        super().__init__(
+            {
+                "reserve": In(1),
+                "push": In(1),
+                "sums": In(accumulators(config)),
+                "room": Out(1, init=1),  # type: ignore[call-arg]  # not in the stubs
+                "valid": Out(1),
+                "tile": Out(accumulators(config)),
+                "pop": In(1),
+                "empty": Out(1),
+            }
         )
-        with m.If(push):
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        put, get = Signal(range(FINISHED_TILES)), Signal(range(FINISHED_TILES))
+        places = Signal(range(FINISHED_TILES + 1), init=FINISHED_TILES)
+        count = Signal(range(FINISHED_TILES + 1))
+        m.d.comb += self.empty.eq(places == FINISHED_TILES)
+        m.d.sync += [
+            places.eq(places - self.reserve + self.pop),
+            self.room.eq(self.pop | (places > 1) | ((places == 1) & ~self.reserve)),
+            count.eq(count + self.push - self.pop),
+            self.valid.eq(self.push | (count > 1) | ((count == 1) & ~self.pop)),
+        ]
+        with m.If(self.push):
             m.d.sync += put.eq(put + 1)
-        self.rows: list[list[Signal]] = []
-        for t, line in enumerate(sums):
-            row = []
-            for o, value in enumerate(line):
-                memory = Memory(shape=signed(width), depth=FINISHED_TILES, init=[])
-                m.submodules[f"{name}_{t}_{o}"] = memory
+        with m.If(self.pop):
+            m.d.sync += get.eq(get + 1)
+        for t, (line, tile_line) in enumerate(zip(self.sums, self.tile, strict=True)):
+            for o, (value, oldest) in enumerate(zip(line, tile_line, strict=True)):
+                memory = Memory(shape=signed(ACCUMULATOR.width), depth=FINISHED_TILES, init=[])
+                m.submodules[f"sum_{t}_{o}"] = memory
                 write, read = memory.write_port(), memory.read_port(domain="comb")
                 m.d.comb += [
-                    write.en.eq(push),
+                    write.en.eq(self.push),
                     write.addr.eq(put),
                     write.data.eq(value),
-                    read.addr.eq(self.get),
+                    read.addr.eq(get),
+                    oldest.eq(read.data),
                 ]
-                row.append(read.data)
-            self.rows.append(row)
+        return m

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal
-from amaranth.lib import wiring
+from typing import Any
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib.data import ArrayLayout
 from amaranth.lib.wiring import In, Out, Signature
 from amaranth.utils import ceil_log2
 
 from ..config import ISA_VERSION, AcceleratorConfig
+from ..lib.component import Component
 from ..registers import (
     COUNTER_BASE,
     DEVICE_ID,
     EXPERT_BASE,
+    REGISTER_ADDRESS_BITS,
     Control,
     Counter,
     Error,
@@ -20,14 +23,13 @@ from ..registers import (
     Status,
 )
 
-__all__ = ["ADDRESS_BITS", "AxiLite", "ControlRegisters"]
+__all__ = ["AxiLite", "ControlRegisters"]
 
-ADDRESS_BITS = 12
 _OKAY, _SLAVE_ERROR = 0, 2
 
 AxiLite = Signature(
     {
-        "awaddr": Out(ADDRESS_BITS),
+        "awaddr": Out(REGISTER_ADDRESS_BITS),
         "awvalid": Out(1),
         "awready": In(1),
         "wdata": Out(32),
@@ -37,7 +39,7 @@ AxiLite = Signature(
         "bresp": In(2),
         "bvalid": In(1),
         "bready": Out(1),
-        "araddr": Out(ADDRESS_BITS),
+        "araddr": Out(REGISTER_ADDRESS_BITS),
         "arvalid": Out(1),
         "arready": In(1),
         "rdata": In(32),
@@ -52,7 +54,7 @@ _BASES = {register: register.alignment for register in Register if register.alig
 """Alignment that a frame needs."""
 
 
-class ControlRegisters(wiring.Component):
+class ControlRegisters(Component):
     """Registers between a host and the sequencer.
 
     One access at a time in each direction; a read takes three cycles, a write two. A write needs
@@ -145,7 +147,13 @@ class ControlRegisters(wiring.Component):
         )
         return m
 
-    def _write(self, m: Module, writable: dict, busy: Signal, outcome: tuple) -> None:
+    def _write(
+        self,
+        m: Module,
+        writable: dict[Register, Any],
+        busy: Signal,
+        outcome: tuple[Signal, Signal, Signal],
+    ) -> None:
         bus = self.bus
         done, failed, error = outcome
         take = Signal()
@@ -180,11 +188,11 @@ class ControlRegisters(wiring.Component):
                                         bus.wdata[low : min(low + 8, len(signal))]
                                     )
 
-    def _read(self, m: Module, readable: dict) -> None:
+    def _read(self, m: Module, readable: dict[Register, Any]) -> None:
         """Address, then one word of each group, then the answer."""
         bus = self.bus
         accepted, selected = Signal(), Signal()
-        word = Signal(ADDRESS_BITS - 2)
+        word = Signal(REGISTER_ADDRESS_BITS - 2)
         plain, known = Signal(32), Signal()
         m.d.comb += bus.arready.eq(~accepted & ~selected & ~bus.rvalid)
         with m.If(bus.arready):
@@ -197,7 +205,8 @@ class ControlRegisters(wiring.Component):
             for register, value in readable.items():
                 with m.Case(register >> 2):
                     m.d.sync += [plain.eq(value), known.eq(1)]
-        answer, found = plain, known
+        answer: Value = plain
+        found: Value = known
         for base, values in ((COUNTER_BASE, self.counters), (EXPERT_BASE, self.experts)):
             bits = ceil_log2(max(len(values), 2))
             here = Signal(name=f"in_{base:x}")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from functools import reduce
 from operator import or_
+from typing import Any
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
 from amaranth.lib.data import StructLayout
-from amaranth.lib.wiring import Component, In
+from amaranth.lib.wiring import In
 from amaranth.utils import ceil_log2
 
 from ..interfaces import GiveSignature, TakeSignature
 from ..isa import SEMAPHORE_BITS, SEMAPHORES
+from ..lib.component import Component
 from ..lib.pipeline import pairwise
 
 __all__ = ["Semaphores"]
@@ -62,7 +64,7 @@ class Semaphores(Component):
 
         # A request and its grant. Semaphore 0 is never counted, and always has enough.
         enough = [Signal(name=f"enough_{n}") for n in range(self._takers)]
-        asked = [Signal(_Amount, name=f"asked_{n}") for n in range(self._takers)]
+        asked: list[Any] = [Signal(_Amount, name=f"asked_{n}") for n in range(self._takers)]
         table = Array([Const((1 << SEMAPHORE_BITS) - 1, SEMAPHORE_BITS), *counters.values()])
         for take, is_enough, ask in zip(self.take, enough, asked, strict=True):
             m.d.comb += take.ready.eq(is_enough)
@@ -75,7 +77,7 @@ class Semaphores(Component):
                 ]
 
         # Gives are added up in one cycle and counted in the next.
-        came = [Signal(_Amount, name=f"came_{n}") for n in range(self._givers)]
+        came: list[Any] = [Signal(_Amount, name=f"came_{n}") for n in range(self._givers)]
         for give, kept in zip(self.give, came, strict=True):
             m.d.sync += kept.valid.eq(give.valid)
             with m.If(give.valid):

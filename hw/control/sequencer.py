@@ -7,17 +7,21 @@ are awaited, everything is reset, and the device is idle with an error code.
 
 from __future__ import annotations
 
+from typing import Any
+
 from amaranth.hdl import Module, Mux, Signal, unsigned
 from amaranth.lib import stream
 from amaranth.lib.data import StructLayout
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.wiring import In, Out
 
 from ..config import AcceleratorConfig
 from ..image import PROGRAM_MAGIC, PROGRAM_VERSION
-from ..isa import INSTRUCTION_BYTES, Opcode
+from ..interfaces import INSTRUCTION, code_word
+from ..isa import Opcode
+from ..lib.component import Component
 from ..registers import Error
 
-__all__ = ["QUEUES", "Sequencer", "code_word"]
+__all__ = ["QUEUES", "Sequencer"]
 
 QUEUES: dict[str, tuple[Opcode, ...]] = {
     "load": (Opcode.LOAD,),
@@ -27,9 +31,6 @@ QUEUES: dict[str, tuple[Opcode, ...]] = {
     "fetch": (Opcode.FETCH,),
 }
 """Engine queues and the instructions that go into each."""
-
-code_word = StructLayout({"word": unsigned(8 * INSTRUCTION_BYTES), "last": unsigned(1)})
-"""An instruction from the prefetcher; ``last`` marks the program's last."""
 
 _HEADER = StructLayout(
     {
@@ -77,7 +78,6 @@ class Sequencer(Component):
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self._config = config
-        word = stream.Signature(8 * INSTRUCTION_BYTES)
         super().__init__(
             {
                 "start": In(1),
@@ -94,7 +94,7 @@ class Sequencer(Component):
                 "stream_start": Out(1),
                 "stream_base": Out(32),
                 "stream_beats": Out(32),
-                **{name: Out(word) for name in QUEUES},
+                **{name: Out(INSTRUCTION) for name in QUEUES},
                 "engines_busy": In(1),
                 "progress": In(1),
                 "fault": In(4),
@@ -110,7 +110,7 @@ class Sequencer(Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        header = Signal(_HEADER, reset_less=True)
+        header: Any = Signal(_HEADER, reset_less=True)
         error = Signal(4)
         settle = Signal(5)
         limit = self._config.watchdog_cycles

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from amaranth.hdl import Cat, Const, Module, Mux, Value, unsigned
-from amaranth.lib import wiring
 from amaranth.lib.data import ArrayLayout
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
@@ -16,6 +15,7 @@ from amaranth.utils import bits_for
 from moevit.quant.formats import LOGIT
 from moevit.quant.operators.exp2 import Exp2
 
+from .component import Component
 from .pipeline import Pipeline
 from .storage import Bank, Memory
 
@@ -64,7 +64,7 @@ def lanes(
         return [reg(((d + 1) >> 1)[: bits_for(exp.peak)], name="exponential") for d in doubled]
 
 
-class Exp2Lanes(wiring.Component):
+class Exp2Lanes(Component):
     """``exp.compute`` of ``count`` distances a cycle; see :func:`lanes`.
 
     Latency: ``LATENCY`` cycles. Throughput: one item a cycle. It cannot be stalled.
@@ -79,7 +79,7 @@ class Exp2Lanes(wiring.Component):
 
     latency = LATENCY
 
-    def __init__(self, exp: Exp2, *, count: int = 1):
+    def __init__(self, exp: Exp2, *, count: int = 1) -> None:
         if not isinstance(exp, Exp2):
             raise TypeError(f"Parameters must be an Exp2, not {exp!r}")
         if not isinstance(count, int) or count < 1:
@@ -94,7 +94,7 @@ class Exp2Lanes(wiring.Component):
             }
         )
 
-    def elaborate(self, platform):
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         p = Pipeline(m, valid=self.valid)
         values = lanes(m, p, self._exp, [self.i[n] for n in range(self._count)], name="table")

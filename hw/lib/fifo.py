@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Shape, Signal, Value
-from amaranth.lib import stream, wiring
+from amaranth.lib import stream
 from amaranth.lib.wiring import In, Out
 
+from .component import Component
 from .storage import BANK_BITS, Memory
 
 __all__ = ["MemoryFifo"]
 
 
-class MemoryFifo(wiring.Component):
+class MemoryFifo(Component):
     """A first-in first-out queue of any payload.
 
     ``depth`` entries lie in a memory with a synchronous read port, one more in its output register.

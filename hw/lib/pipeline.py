@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, ValueLike, signed
 
 from moevit.quant.formats import QFormat
 
@@ -24,35 +25,50 @@ class Pipeline:
     ``tag[name]`` is the value as delayed up to the present stage, until :meth:`drop`.
     """
 
-    def __init__(self, m: Module, *, valid, **tags):
+    def __init__(self, m: Module, *, valid: ValueLike, **tags: ValueLike) -> None:
         self._m = m
-        self.valid = Value.cast(valid)
+        self.valids = [Value.cast(valid)]
+        """Of each stage, from the entry to the present one."""
         self.tag = {name: Value.cast(value) for name, value in tags.items()}
-        self.latency = 0
+
+    @property
+    def valid(self) -> Value:
+        """1 in a cycle in which there is an item at the present stage."""
+        return self.valids[-1]
+
+    @property
+    def latency(self) -> int:
         """Cycles from the entry to the present stage."""
+        return len(self.valids) - 1
 
     @contextmanager
-    def step(self) -> Iterator[Callable]:
+    def step(self) -> Iterator[Callable[..., Signal]]:
         """One register stage: in the block, ``reg(value)`` is the register of ``value``."""
         statements = []
 
-        def reg(value, *, name: str = "stage"):
+        def reg(value: ValueLike, *, name: str = "stage") -> Signal:
             value = Value.cast(value)
             register = Signal(value.shape(), name=f"{name}_{self.latency + 1}", reset_less=True)
             statements.append(register.eq(value))
             return register
 
         yield reg
-        tags = {name: reg(value, name=name) for name, value in self.tag.items()}
+        tags: dict[str, Value] = {name: reg(value, name=name) for name, value in self.tag.items()}
         valid = Signal(name=f"valid_{self.latency + 1}")
         self._m.d.sync += valid.eq(self.valid)
         if statements:
             with self._m.If(self.valid):
                 self._m.d.sync += statements
-        self.valid, self.tag = valid, tags
-        self.latency += 1
+        self.valids.append(valid)
+        self.tag = tags
 
-    def add(self, **tags) -> None:
+    def delay(self, cycles: int) -> None:
+        """Stages that only delay: the latency of a memory or of a component beside the pipeline."""
+        for _ in range(cycles):
+            with self.step():
+                pass
+
+    def add(self, **tags: ValueLike) -> None:
         """Further values of the item that is at the present stage."""
         self.tag.update({name: Value.cast(value) for name, value in tags.items()})
 
@@ -61,7 +77,9 @@ class Pipeline:
         for name in names:
             del self.tag[name]
 
-    def reduce(self, operation: Callable, *groups: Sequence) -> list:
+    def reduce(
+        self, operation: Callable[[Any, Any], Value], *groups: Sequence[Value]
+    ) -> list[Value]:
         """Each group of values to one by a tree of ``operation``, a level a stage; equal depths."""
         lists = [list(group) for group in groups]
         while max(len(values) for values in lists) > 1:
@@ -70,20 +88,22 @@ class Pipeline:
         return [values[0] for values in lists]
 
 
-def pairwise(operation: Callable, values: Sequence) -> list:
+def pairwise(operation: Callable[[Any, Any], Value], values: Sequence[Any]) -> list[Any]:
     """One level of a reduction tree; a last odd value passes."""
     pairs = [operation(a, b) for a, b in zip(values[0::2], values[1::2], strict=False)]
     return pairs + ([values[-1]] if len(values) % 2 else [])
 
 
-def double_shift(value, shift):
+def double_shift(value: ValueLike, shift: ValueLike) -> Value:
     """``2 * value >> shift``: what :func:`round_saturate` rounds. Signed values keep their sign."""
     value = Value.cast(value)
-    doubled = Cat(Const(0, 1), value)
-    return (doubled.as_signed() if value.shape().signed else doubled) >> shift
+    doubled: Value = Cat(Const(0, 1), value)
+    if value.shape().signed:
+        doubled = doubled.as_signed()
+    return Value.cast(doubled >> shift)
 
 
-def round_saturate(m: Module, doubled, form: QFormat, *, name: str = "rounded") -> Value:
+def round_saturate(m: Module, doubled: ValueLike, form: QFormat, *, name: str = "rounded") -> Value:
     """``form.saturate((doubled + 1) >> 1)`` of a signed value, as a combinational signal.
 
     ``quant.formats.round_shift(v, s)`` is ``(double_shift(v, s) + 1) >> 1`` for every ``s >= 0``.

@@ -5,18 +5,25 @@ The integers are those of quant/operators/pwl.py.
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Signal, unsigned
-from amaranth.lib import wiring
+from amaranth.hdl import Cat, Const, Module, Signal, Value, unsigned
 from amaranth.lib.data import StructLayout
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, ceil_log2
 
 from moevit.quant.operators.pwl import Pwl
 
+from .component import Component
 from .pipeline import Pipeline
 from .storage import Memory, Style
 
-__all__ = ["RESULT_BITS", "Inverse", "PiecewiseLinear", "inverse_latency", "mantissa_bits"]
+__all__ = [
+    "RESULT_BITS",
+    "Inverse",
+    "PiecewiseLinear",
+    "exponent_bits",
+    "inverse_latency",
+    "mantissa_bits",
+]
 
 RESULT_BITS = 16
 """A table's value (``Pwl``: at most 16 bits)."""
@@ -27,7 +34,7 @@ def mantissa_bits(pwl: Pwl) -> int:
     return pwl.frac_bits + bits_for(pwl.first + pwl.segments - 1)
 
 
-class PiecewiseLinear(wiring.Component):
+class PiecewiseLinear(Component):
     """``Pwl.compute``: one table read, one small multiplication.
 
     Latency: :attr:`latency` cycles. Throughput: one value a cycle. It cannot be stalled.
@@ -60,7 +67,7 @@ class PiecewiseLinear(wiring.Component):
             }
         )
 
-    def elaborate(self, platform):
+    def elaborate(self, platform: object) -> Module:
         m, pwl = Module(), self._pwl
         entry = StructLayout(
             {"base": unsigned(RESULT_BITS), "slope": unsigned(bits_for(max(pwl.slope)))}
@@ -97,12 +104,17 @@ def _levels(pwl: Pwl, width: int) -> tuple[int, int]:
     return step, max(1, ceil_log2(-(-width // step)))
 
 
+def exponent_bits(pwl: Pwl, width: int) -> int:
+    """Width of an :class:`Inverse`'s exponent."""
+    return _levels(pwl, width)[1]
+
+
 def inverse_latency(pwl: Pwl, width: int) -> int:
     """Cycles that an :class:`Inverse` takes."""
     return -(-_levels(pwl, width)[1] // 2) + PiecewiseLinear.latency
 
 
-class Inverse(wiring.Component):
+class Inverse(Component):
     """``quant.softmax.reciprocal`` or ``quant.layernorm.rsqrt`` of a positive integer.
 
     The leading one (of the square root: the leading pair of bits) is moved to the mantissa's top by
@@ -144,12 +156,13 @@ class Inverse(wiring.Component):
             }
         )
 
-    def elaborate(self, platform):
+    def elaborate(self, platform: object) -> Module:
         m, step = Module(), self._step
         m.submodules.chords = unit = PiecewiseLinear(self._pwl)
         width = step << self._levels
         p = Pipeline(m, valid=self.valid)
-        value, exponent = Signal(width, name="value_0"), []
+        value = Signal(width, name="value_0")
+        exponent: list[Value] = []
         m.d.comb += value.eq(self.i)
         levels = list(reversed(range(self._levels)))
         for pair in range(0, len(levels), 2):
@@ -173,9 +186,7 @@ class Inverse(wiring.Component):
             unit.valid.eq(p.valid),
             unit.mantissa.eq(Cat(Const(0, missing), value)[-self._mantissa :]),
         ]
-        for _ in range(unit.latency):
-            with p.step():
-                pass
+        p.delay(unit.latency)
         m.d.comb += [
             self.done.eq(unit.done),
             self.value.eq(unit.value),

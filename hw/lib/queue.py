@@ -6,8 +6,9 @@ from typing import Any
 
 from amaranth.hdl import Module, Mux, Shape, Signal, Value
 from amaranth.lib import stream
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.wiring import In, Out
 
+from .component import Component
 from .storage import Memory
 
 __all__ = ["SmallFifo"]

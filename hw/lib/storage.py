@@ -50,7 +50,7 @@ def style(width: int, depth: int, *, initialised: bool = False) -> Style:
     return Style.BLOCK
 
 
-class Memory(memory.Memory):
+class Memory(memory.Memory):  # type: ignore[type-arg]  # generic in its types only
     """:class:`amaranth.lib.memory.Memory` that tells synthesis its kind of RAM.
 
     Parameters

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, unsigned
-from amaranth.lib import stream, wiring
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
+from amaranth.lib import stream
 from amaranth.lib.data import StructLayout
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from ..config import BEAT_BYTES, AcceleratorConfig
 from ..interfaces import AxiRead
+from ..lib.component import Component
 
 __all__ = ["Job", "Reader", "longest"]
 
@@ -25,7 +26,7 @@ def longest(config: AcceleratorConfig) -> int:
     return min(64, config.memory.landing_beats // 4)
 
 
-class Reader(wiring.Component):
+class Reader(Component):
     """Reads linear jobs as bursts that end at multiples of their size, so that none crosses 4 KiB.
 
     A burst is issued only when its requester has room for all its beats beyond those already on
@@ -117,7 +118,7 @@ class Reader(wiring.Component):
                 grant.eq(want & slot & ~Cat(wanted).any()),
                 ended.eq(axi.rvalid & axi.rlast & (axi.rid == k)),
             ]
-            fits = Const(1)
+            fits: Value = Const(1)
             if (capacity := self._capacity[k]) is not None:
                 room = Signal(range(capacity + 1), init=capacity, name=f"room{k}")
                 fits = room >= length

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
-from amaranth.lib import enum, stream, wiring
+from amaranth.lib import enum, stream
 from amaranth.lib.data import StructLayout
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from ..config import BEAT_BYTES
-from ..control.sequencer import code_word
 from ..image import HEADER_BYTES
+from ..interfaces import code_word
 from ..isa import INSTRUCTION_BYTES
 from ..lib import fifo
+from ..lib.component import Component
 from . import bursts
 
 __all__ = ["BURST", "CAPACITY", "CodeStart", "Prefetcher"]
@@ -38,7 +39,7 @@ class _State(enum.Enum):
     CODE = 4
 
 
-class Prefetcher(wiring.Component):
+class Prefetcher(Component):
     """Reads the program header, and then instructions ahead of the sequencer.
 
     Each start drops whatever was left of the one before, also beats that are still on their way. An

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Signal, unsigned
+from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .. import isa
-from ..compute.norm import load_beat
 from ..config import AcceleratorConfig
-from ..control.sequencer import code_word
 from ..image import HEADER_BYTES
 from ..interfaces import (
+    ActivationRead,
     ActivationWrite,
     AxiRead,
     AxiWrite,
     GiveSignature,
-    ReadPort,
+    ResidualRead,
+    ResidualWrite,
     TakeSignature,
-    residual_word,
+    code_word,
+    load_beat,
 )
+from ..lib.component import Component
 from ..registers import Error
 from . import bursts
 from . import code as data_code
@@ -32,7 +34,7 @@ CODE, LOAD = 0, 1
 """AXI IDs of the two requesters on the reading master; CODE goes first."""
 
 
-class DataEngine(wiring.Component):
+class DataEngine(Component):
     """Header, instruction prefetch, LOAD and STORE, independent of one another.
 
     Latency of memory is hidden by ``landing_beats`` of loads and 16 instructions on their way.
@@ -50,8 +52,8 @@ class DataEngine(wiring.Component):
         Out. Semaphores. A LOAD gives its credit when its last write was accepted, a STORE when its
         last burst was answered.
     a_write, x_write, norm:
-        Out(ActivationWrite), Out(stream of ``data_load.residual_write``), Out(stream of
-        ``norm.load_beat``). May stall.
+        Out(ActivationWrite), Out(ResidualWrite), Out(stream of
+        ``load_beat``). May stall.
     a_read, a_grant, x_read, x_grant:
         Out(ReadPort), In(1): a word is read in a cycle in which ``en`` and the grant are 1.
     axi_r, axi_w:
@@ -94,11 +96,11 @@ class DataEngine(wiring.Component):
                 "store_take": Out(TakeSignature),
                 "store_give": Out(GiveSignature),
                 "a_write": Out(ActivationWrite(config)),
-                "x_write": Out(stream.Signature(data_load.residual_write(config))),
+                "x_write": Out(ResidualWrite(config)),
                 "norm": Out(stream.Signature(load_beat(config))),
-                "a_read": Out(ReadPort(isa.ADDRESS_BITS, unsigned(8 * config.array.inputs))),
+                "a_read": Out(ActivationRead(config)),
                 "a_grant": In(1),
-                "x_read": Out(ReadPort(isa.ADDRESS_BITS, residual_word(config))),
+                "x_read": Out(ResidualRead(config)),
                 "x_grant": In(1),
                 "axi_r": Out(AxiRead),
                 "axi_w": Out(AxiWrite),

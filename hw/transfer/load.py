@@ -9,34 +9,30 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from .. import isa
-from ..compute.norm import load_beat
 from ..config import BEAT_BYTES, AcceleratorConfig
 from ..interfaces import (
     ActivationWrite,
     GiveSignature,
+    ResidualWrite,
     TakeSignature,
     activation_write,
-    residual_word,
+    load_beat,
 )
 from ..isa import LoadKind
 from ..lib import fifo
+from ..lib.component import Component
 from ..lib.queue import SmallFifo
 from ..registers import Error
 from . import bursts
 from .pixels import Unpacker
 
-__all__ = ["LoadEngine", "residual_write"]
+__all__ = ["LoadEngine"]
 
 _BEAT = 8 * BEAT_BYTES
 _BEAT_SHIFT = ceil_log2(BEAT_BYTES)
 
 
-def residual_write(config: AcceleratorConfig) -> StructLayout:
-    """A word for the residual memory."""
-    return StructLayout({"addr": unsigned(isa.ADDRESS_BITS), "data": residual_word(config)})
-
-
-class LoadEngine(wiring.Component):
+class LoadEngine(Component):
     """Executes LOADs in order; the next one's data is asked for while this one's is written.
 
     The fields are checked and the credits taken before anything is read. Pixel rows are read as
@@ -53,8 +49,8 @@ class LoadEngine(wiring.Component):
     take, give:
         Out. One credit is taken for ``wait_count`` 0.
     a_write, x_write, norm:
-        Out(ActivationWrite), Out(stream of :func:`residual_write`), Out(stream of
-        ``norm.load_beat``).
+        Out(ActivationWrite), Out(ResidualWrite), Out(stream of
+        ``load_beat``).
     job, beat, data, freed:
         One requester of a :class:`bursts.Reader`.
     busy:
@@ -75,7 +71,7 @@ class LoadEngine(wiring.Component):
                 "take": Out(TakeSignature),
                 "give": Out(GiveSignature),
                 "a_write": Out(ActivationWrite(config)),
-                "x_write": Out(stream.Signature(residual_write(config))),
+                "x_write": Out(ResidualWrite(config)),
                 "norm": Out(stream.Signature(load_beat(config))),
                 "job": Out(stream.Signature(bursts.Job)),
                 "beat": In(1),
@@ -225,7 +221,11 @@ class LoadEngine(wiring.Component):
         return left == 0
 
     def _activations(
-        self, m: Module, load: View, beat: stream.Interface, starts: dict[LoadKind, Signal]
+        self,
+        m: Module,
+        load: View[StructLayout],
+        beat: stream.Interface,
+        starts: dict[LoadKind, Signal],
     ) -> tuple[Value, Value]:
         """Patches of an image, or whole words; when each has ended."""
         m.submodules.pixels = pixels = Unpacker(self._config)
@@ -267,7 +267,9 @@ class LoadEngine(wiring.Component):
             m.d.sync += self.fault.eq(Error.ADDRESS)
         return pixels.done & ~written.o.valid, ended & ~written.o.valid
 
-    def _residual(self, m: Module, load: View, beat: stream.Interface, start: Signal) -> Value:
+    def _residual(
+        self, m: Module, load: View[StructLayout], beat: stream.Interface, start: Signal
+    ) -> Value:
         out = self.x_write
         return self._words(
             m, load, beat, start, LoadKind.RESIDUAL,
@@ -278,7 +280,7 @@ class LoadEngine(wiring.Component):
     def _words(
         self,
         m: Module,
-        load: View,
+        load: View[StructLayout],
         beat: stream.Interface,
         start: Signal,
         kind: LoadKind,
@@ -324,7 +326,9 @@ class LoadEngine(wiring.Component):
             m.d.sync += [left.eq(load.beats), active.eq(1), address.eq(load.target), part.eq(0)]
         return ~active & ~valid
 
-    def _norm(self, m: Module, load: View, beat: stream.Interface, start: Signal) -> Value:
+    def _norm(
+        self, m: Module, load: View[StructLayout], beat: stream.Interface, start: Signal
+    ) -> Value:
         out = self.norm
         parts = self._config.param_row_bytes // BEAT_BYTES
         left, row, part = Signal.like(load.beats), Signal.like(load.target), Signal(range(parts))
@@ -350,4 +354,4 @@ class LoadEngine(wiring.Component):
                 m.d.sync += self.fault.eq(Error.ADDRESS)
         with m.If(start):
             m.d.sync += [left.eq(load.beats), active.eq(1), row.eq(load.target), part.eq(0)]
-        return ~active & ~out.valid
+        return Value.cast(~active & ~out.valid)

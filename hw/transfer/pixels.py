@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, unsigned
-from amaranth.lib import stream, wiring
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, unsigned
+from amaranth.lib import stream
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from .. import isa
 from ..config import BEAT_BYTES, AcceleratorConfig
 from ..interfaces import ActivationWrite
+from ..lib.component import Component
 
 __all__ = ["Unpacker"]
 
@@ -17,7 +18,7 @@ _Fields = isa.Load.layout()
 _SIGN = 0x80
 
 
-class Unpacker(wiring.Component):
+class Unpacker(Component):
     """LOAD PIXELS: every pixel row arrives as whole beats from its own first beat on.
 
     A cycle takes as many bytes as lie together in a beat, a patch row and an activation word: patch
@@ -92,31 +93,12 @@ class Unpacker(wiring.Component):
             address_next.eq(address + word_ends),
         ]
 
-        # The write: the beat's pieces turned to their place in the word.
-        source = [self.i.payload.word_select(k, 8 * piece) for k in range(in_beat)]
-        turn = Signal(range(in_beat))
-        m.d.comb += turn.eq(beat_at - word_at)
-        word, mask = [], []
-        for k in range(in_word):
-            word.append(Array(source)[(turn + k)[: len(turn)]])
-            below = Const(1) if k == in_word - 1 else word_at <= k
-            mask.append(below & (k < word_at + count))
         outside, slot, step = Signal(), Signal(), Signal()
         m.d.comb += [
             slot.eq(~self.o.valid | self.o.ready),
             outside.eq(address >= config.memory.activation_words),
         ]
-        with m.If(self.o.ready):
-            m.d.sync += self.o.valid.eq(0)
-        with m.If(step):
-            m.d.sync += [
-                self.o.valid.eq(1),
-                self.o.payload.addr.eq(address),
-                self.o.payload.mask.eq(Cat(mask)),
-                self.o.payload.data.eq(
-                    Cat(byte ^ _SIGN for byte in _bytes(Cat(word), config.array.inputs))
-                ),
-            ]
+        self._write(m, step, address, beat_at, word_at, count)
 
         with m.FSM():
             with m.State("IDLE"):
@@ -185,7 +167,40 @@ class Unpacker(wiring.Component):
                     m.next = "IDLE"
         return m
 
+    def _write(
+        self,
+        m: Module,
+        step: Signal,
+        address: Signal,
+        beat_at: Signal,
+        word_at: Signal,
+        count: Signal,
+    ) -> None:
+        """The beat's pieces turned to their place in the word; ``count`` of them are written."""
+        config = self._config
+        piece = config.piece_bytes
+        in_beat, in_word = BEAT_BYTES // piece, config.array.inputs // piece
+        source = [self.i.payload.word_select(k, 8 * piece) for k in range(in_beat)]
+        turn = Signal(range(in_beat))
+        m.d.comb += turn.eq(beat_at - word_at)
+        word, mask = [], []
+        for k in range(in_word):
+            word.append(Array(source)[(turn + k)[: len(turn)]])
+            below = Const(1) if k == in_word - 1 else word_at <= k
+            mask.append(below & (k < word_at + count))
+        with m.If(self.o.ready):
+            m.d.sync += self.o.valid.eq(0)
+        with m.If(step):
+            m.d.sync += [
+                self.o.valid.eq(1),
+                self.o.payload.addr.eq(address),
+                self.o.payload.mask.eq(Cat(mask)),
+                self.o.payload.data.eq(
+                    Cat(byte ^ _SIGN for byte in _bytes(Cat(word), config.array.inputs))
+                ),
+            ]
 
-def _bytes(value, count: int) -> list:
+
+def _bytes(value: Value, count: int) -> list[Value]:
     """The bytes of a value, lowest first."""
     return [value.word_select(k, 8) for k in range(count)]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Mux, Signal
-from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from ..interfaces import AxiRead
+from ..lib.component import Component
 
 __all__ = ["Share"]
 
 
-class Share(wiring.Component):
+class Share(Component):
     """Merges two read masters; the upper bit of the port's ID names the master.
 
     A master is one that takes every beat in the cycle in which it comes (:class:`bursts.Reader`

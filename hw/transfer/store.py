@@ -9,8 +9,9 @@ from amaranth.utils import ceil_log2
 
 from .. import isa
 from ..config import BEAT_BYTES, AcceleratorConfig
-from ..interfaces import AxiWrite, GiveSignature, ReadPort, TakeSignature, residual_word
+from ..interfaces import ActivationRead, AxiWrite, GiveSignature, ResidualRead, TakeSignature
 from ..lib import fifo
+from ..lib.component import Component
 from ..registers import Error
 from . import bursts
 
@@ -23,7 +24,7 @@ _AHEAD = 4
 """Words read ahead of the bus, rows asked for ahead of the bursts, bursts ahead of their data."""
 
 
-class Writer(wiring.Component):
+class Writer(Component):
     """Writes jobs as bursts that end at multiples of ``burst`` beats, several open at a time.
 
     Members
@@ -131,7 +132,7 @@ class Writer(wiring.Component):
         return m
 
 
-class StoreEngine(wiring.Component):
+class StoreEngine(Component):
     """Executes STOREs one after the other; the next begins when all answers have come.
 
     Words are read ahead while the bus is busy, only when ``grant`` is given. A row's bursts are
@@ -165,9 +166,9 @@ class StoreEngine(wiring.Component):
                 "output": In(32),
                 "take": Out(TakeSignature),
                 "give": Out(GiveSignature),
-                "a_read": Out(ReadPort(isa.ADDRESS_BITS, unsigned(8 * config.array.inputs))),
+                "a_read": Out(ActivationRead(config)),
                 "a_grant": In(1),
-                "x_read": Out(ReadPort(isa.ADDRESS_BITS, residual_word(config))),
+                "x_read": Out(ResidualRead(config)),
                 "x_grant": In(1),
                 "axi": Out(AxiWrite),
                 "cancel": In(1),
@@ -195,39 +196,12 @@ class StoreEngine(wiring.Component):
         with m.If(writer.error & (self.fault == Error.NONE)):
             m.d.sync += self.fault.eq(Error.WRITE)
 
-        # Reading: a granted word goes to the queue one cycle later.
         address = Signal(isa.ADDRESS_BITS)
-        want, granted, got, outside = Signal(), Signal(), Signal(), Signal()
+        want, granted, outside = Signal(), Signal(), Signal()
         reserved = Signal(range(_AHEAD + 1))
-        depths = (config.memory.activation_words, config.memory.residual_words)
-        m.d.comb += [
-            outside.eq(address >= Mux(store.residual, depths[1], depths[0])),
-            self.a_read.en.eq(want & ~store.residual),
-            self.x_read.en.eq(want & store.residual),
-            self.a_read.addr.eq(address),
-            self.x_read.addr.eq(address),
-            granted.eq(want & Mux(store.residual, self.x_grant, self.a_grant)),
-            words.i.valid.eq(got),
-            words.i.payload.eq(Mux(store.residual, Value.cast(self.x_read.data), self.a_read.data)),
-        ]
-        m.d.sync += [
-            got.eq(granted),
-            reserved.eq(reserved + granted - (words.o.valid & words.o.ready)),
-        ]
+        self._read(m, address, want, granted, outside, reserved, words)
         self._beats(m, words.o, writer.i)
-
-        row_beats, bad_words = Signal(len(store.words) + 8), Signal()
-        sizes = [
-            (
-                (store.words * size) >> _BEAT_SHIFT,
-                store.words[0] if size < BEAT_BYTES else Const(0, 1),
-            )
-            for size in self._word_bytes
-        ]
-        m.d.sync += [
-            row_beats.eq(Mux(store.residual, sizes[1][0], sizes[0][0])),
-            bad_words.eq(Mux(store.residual, sizes[1][1], sizes[0][1])),
-        ]
+        row_beats, bad_words = self._row_beats(m)
         row_at, row_address = Signal.like(address), Signal(32)
         rows_left, words_left = Signal.like(store.rows), Signal.like(store.words)
         in_tile, first = Signal(range(config.array.tokens)), Signal()
@@ -303,6 +277,51 @@ class StoreEngine(wiring.Component):
             with m.State("BAD"):
                 pass
         return m
+
+    def _read(
+        self,
+        m: Module,
+        address: Signal,
+        want: Signal,
+        granted: Signal,
+        outside: Signal,
+        reserved: Signal,
+        words: fifo.MemoryFifo,
+    ) -> None:
+        """A granted word goes to the queue one cycle later."""
+        store, config, got = self.i.payload, self._config, Signal()
+        depths = (config.memory.activation_words, config.memory.residual_words)
+        m.d.comb += [
+            outside.eq(address >= Mux(store.residual, depths[1], depths[0])),
+            self.a_read.en.eq(want & ~store.residual),
+            self.x_read.en.eq(want & store.residual),
+            self.a_read.addr.eq(address),
+            self.x_read.addr.eq(address),
+            granted.eq(want & Mux(store.residual, self.x_grant, self.a_grant)),
+            words.i.valid.eq(got),
+            words.i.payload.eq(Mux(store.residual, Value.cast(self.x_read.data), self.a_read.data)),
+        ]
+        m.d.sync += [
+            got.eq(granted),
+            reserved.eq(reserved + granted - (words.o.valid & words.o.ready)),
+        ]
+
+    def _row_beats(self, m: Module) -> tuple[Signal, Signal]:
+        """Beats of a row, and whether its words are no whole beats."""
+        store = self.i.payload
+        row_beats, bad_words = Signal(len(store.words) + 8), Signal()
+        sizes = [
+            (
+                (store.words * size) >> _BEAT_SHIFT,
+                store.words[0] if size < BEAT_BYTES else Const(0, 1),
+            )
+            for size in self._word_bytes
+        ]
+        m.d.sync += [
+            row_beats.eq(Mux(store.residual, sizes[1][0], sizes[0][0])),
+            bad_words.eq(Mux(store.residual, sizes[1][1], sizes[0][1])),
+        ]
+        return row_beats, bad_words
 
     def _beats(self, m: Module, word: stream.Interface, beat: stream.Interface) -> None:
         """Two words to a beat, or one or more beats from a word."""

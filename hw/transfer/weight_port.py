@@ -13,6 +13,7 @@ from ..config import BEAT_BYTES, AcceleratorConfig
 from ..image import BLOCK_MAGIC
 from ..interfaces import POINTER_BITS, AxiRead
 from ..lib import fifo
+from ..lib.component import Component
 from . import bursts
 from .weight_rings import RowWrite
 
@@ -46,7 +47,8 @@ _Header = StructLayout(
 
 def ring_rows(config: AcceleratorConfig, ring: str) -> int:
     """Depth of memory ``ring``: "ring", "param", "demand" or "demand_param"."""
-    return getattr(config.memory, f"{ring}_rows")
+    depth: int = getattr(config.memory, f"{ring}_rows")
+    return depth
 
 
 def ring_beats(config: AcceleratorConfig, ring: str) -> int:
@@ -72,7 +74,7 @@ def _unpacked(data: Value) -> Value:
     )
 
 
-class RowSink(wiring.Component):
+class RowSink(Component):
     """Takes the rows of one block after another, a beat a cycle, to a parameter and a weight ring.
 
     A beat that is taken is in memory after two cycles, and its row is counted then. ``i.ready``
@@ -164,7 +166,7 @@ class RowSink(wiring.Component):
         return m
 
 
-def _is_block(header: Any) -> Value:
+def _is_block(header: Any) -> Any:
     """Whether a beat would do as a block's header."""
     return (
         (header.magic == BLOCK_MAGIC)
@@ -181,7 +183,7 @@ LANDED = StructLayout({"data": _BEAT, "is_block": 1})
 _FLAGS = ("quiet", "stream_busy", "demand_busy", "beat", "demand_beat", "bad_read", "bad_block")
 
 
-class Port(wiring.Component):
+class Port(Component):
     """One 128-bit weight port.
 
     The stream's beats land in a queue of ``landing_beats`` and leave it a beat a cycle, block

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Value, unsigned
-from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, Signature
 from amaranth.utils import ceil_log2
 
 from ..config import BEAT_BYTES
 from ..interfaces import ReadPort
+from ..lib.component import Component
 from ..lib.storage import BANK_BITS, Memory
 
 __all__ = ["Ring", "RowWrite"]
@@ -24,7 +24,7 @@ def RowWrite(*, rows: int, beats: int, lanes: int = 1) -> Signature:  # noqa: N8
     )
 
 
-class Ring(wiring.Component):
+class Ring(Component):
     """``rows`` rows of ``ports * beats`` beats in banks of 64 bits.
 
     A row may be read from the cycle after its last write. Port p writes bytes ``16 * p * beats ..``

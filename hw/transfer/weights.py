@@ -2,39 +2,38 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, unsigned
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
-from amaranth.lib.data import ArrayLayout, StructLayout
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from .. import isa
 from ..config import BEAT_BYTES, AcceleratorConfig
-from ..interfaces import POINTER_BITS, AxiRead, GiveSignature, ReadPort, TakeSignature, param_row
+from ..interfaces import (
+    POINTER_BITS,
+    AxiRead,
+    GiveSignature,
+    Lengths,
+    ReadPort,
+    TakeSignature,
+    param_address,
+    param_row,
+    row_address,
+    weight_row,
+)
+from ..lib.component import Component
 from ..registers import Error
 from .weight_port import Port, ring_beats, ring_lanes, ring_rows
 from .weight_rings import Ring
 
-__all__ = ["WeightEngine", "param_address", "row_address"]
+__all__ = ["WeightEngine"]
 
 _BEAT_SHIFT = ceil_log2(BEAT_BYTES)
 _NEARLY_EMPTY = 8  # a ring that has less than this part of its rows
 _RINGS = ("ring", "param", "demand", "demand_param")
 
 
-def row_address(config: AcceleratorConfig) -> StructLayout:
-    """Address of a weight row: its number modulo the ring's depth, and which ring (the top bit)."""
-    depth = max(config.memory.ring_rows, config.memory.demand_rows)
-    return StructLayout({"row": unsigned(ceil_log2(depth)), "demand": unsigned(1)})
-
-
-def param_address(config: AcceleratorConfig) -> StructLayout:
-    """Address of a parameter row, like :func:`row_address`."""
-    depth = max(config.memory.param_rows, config.memory.demand_param_rows)
-    return StructLayout({"row": unsigned(ceil_log2(depth)), "demand": unsigned(1)})
-
-
-class WeightEngine(wiring.Component):
+class WeightEngine(Component):
     """Weight ports, landing buffers and rings.
 
     The stream runs by itself from ``start`` to its last beat, as far ahead as the rings allow. A
@@ -56,7 +55,7 @@ class WeightEngine(wiring.Component):
     take, give:
         Out. One credit is taken for ``wait_count`` 0; one is given when a FETCH leaves ``i``.
     lengths:
-        In(ArrayLayout(13, experts)). Tokens in each queue; looked at after the credits are taken.
+        In(Lengths). Tokens in each queue; looked at after the credits are taken.
     axi:
         Out(AxiRead).array(ports).
     rows, params:
@@ -97,9 +96,9 @@ class WeightEngine(wiring.Component):
                 "i": In(stream.Signature(isa.Fetch.layout())),
                 "take": Out(TakeSignature),
                 "give": Out(GiveSignature),
-                "lengths": In(ArrayLayout(13, config.limits.experts)),
+                "lengths": In(Lengths(config)),
                 "axi": Out(AxiRead).array(ports),
-                "rows": In(ReadPort(row_address(config), 8 * config.row_bytes)),
+                "rows": In(ReadPort(row_address(config), weight_row(config))),
                 "params": In(ReadPort(param_address(config), param_row(config))),
                 **pointers,
                 "loading": In(1),

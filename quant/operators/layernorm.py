@@ -90,11 +90,10 @@ class LayerNorm:
         """Residual tokens ``(..., D)`` int16 to ``x_hat``, 16 bits, 10 of them fractional."""
         x = np.asarray(x, np.int64)
         dim = x.shape[-1]
-        s = x.sum(axis=-1)
-        v = np.maximum(dim * (x * x).sum(axis=-1) - s * s + self.eps, 1)
+        s = x.sum(axis=-1, keepdims=True)
+        v = np.maximum(dim * (x * x).sum(axis=-1, keepdims=True) - s * s + self.eps, 1)
         r, e = rsqrt(v)
-        num = dim * x - s[..., None]
-        return VALUE.saturate(round_shift(num * r[..., None], (e + 16 - X_HAT_FRAC)[..., None]))
+        return VALUE.saturate(round_shift((dim * x - s) * r, e + 16 - X_HAT_FRAC))
 
     def compute(self, x: Any) -> Any:
         """Residual tokens ``(..., D)`` int16 to activations ``(..., D)`` int8."""

@@ -66,9 +66,8 @@ class Softmax:
 
     def outputs(self, acc: Any, totals: Any) -> Any:
         """``sum(p * v)`` ``(..., dims)`` and row sums ``(...)`` to 16-bit values."""
-        mult, shift = self.row(np.asarray(totals, np.int64))
-        acc = np.asarray(acc, np.int64)
-        return VALUE.saturate(round_shift(acc * mult[..., None], shift[..., None]))
+        mult, shift = self.row(np.asarray(totals, np.int64)[..., None])
+        return VALUE.saturate(round_shift(np.asarray(acc, np.int64) * mult, shift))
 
 
 def token_mean(rows: Any, gain: Multiplier) -> Any:

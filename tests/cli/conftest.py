@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.micro import MICRO
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -19,33 +20,15 @@ def micro_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of 16 x 32 images, five tasks, three experts."""
+    """A checkpoint of the micro model with random weights."""
     import torch
 
     from moevit.model.checkpoint import store
-    from moevit.model.config import PRESETS, SCENE_KINDS, ModelConfig, TaskConfig
     from moevit.model.m3vit import M3ViT
 
-    channels = {task.kind: task.channels for task in PRESETS["nano"].tasks}
-    config = ModelConfig(
-        name="micro",
-        image=(16, 32),
-        patch=8,
-        dim=16,
-        depth=2,
-        heads=2,
-        mlp_ratio=2.0,
-        experts=3,
-        top_k=2,
-        expert_hidden=16,
-        tasks=tuple(
-            TaskConfig(name=kind, kind=kind, channels=channels[kind], stride=4)
-            for kind in SCENE_KINDS
-        ),
-    )
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("model") / "micro.safetensors"
-    store(M3ViT(config), path)
+    store(M3ViT(MICRO), path)
     return path
 
 

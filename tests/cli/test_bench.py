@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moevit.cli import reference
-from moevit.cli.errors import UserError
-from moevit.cli.peers import BOARD_WATTS, PEERS
-from moevit.cli.reference_page import BEGIN, END, main, render
-from moevit.cli.reference_report import beside_peers, text
+from moevit.bench import frames as reference
+from moevit.bench.frames_page import BEGIN, END, main, render
+from moevit.bench.frames_report import beside_peers, text
+from moevit.bench.peers import BOARD_WATTS, PEERS
+from moevit.errors import UserError
+from moevit.hw.config import preset
 from moevit.model.config import PRESETS
 from moevit.quant.golden import Golden
 from moevit.quant.network import Moe
@@ -86,7 +87,7 @@ def test_a_frame(moevit, small) -> None:
 
 
 def test_uniform_routers_use_every_expert(moevit, small, micro_cache) -> None:
-    about = reference.Reference(size="nano", preset="micro")
+    about = reference.Reference(size="nano", config=preset("micro"))
     network = reference.reference_network(about, lambda _what, _share: None)
     for task in network.tasks:
         run = Golden(network).run(reference._image(about), task)
@@ -98,7 +99,7 @@ def test_uniform_routers_use_every_expert(moevit, small, micro_cache) -> None:
 
 
 def test_a_checkpoint_of_another_model(moevit, small, checkpoint) -> None:
-    about = reference.Reference(size="tiny", preset="micro", router=str(checkpoint))
+    about = reference.Reference(size="tiny", config=preset("micro"), router=str(checkpoint))
     with pytest.raises(UserError, match="is a model of width 16 for 16x32 pixels, expected 192"):
         reference.reference_network(about, lambda _what, _share: None)
 
@@ -112,7 +113,7 @@ def test_the_page_is_of_the_recorded_frames() -> None:
     assert RECORDED
     frames = [json.loads(path.read_text()) for path in RECORDED]
     text = (ROOT / "docs/benchmarks.md").read_text()
-    again = "python -m moevit.cli.reference_page docs/benchmarks.md bench/reference/*.json"
+    again = "python -m moevit.bench.frames_page docs/benchmarks.md bench/reference/*.json"
     assert f"{BEGIN}\n\n{render(frames)}\n\n{END}" in text, f"run: {again}"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from moevit.cli import benchmark
+from moevit.bench import benchmark
 from moevit.compiler import Program
 from moevit.hw.config import preset
 from moevit.quant.io import load_network
@@ -160,7 +160,7 @@ def test_insert_replaces_what_is_between_the_markers(tmp_path) -> None:
 
 
 def test_presets_of_the_benchmark() -> None:
-    assert benchmark.check_presets("default, zcu104") == ["default", "zcu104"]
+    assert benchmark.check_presets("default, zcu104") == [preset("default"), preset("zcu104")]
     for text in ("", ",", "default,nope"):
         with pytest.raises(ValueError, match="Unknown preset"):
             benchmark.check_presets(text)

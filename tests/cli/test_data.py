@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from support.datasets import WRITERS, write_cityscapes, write_cityscapes_arrays, write_nyud
 
-from moevit.cli.sources import ImageSource, image_source
 from moevit.model.checkpoint import load
 from moevit.model.config import PRESETS, ModelConfig
+from moevit.sources import ImageSource, image_source
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from moevit.cli.errors import UserError
-from moevit.cli.files import atomic_path, readable, writable, write_json, write_text
+from moevit.errors import UserError
+from moevit.files import atomic_path, readable, writable, write_json, write_text
 
 
 def test_writes_and_replaces(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_readable(tmp_path: Path) -> None:
 )
 def test_a_file_in_the_way_is_found_before_any_work(moevit, monkeypatch, arguments) -> None:
     Path("x").write_text("a file")
-    monkeypatch.setattr("moevit.cli.workload.Workload.__init__", None)
+    monkeypatch.setattr("moevit.workload.Workload.__init__", None)
     status, out, err = moevit(*arguments)
     assert (status, out, err) == (2, "", "moevit: error: x: is a file; expected a folder\n")
     assert [path.name for path in Path().iterdir()] == ["x"]
@@ -86,7 +86,7 @@ def test_where_one_may_not_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ("arguments", "inside"),
     [
         (("verilog",), "moevit.hw.verilog.generate"),
-        (("compile",), "moevit.cli.workload.compile_network"),
+        (("compile",), "moevit.compiler.compile_network"),
         (("quantize",), "moevit.quant.ptq.calibrate.calibrate"),
         (("export-onnx",), "onnx.checker.check_model"),
         (("init",), "moevit.model.checkpoint.save"),
@@ -102,7 +102,7 @@ def test_ctrl_c_leaves_nothing(moevit, checkpoint, monkeypatch, arguments, insid
     preset = ("--preset", "micro") if arguments[0] in ("compile", "run") else ()
     monkeypatch.setattr(inside, interrupted)
     if arguments[0] == "eval":
-        monkeypatch.setattr("moevit.cli.scoring.tally", interrupted)
+        monkeypatch.setattr("moevit.bench.scoring.tally", interrupted)
     status, out, err = moevit(*arguments, *model, *preset)
     assert (status, out) == (130, "")
     assert err.splitlines()[-1] == "moevit: error: interrupted" and "Traceback" not in err

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from moevit.cli.errors import UserError
-from moevit.cli.images import load_image
+from moevit.errors import UserError
+from moevit.images import load_image
 
 H, W = 16, 32
 

@@ -191,7 +191,7 @@ def test_eval_is_the_same_on_golden_and_interpreter(moevit, checkpoint) -> None:
     ("arguments", "message"),
     [
         (["--task", "nope"], "--task: unknown task 'nope'; expected segmentation, depth"),
-        (["--backend", "fpga"], "--backend: unknown backend 'fpga'; expected torch, golden"),
+        (["--backend", "fpga"], "--backend: unknown backend 'fpga'; expected torch, onnx, golden"),
         (["--preset", "huge"], "Unknown preset 'huge'; expected one of micro"),
         (["--size", "giant"], "Size must be one of nano"),
         (["missing.png"], "missing.png: no such file; expected a PNG or JPEG"),
@@ -250,7 +250,7 @@ def test_a_compiled_program(moevit, checkpoint) -> None:
 def test_programs_that_cannot_run(moevit, checkpoint) -> None:
     assert moevit("compile", "--model", checkpoint, "--preset", "micro", "-o", "p.moevit")[0] == 0
     for arguments, message in (
-        (("--backend", "golden"), "--backend: golden runs no programs; expected sim or interp"),
+        (("--backend", "golden"), "--backend: golden runs no programs; expected sim, interp"),
         (("--method", "mse"), "--method: cannot be given together with --program alone"),
         (("--task", "nope"), "unknown task 'nope'"),
         (("--program", str(checkpoint)), "format is None, expected 'moevit-program-1'"),

@@ -18,11 +18,9 @@ from support.agents import (
 )
 from support.agents_axi import Reads, Writes
 
-from moevit.hw.compute.norm import load_beat
 from moevit.hw.config import BEAT_BYTES, preset
-from moevit.hw.interfaces import activation_write, residual_word
+from moevit.hw.interfaces import activation_write, load_beat, residual_word, residual_write
 from moevit.hw.isa import INSTRUCTION_BYTES, Instruction, Load, LoadKind, Store
-from moevit.hw.transfer.load import residual_write
 from moevit.sim.engines import Bases, Engines
 from moevit.sim.memories import External, OnChip
 

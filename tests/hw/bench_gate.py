@@ -7,8 +7,8 @@ import cocotb
 import numpy as np
 from support.agents import Bench, Source, pack, reset
 
-from moevit.hw.compute.epilogue import gate_row
 from moevit.hw.config import preset
+from moevit.hw.interfaces import gate_row
 from moevit.quant.operators.gate import Gate
 
 CONFIG = preset("micro")

@@ -7,10 +7,9 @@ import cocotb
 import numpy as np
 from support.agents import Bench, Giver, Lender, ReadMemory, Sink, Source, pack, reset, unpack
 
-from moevit.hw.compute.norm import load_beat
 from moevit.hw.config import BEAT_BYTES, preset
 from moevit.hw.image import pack_channels
-from moevit.hw.interfaces import activation_write, residual_word
+from moevit.hw.interfaces import activation_write, load_beat, residual_word
 from moevit.hw.isa import Norm
 from moevit.quant.operators.layernorm import LayerNorm
 
@@ -68,7 +67,7 @@ async def layer_norms(dut: Any) -> None:
     word = residual_word(CONFIG)
     load = Source(dut, "load", loads)
     orders_in = Source(dut, "i", [int.from_bytes(o.encode(), "little") for o in orders])
-    memory = ReadMemory(dut, "x", lambda n: pack(word, residual[n].tolist()))
+    memory = ReadMemory(dut, "residual", lambda n: pack(word, residual[n].tolist()))
     out, take, give = Sink(dut, "o"), Lender(dut), Giver(dut)
     await reset(dut)
     await Bench(dut, [load]).run(lambda: not load.left)

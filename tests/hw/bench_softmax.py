@@ -7,9 +7,8 @@ import cocotb
 import numpy as np
 from support.agents import Bench, Sink, Source, pack, reset, unpack
 
-from moevit.hw.compute.epilogue import row_scales
-from moevit.hw.compute.tiles import accumulators, score_tile
 from moevit.hw.config import preset
+from moevit.hw.interfaces import accumulators, row_scales, score_tile
 from moevit.quant.formats import SHIFT_BITS, Multiplier
 from moevit.quant.operators.softmax import Softmax
 
@@ -53,7 +52,7 @@ class Array:
         dut, reads = self.dut, self.ready and random.random() < 0.4
         dut.weights__en.value = reads
         dut.weights__addr.value = self.word | self.half << self.bits
-        dut.release.value = reads and self.word == self.left[0] - 1
+        dut.weights__release.value = reads and self.word == self.left[0] - 1
 
     def observe(self) -> None:
         if self.asked:
@@ -61,10 +60,13 @@ class Array:
             if self.word == 0:
                 self.got.append([])
         self.asked = bool(self.dut.weights__en.value)
-        self.ready, self.half = bool(self.dut.ready.value), int(self.dut.half.value)
+        self.ready, self.half = (
+            bool(self.dut.weights__ready.value),
+            int(self.dut.weights__half.value),
+        )
         if self.asked:
             self.word += 1
-            if self.dut.release.value:
+            if self.dut.weights__release.value:
                 self.left.pop(0)
                 self.word, self.ready = 0, False
 

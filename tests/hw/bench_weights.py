@@ -10,8 +10,8 @@ from support.agents_axi import Reads
 
 from moevit.hw.config import preset
 from moevit.hw.image import BlockHeader
+from moevit.hw.interfaces import param_address, row_address
 from moevit.hw.isa import Fetch
-from moevit.hw.transfer.weights import param_address, row_address
 
 CONFIG = preset("micro")
 MEMORY = CONFIG.memory

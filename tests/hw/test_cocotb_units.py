@@ -1,5 +1,6 @@
 """Each unit on Verilator under cocotb, all streams stalling at random, against its reference."""
 
+import random
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from support.compute import ComputeEngine
+from support.compute import ComputeBench
 from support.windows import Windows, window_cases
 
 from moevit.hw.compute import gate, norm, softmax
@@ -23,7 +24,7 @@ UNITS = {
     "softmax": softmax.Softmax,
     "weights": weights.WeightEngine,
     "data": data.DataEngine,
-    "compute": ComputeEngine,
+    "compute": ComputeBench,
 }
 
 
@@ -39,7 +40,17 @@ def test_unit(name: str) -> None:
 
 @cache
 def _engine() -> str:
-    return to_verilog(ComputeEngine(preset("micro")), "top")
+    return to_verilog(ComputeBench(preset("micro")), "top")
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_gemms(seed: int) -> None:
+    """One tile or several, one word or several, one output tile or several; in any order."""
+    sizes = [(t, *words) for t in (1, 2, 5) for words in ((1, 1), (3, 2), (2, 5))]
+    cases = [(*size, mode) for mode in ("ACT8", "GELU8", "RESIDUAL") for size in sizes]
+    random.Random(seed).shuffle(cases)
+    parameters = {"cases": cases, "seed": seed}
+    assert run_bench(_engine(), "bench_gemms", search=SEARCH, parameters=parameters, seed=seed)
 
 
 @settings(max_examples=4, deadline=None, phases=[Phase.explicit, Phase.generate])

@@ -126,7 +126,7 @@ def simulate(config, gemms, *, seed=0, gap=0.0, prelude=0, limit=20000):
                 queue = []
                 for slot in range(ctx.get(dut.lengths[e])):
                     ctx.set(dut.queue.en, 1)
-                    ctx.set(dut.queue.addr, slot | e << 12)
+                    ctx.set(dut.queue.addr, {"slot": slot, "expert": e})
                     await step(ctx)
                     data = dut.queue.data
                     queue.append((ctx.get(data.token), ctx.get(data.score)))

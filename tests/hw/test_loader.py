@@ -89,14 +89,14 @@ def run(
             ctx.set(loader.o.ready, wait == 0)
             ctx.set(loader.half_released, 0)
             taken = ctx.get(loader.i.ready) and todo
-            address = ctx.get(loader.a.addr)
+            address = ctx.get(loader.activations.addr)
             en, row, where, word = (
                 ctx.get(s)
                 for s in (
-                    loader.write_en,
-                    loader.write_row,
-                    loader.write_half,
-                    loader.write_word,
+                    loader.operands.en,
+                    loader.operands.row,
+                    loader.operands.half,
+                    loader.operands.word,
                 )
             )
             if en:
@@ -112,12 +112,12 @@ def run(
                 written[half].clear()
                 half ^= 1
                 ctx.set(loader.half_released, 1)
-            asked, slot = ctx.get(loader.queue.en), ctx.get(loader.queue.addr)
+            asked, place = ctx.get(loader.queue.en), ctx.get(loader.queue.addr)
             quiet = 0 if todo or ctx.get(loader.busy) else quiet + 1
             await ctx.tick()
             if asked:
-                assert slot >> 12 == 3
-                ctx.set(loader.queue.data.token, QUEUE[slot & 4095][0])
+                assert place.expert == 3
+                ctx.set(loader.queue.data.token, QUEUE[place.slot][0])
             if taken:
                 todo.pop(0)
             fault = ctx.get(loader.fault)

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from moevit.hw.compute import norm
+from moevit.hw.compute.norm_roots import longest_row
 from moevit.hw.config import BEAT_BYTES, ArrayConfig, preset
 from moevit.hw.image import pack_channels
 from moevit.hw.interfaces import residual_word
@@ -56,7 +57,11 @@ def simulate(config, orders, x, params, *, seed=0, stall=0.0, prelude=0, limit=2
         init=[{n: int(v) for n, v in enumerate(row)} for row in x],
     )
     port = memory.read_port()
-    m.d.comb += [port.en.eq(dut.x.en), port.addr.eq(dut.x.addr), dut.x.data.eq(port.data)]
+    m.d.comb += [
+        port.en.eq(dut.residual.en),
+        port.addr.eq(dut.residual.addr),
+        dut.residual.data.eq(port.data),
+    ]
     run = Run(latency=dut.latency)
 
     async def bench(ctx):
@@ -91,8 +96,8 @@ def simulate(config, orders, x, params, *, seed=0, stall=0.0, prelude=0, limit=2
                 waiting.pop(0)
             if ctx.get(dut.take.valid) and ctx.get(dut.take.ready):
                 run.taken.append((ctx.get(dut.take.id), ctx.get(dut.take.count)))
-            if ctx.get(dut.x.en):
-                run.read_cycles.append((run.cycles, ctx.get(dut.x.addr), len(run.taken)))
+            if ctx.get(dut.residual.en):
+                run.read_cycles.append((run.cycles, ctx.get(dut.residual.addr), len(run.taken)))
             if ctx.get(dut.give.valid):
                 run.given.append(
                     (ctx.get(dut.give.id), ctx.get(dut.give.count), len(run.write_cycles))
@@ -286,7 +291,7 @@ def test_latency():
     [
         ({"tokens": 0}, Error.FIELD, 0, 0),
         ({"words": 0}, Error.FIELD, 0, 0),
-        ({"words": norm.longest_row(MICRO) + 1}, Error.FIELD, 0, 0),
+        ({"words": longest_row(MICRO) + 1}, Error.FIELD, 0, 0),
         ({"dim": 0}, Error.FIELD, 0, 0),
         ({"dim": 1024}, Error.FIELD, 0, 0),
         ({"params": 127}, Error.ADDRESS, 0, 0),

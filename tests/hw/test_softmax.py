@@ -57,7 +57,6 @@ def simulate(config, queries, *, seed=0, gap=0.0, lazy=0.0, stall=0.0, prelude=0
     m.submodules.dut = ResetInserter(reset)(dut)
     begun = []
     run = Run(latency=dut.latency)
-    words = 1 << (len(dut.weights.addr) - 1)
 
     def key_tiles():
         for query in queries:
@@ -106,9 +105,9 @@ def simulate(config, queries, *, seed=0, gap=0.0, lazy=0.0, stall=0.0, prelude=0
         while not begun:
             await ctx.tick()
         for query in queries:
-            while not ctx.get(dut.ready):
+            while not ctx.get(dut.weights.ready):
                 await ctx.tick()
-            assert ctx.get(dut.half) == half
+            assert ctx.get(dut.weights.half) == half
             assert ctx.get(dut.busy)
             while rng.random() < lazy:
                 await ctx.tick()
@@ -116,13 +115,13 @@ def simulate(config, queries, *, seed=0, gap=0.0, lazy=0.0, stall=0.0, prelude=0
             count = -(-query.acc.shape[1] // a.inputs)
             for word in range(count):
                 ctx.set(dut.weights.en, 1)
-                ctx.set(dut.weights.addr, half * words + word)
-                ctx.set(dut.release, int(word == count - 1))
+                ctx.set(dut.weights.addr, {"half": half, "word": word})
+                ctx.set(dut.weights.release, int(word == count - 1))
                 await ctx.tick()
                 raw = ctx.get(dut.weights.data).to_bytes(a.tokens * a.inputs, "little")
                 data.append(np.frombuffer(raw, np.uint8).reshape(a.tokens, a.inputs))
             ctx.set(dut.weights.en, 0)
-            ctx.set(dut.release, 0)
+            ctx.set(dut.weights.release, 0)
             run.weights.append(np.concatenate(data, axis=1))
             half ^= 1
 
@@ -145,9 +144,9 @@ def simulate(config, queries, *, seed=0, gap=0.0, lazy=0.0, stall=0.0, prelude=0
             await ctx.tick()
             run.cycles += 1
         while len(run.rows) < len(queries) or len(run.weights) < len(queries):
-            if ctx.get(dut.ready) > complete:
+            if ctx.get(dut.weights.ready) > complete:
                 run.ready.append(run.cycles)
-            complete = ctx.get(dut.ready)
+            complete = ctx.get(dut.weights.ready)
             await ctx.tick()
             run.cycles += 1
             assert run.cycles < limit, "the unit hangs"

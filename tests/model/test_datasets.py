@@ -298,7 +298,7 @@ def test_the_same_size_changes_nothing() -> None:
 
 @pytest.mark.parametrize("size", [(16, 32), (32, 16), (40, 40), (8, 24)])
 def test_images_are_cut_as_those_to_run_on(size: tuple[int, int], tmp_path: Path) -> None:
-    from moevit.cli.images import load_image
+    from moevit.images import load_image
 
     before = example()
     Image.fromarray(before.image).save(tmp_path / "x.png")

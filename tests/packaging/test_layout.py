@@ -11,7 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-FOLDERS = ("boards", "cli", "compiler", "hw", "model", "quant", "sim")
+FOLDERS = ("api", "bench", "boards", "cli", "compiler", "hw", "model", "quant", "sim")
+#: The folder that is the package `moevit` itself; all others are packages in it.
+ROOT_PACKAGE = "api"
 
 #: What each folder may import of the others: dependencies point one way.
 ALLOWED = {
@@ -21,16 +23,30 @@ ALLOWED = {
     "sim": {"quant", "hw", "compiler"},
     "boards": {"quant", "hw", "compiler", "sim"},
     "model": {"quant"},
+    "api": {"quant", "hw", "compiler", "sim", "boards", "model"},
+    "bench": {"quant", "hw", "compiler", "sim", "boards", "model", "api"},
     "cli": set(FOLDERS),
 }
-#: torch is for the model, and for the calibration that runs it.
-TORCH = ("model", "quant/calibrate", "quant/calibration", "compiler/profile", "cli")
+#: torch is for the model, and for what makes, quantises and scores one.
+TORCH = ("model", "api", "bench")
+
+
+def package_of(folder: Path) -> str:
+    """The import name of a folder."""
+    top, *rest = folder.relative_to(ROOT).parts
+    return ".".join(["moevit", *([] if top == ROOT_PACKAGE else [top]), *rest])
+
+
+def folder_of(name: str) -> str:
+    """The top-level folder that holds what is imported as ``moevit.<name>``."""
+    first = name.split(".")[1]
+    return first if first in FOLDERS else ROOT_PACKAGE
 
 
 def packages_on_disk() -> Iterator[str]:
     for folder in FOLDERS:
         for init in sorted((ROOT / folder).rglob("__init__.py")):
-            yield "moevit." + ".".join(init.parent.relative_to(ROOT).parts)
+            yield package_of(init.parent)
 
 
 def modules() -> Iterator[Path]:
@@ -55,11 +71,16 @@ def test_every_package_is_listed() -> None:
 
 def test_every_folder_is_mapped() -> None:
     mapped = PROJECT["tool"]["setuptools"]["package-dir"]
-    assert mapped == {f"moevit.{folder}": folder for folder in FOLDERS}
+    assert mapped == {package_of(ROOT / folder): folder for folder in FOLDERS}
 
 
-def test_there_is_no_root_package() -> None:
+def test_the_checkout_is_no_package() -> None:
     assert not (ROOT / "__init__.py").exists()
+
+
+def test_no_module_hides_a_package() -> None:
+    modules = {path.stem for path in (ROOT / ROOT_PACKAGE).glob("*.py")}
+    assert not modules & set(FOLDERS)
 
 
 def test_python_folders_are_packages() -> None:
@@ -78,7 +99,7 @@ def test_dependencies_point_one_way(folder: str) -> None:
         f"{path.relative_to(ROOT)} imports {name}"
         for path in sorted((ROOT / folder).rglob("*.py"))
         for name in imported(path)
-        if name.startswith("moevit.") and name.split(".")[1] not in ALLOWED[folder] | {folder}
+        if name.startswith("moevit.") and folder_of(name) not in ALLOWED[folder] | {folder}
     ]
     assert not wrong
 
@@ -104,7 +125,7 @@ def test_only_the_runner_imports_the_runner_api() -> None:
 
 
 def test_importing_works_from_anywhere(tmp_path: Path) -> None:
-    code = "import " + ", ".join(f"moevit.{folder}" for folder in FOLDERS)
+    code = "import " + ", ".join(package_of(ROOT / folder) for folder in FOLDERS)
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
 
 
@@ -128,3 +149,10 @@ def test_the_native_sources_are_packaged() -> None:
     patterns = PROJECT["tool"]["setuptools"]["package-data"]["moevit.sim"]
     packaged = {path for pattern in patterns for path in (ROOT / "sim").glob(pattern)}
     assert packaged == {path for path in (ROOT / "sim" / "harness").iterdir() if path.is_file()}
+
+
+def test_the_c_library_is_packaged() -> None:
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]["moevit.boards.driver"]
+    folder = ROOT / "boards" / "driver"
+    packaged = {path for pattern in patterns for path in folder.glob(pattern)}
+    assert packaged == {path for path in (folder / "c").iterdir() if path.is_file()}

@@ -4,15 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from support.memories import cramped
 from support.programs import place, run_program
 from support.rtl import CONFIGS, SMALL, TIMINGS, Board, mismatch, random_sizes
 
 from moevit.compiler import Program, compile_network
 from moevit.compiler.disasm import disassemble
-from moevit.compiler.plan.buffers import Buffers
 from moevit.compiler.plan.layout import Shapes
 from moevit.compiler.plan.placement import MemoryPlan, plan_memory
-from moevit.compiler.plan.spill import least_words
 from moevit.hw.config import AcceleratorConfig, preset
 from moevit.hw.registers import Error
 from moevit.quant.golden import Golden
@@ -121,21 +120,6 @@ def test_passing(changes: dict, threshold: float) -> None:
     network = random_network(3, LONG)
     assert plan(network, config).spill is not None
     check(network, config, threshold, seed=5)
-
-
-def cramped(network: Network, config: AcceleratorConfig, rng: np.random.Generator):
-    """``config`` with memories from what the smallest tiles need to three times that."""
-    b = Buffers.of(network, Shapes(config=config, geometry=network.geometry))
-    activations, residual = least_words(b)
-    factor = rng.choice([1.0, 1.2, 1.7, 3.0], 3)
-    return config.but(
-        memory__activation_words=int(activations * factor[0]),
-        memory__residual_words=int(residual * factor[1]),
-        memory__kv_rows=int(b.head_rows * factor[2]),
-        memory__norm_rows=int(rng.integers(2, 5) + b.gates) * b.shapes.words,
-        limits__depth=max(config.limits.depth, b.depth * config.array.inputs),
-        limits__routed=int(rng.integers(config.array.tokens, 30)),
-    )
 
 
 @pytest.mark.parametrize("threshold", [0.0, float("inf")])

@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 
 from moevit.hw.config import AcceleratorConfig
-from moevit.hw.interfaces import activation_write, residual_word
+from moevit.hw.interfaces import activation_write, residual_word, residual_write
 from moevit.hw.isa import Attention, Destination, Gemm, Instruction
-from moevit.hw.transfer.load import residual_write
 from moevit.sim.engines import Bases, Engines
 from moevit.sim.memories import External, OnChip
 

@@ -1,0 +1,80 @@
+"""Codes in instructions: opcodes, destinations of a GEMM and their sets, kinds of LOAD."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from amaranth.lib import enum
+
+__all__ = [
+    "ACTIVATED",
+    "TO_ACTIVATIONS",
+    "TO_BYTES",
+    "TO_KEY_VALUE",
+    "TO_RESIDUAL",
+    "WITH_LINES",
+    "Destination",
+    "LoadKind",
+    "Opcode",
+]
+
+
+class Opcode(IntEnum):
+    """First four bits of every instruction."""
+
+    HALT = 1
+    LOAD = 2
+    NORM = 3
+    GEMM = 4
+    ATTENTION = 5
+    STORE = 6
+    FETCH = 7
+    SYNC = 8
+
+
+class Destination(enum.IntEnum, shape=4):
+    """What the epilogue does with a requantised 16-bit value ``v``; other codes are errors."""
+
+    ACT8 = 0
+    """``A`` byte = sat8(v + zero_point)"""
+    GELU8 = 1
+    """``A`` byte = sat8(round(gelu(v) * mult / 2**shift) + zero_point)"""
+    ACT16 = 2
+    """``A`` two bytes, little endian = v"""
+    RESIDUAL = 3
+    """``X`` = sat16(X + v)"""
+    EXPERT = 4
+    """``X`` = sat16(X + round(v * score / 2**15))"""
+    KEY = 5
+    """``KV`` in the key layout, v saturated at +-127"""
+    VALUE = 6
+    """``KV`` in the value layout, v saturated at +-127"""
+    GATE = 7
+    """router logits to the gate unit"""
+
+
+ACTIVATED = (Destination.GELU8,)
+"""An activation function, then ``mult`` and ``shift``."""
+TO_BYTES = (Destination.ACT8, *ACTIVATED)
+"""Bytes of the activation memory, with a zero point."""
+TO_ACTIVATIONS = (*TO_BYTES, Destination.ACT16)
+"""The activation memory."""
+TO_RESIDUAL = (Destination.RESIDUAL, Destination.EXPERT)
+"""Added to the residual memory."""
+TO_KEY_VALUE = (Destination.KEY, Destination.VALUE)
+"""The key/value memory."""
+WITH_LINES = (*TO_ACTIVATIONS, Destination.RESIDUAL)
+"""Rows may be those of a map: ``line``, ``source_line``, ``target_line``, ``span``."""
+
+
+class LoadKind(IntEnum):
+    """What a LOAD moves and how."""
+
+    PIXELS = 0
+    """an image, cut into patches"""
+    RESIDUAL = 1
+    """position embedding into the residual memory"""
+    NORM = 2
+    """gains and biases of the norms"""
+    ACTIVATION = 3
+    """words into the activation memory"""
