@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from moevit.cli.images import load_image
+from moevit.images import load_image
 from moevit.model.checkpoint import load, store
 from moevit.model.config import PRESETS
 from moevit.model.importers.timm import TASK, TOKENS, import_timm
