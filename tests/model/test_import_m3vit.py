@@ -103,7 +103,16 @@ WINDOWS = {"experts_per_task": 3, "expert_starts": (1, 0, 1)}
         ),
         ("multi", lambda w: w, {"gate_input_ahead": True}),
         ("conditioned", lambda w: w, WINDOWS),
-        ("one", lambda w: w, {**WINDOWS, "renormalise": True, "prune_threshold": 0.4}),
+        (
+            "one",
+            lambda w: w,
+            {
+                "experts_per_task": 2,
+                "expert_starts": (1, 0, 2),
+                "renormalise": True,
+                "prune_threshold": 0.4,
+            },
+        ),
         ("conditioned", lambda w: w, {"gate_input_ahead": True, "prune_threshold": 0.3}),
     ],
 )
