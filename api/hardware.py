@@ -27,8 +27,8 @@ def write_verilog(
 ) -> list[Path]:
     """Writes the accelerator's Verilog and its configuration as JSON; returns both files.
 
-    `primitives` are what the multipliers are made of: "none" (plain Verilog, as simulated) or
-    "dsp48e2".
+    `primitives` are what the multipliers are made of: "none" (plain Verilog, as simulated),
+    "dsp48e2" or "dsp48e2x2", whose slices run at twice the clock.
 
     Raises
     ------

@@ -157,6 +157,7 @@ def measure_frames(
     all_tasks: bool = False,
     on_demand: int = 0,
     resources: bool = False,
+    stream: int = 0,
     report: Report,
 ) -> dict[str, Any]:
     """One test scene through the RTL: what a machine reads of `moevit bench --size`.
@@ -165,8 +166,8 @@ def measure_frames(
     is repeated once before, so that what a switch costs is a difference of two measurements.
     ``all_tasks`` adds one run of every task of the image. ``on_demand``: the frame once more with
     so many experts of each layer left out of the stream, for what a miss costs. ``resources`` adds
-    the DSP blocks by synthesis. ``RuntimeError`` where an integer is
-    not the golden model's.
+    the DSP blocks by synthesis. ``stream``: so many scenes back to back, their tasks in turn.
+    ``RuntimeError`` where an integer is not the golden model's.
     """
     config = reference.config
     network = reference_network(reference, report)
@@ -192,7 +193,9 @@ def measure_frames(
         frames = [(tasks[0], first)]
         if len(tasks) > 1:
             frames = [(t, _run(device, image, golden[t], report)) for t in tasks]
+        back_to_back = _stream(device, reference, body, distinct, stream, report)
     found = _frame(reference, config, program, golden[tasks[0]], first)
+    found |= back_to_back
     found |= _with_head(reference, config, network, tasks[0], image, first, report)
     found["frames"] = [{"task": task, "cycles": c.cycles} for task, c in frames]
     if len(tasks) > 1:
@@ -211,10 +214,35 @@ def measure_frames(
     return found
 
 
-def _image(reference: Reference) -> Any:
+def _image(reference: Reference, number: int = 0) -> Any:
     from moevit.model.scenes.render import scene
 
-    return scene("test", 0, *reference.model_config.image).image
+    return scene("test", number, *reference.model_config.image).image
+
+
+def _stream(
+    device: RtlDevice,
+    reference: Reference,
+    network: Network,
+    tasks: Sequence[str],
+    count: int,
+    report: Report,
+) -> dict[str, Any]:
+    """``count`` scenes one frame behind the other; a frame's cycles count from the end of the one
+    before, so that the mean without the first is what a frame takes in the long run."""
+    if not count:
+        return {}
+    frames = [(_image(reference, n), tasks[n % len(tasks)]) for n in range(count)]
+    golden = Golden(network)
+    cycles = []
+    for n, result in enumerate(device.run_stream(frames)):
+        report(f"simulating frame {n + 1} of {count}", n / count)
+        image, task = frames[n]
+        _fails(f"frame {n + 1}, {task}", result.output, golden.run(image, task).output)
+        cycles.append(counted(result.counters).cycles)
+    mean = sum(cycles[1:]) / max(len(cycles) - 1, 1)
+    listed = [{"task": task, "cycles": c} for (_, task), c in zip(frames, cycles, strict=True)]
+    return {"stream": {"frames": listed, "mean_cycles": mean}}
 
 
 def counted(counters: Counters | None) -> Counters:
@@ -230,6 +258,15 @@ def _run(device: Device, image: Any, expected: GoldenResult, report: Report) -> 
     result = device.run(image, expected.task)
     _fails(f"{device.program.config.name}, {expected.task}", result.output, expected.output)
     return counted(result.counters)
+
+
+def _multiplier_clock(config: AcceleratorConfig) -> int:
+    """The clock of the board's multipliers, as a multiple of the accelerator's."""
+    from moevit.boards import platform
+    from moevit.boards.parts import primitives
+    from moevit.hw.verilog import clocks
+
+    return max((c.times for c in clocks(platform(primitives(config.name)))), default=1)
 
 
 def _frame(
@@ -249,6 +286,7 @@ def _frame(
     return {
         "preset": config.name,
         "config_hash": f"{config.hash:016x}",
+        "multiplier_clock_mhz": config.clock_mhz * _multiplier_clock(config),
         "size": reference.size,
         "image_size": "x".join(str(side) for side in reference.model_config.image),
         "tokens": program.linked.geometry.tokens,

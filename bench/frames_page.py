@@ -107,6 +107,14 @@ def _tasks(frames: Sequence[Frame]) -> str:
                 f"{a['single_cycles_sum']:,} one by one: {a['saved']:.1%} saved. MAC utilisation "
                 f"{a['mac_utilisation']:.1%}, estimate {a['estimate_error']:+.1%}."
             )
+        if "stream" in f:
+            s = f["stream"]
+            each = ", ".join(f"{g['task']} {g['cycles']:,}" for g in s["frames"])
+            parts.append(
+                f"Scenes back to back ({_name(f)}): {each} cycles, bit-exact; behind another frame "
+                f"{s['mean_cycles']:,.0f} on average, "
+                f"{f['clock_mhz'] * 1e6 / s['mean_cycles']:,.0f} a second."
+            )
     return "\n\n".join(parts)
 
 

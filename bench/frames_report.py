@@ -7,7 +7,7 @@ from typing import Any
 
 from .peers import PEER_NOTE, PEERS
 
-__all__ = ["beside_peers", "text"]
+__all__ = ["beside_peers", "clocks", "text"]
 
 
 def text(frame: Mapping[str, Any]) -> str:
@@ -22,7 +22,7 @@ def text(frame: Mapping[str, Any]) -> str:
         f"{frame['preset']}: {frame['macs_per_cycle']:,} MACs a cycle",
         f"  simulated   {cycles:,} cycles from pixels to features, bit-exact; the head "
         f"{frame['head_cycles']:,} more",
-        f"  at a target clock of {frame['clock_mhz']:g} MHz, not placed and routed: "
+        f"  at a target clock of {clocks(frame)} MHz, not placed and routed: "
         f"{frame['ms']:.3f} ms, {frame['fps']:,.0f} frames a second",
         f"  MAC utilisation {frame['mac_utilisation']:.1%} of {frame['useful_macs']:,} products",
         "  array       " + ", ".join(f"{n} {c:,} ({c / cycles:.1%})" for n, c in stalls.items()),
@@ -36,6 +36,13 @@ def text(frame: Mapping[str, Any]) -> str:
     if "switch_cycles" in frame:
         each = ", ".join(f"{f['task']} {f['cycles']:,}" for f in frame["frames"])
         lines.append(f"  frames      {each}; switching tasks costs {frame['switch_cycles']} cycles")
+    if "stream" in frame:
+        each = ", ".join(f"{f['task']} {f['cycles']:,}" for f in frame["stream"]["frames"])
+        mean = frame["stream"]["mean_cycles"]
+        lines.append(
+            f"  in a row    {each}, bit-exact; behind another {mean:,.0f} on average, "
+            f"{frame['clock_mhz'] * 1e6 / mean:,.0f} frames a second"
+        )
     if "on_demand" in frame:
         miss = frame["on_demand"]
         lines.append(
@@ -51,8 +58,15 @@ def text(frame: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", beside_peers([frame]), "", PEER_NOTE])
 
 
+def clocks(frame: Mapping[str, Any]) -> str:
+    """MHz of a frame's configuration, and of its multipliers where that is another clock."""
+    clock = frame["clock_mhz"]
+    fast = frame.get("multiplier_clock_mhz", clock)
+    return f"{clock:g}" if fast == clock else f"{clock:g} (multipliers {fast:g})"
+
+
 def beside_peers(frames: list[Mapping[str, Any]]) -> str:
-    """A Markdown table: each frame, then each peer.
+    """A Markdown table: each frame, then each peer; FPS/(DSP x MHz) by the slower clock.
 
     The DSPs of a configuration are counted in one of its frames and hold for all of them.
     """
@@ -71,7 +85,7 @@ def beside_peers(frames: list[Mapping[str, Any]]) -> str:
                 "(simulated; target clock)",
                 f"{f['tokens']:,}",
                 f"{f['cycles']:,}",
-                f"{f['clock_mhz']:g}",
+                clocks(f),
                 f"{f['ms']:.3f}",
                 f"{f['fps']:,.0f}",
                 "-" if dsp is None else f"{dsp:,}",

@@ -14,12 +14,11 @@ frame 1-tiny-129-uniform --size tiny --image-size 128x256 --resources --all-task
 	--tasks segmentation,depth,segmentation,depth
 frame 2-tiny-129-random --size tiny --image-size 128x256 --router random
 [ -z "${2-}" ] || frame 3-tiny-129-trained --size tiny --image-size 128x256 --router "$2"
-frame 4-tiny-129-int4 --size tiny --image-size 128x256 --experts int4
+frame 4-tiny-129-int4 --size tiny --image-size 128x256 --experts int4 \
+	--tasks segmentation,depth,normals --stream 8
 frame 5-tiny-197-uniform --size tiny --image-size 224x224
 frame 6-tiny-197-int4 --size tiny --image-size 224x224 --experts int4
 frame 7-small-197-uniform --size small --image-size 224x224
-if "$bin/python" -c 'from moevit.hw.config import preset; preset("zcu104-max")' 2>/dev/null; then
-	frame 8-max-129-int4 --size tiny --image-size 128x256 --experts int4 --preset zcu104-max
-	frame 9-max-129-int8 --size tiny --image-size 128x256 --preset zcu104-max
-fi
+frame 8-2048-129-int4 --size tiny --image-size 128x256 --experts int4 --preset zcu104-2048
+frame 9-2048-129-int8 --size tiny --image-size 128x256 --preset zcu104-2048
 "$bin/python" -m moevit.bench.frames_page docs/benchmarks.md "$out"/*.json

@@ -6,8 +6,8 @@ from typing import Any
 
 __all__ = ["PRIMITIVES", "platform"]
 
-PRIMITIVES = ("none", "dsp48e2")
-"""What the multipliers can be made of: plain Verilog, DSP48E2 slices."""
+PRIMITIVES = ("none", "dsp48e2", "dsp48e2x2")
+"""What the multipliers can be made of: plain Verilog, DSP48E2 slices, these at twice the clock."""
 
 
 def platform(primitives: str) -> Any:
@@ -18,4 +18,8 @@ def platform(primitives: str) -> Any:
         from .dsp48e2 import Platform
 
         return Platform()
+    if primitives == "dsp48e2x2":
+        from . import dsp48e2x2
+
+        return dsp48e2x2.Platform()
     raise ValueError(f"Unknown primitives {primitives!r}; expected one of {', '.join(PRIMITIVES)}")

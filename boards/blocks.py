@@ -12,25 +12,30 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from moevit.hw.config import AcceleratorConfig
-from moevit.hw.verilog import TOP_NAME, rtlil
+from moevit.hw.verilog import TOP_NAME, clocks, rtlil
 
-from .dsp48e2 import Platform
+from . import platform
+from .parts import primitives
 
-__all__ = ["Block", "blocks"]
+__all__ = ["Block", "blocks", "plain_names"]
 
-_CUT = ("core", "core.compute", "core.compute.array.dot")
+_MULTIPLIERS = "core.compute.array.dot"
+"""What is built of a board's primitives, with their clock."""
+
+_CUT = ("core", "core.compute", _MULTIPLIERS)
 """Components that are blocks of their own beside the children of top, core and compute engine."""
 
 
 @dataclass(frozen=True)
 class Block:
     """``name`` as in the tables; ``module`` its top in ``text`` (RTLIL); ``inner``: modules that
-    it holds as black boxes, blocks themselves."""
+    it holds as black boxes, blocks themselves. ``clock_times``: its fastest clock, of ``clk``'s."""
 
     name: str
     module: str
     text: str
     inner: tuple[str, ...] = ()
+    clock_times: int = 1
 
 
 def _modules(text: str) -> Iterator[tuple[str, str]]:
@@ -50,7 +55,7 @@ def _stub(text: str) -> str:
     return "".join(kept) + "end\n"
 
 
-def _plain_names(text: str) -> str:
+def plain_names(text: str) -> str:
     """Names without ``$`` and ``[``: Yosys 0.70 adds such endings itself, and fails where it
     makes a name that is there (an assertion on ``count_id``)."""
     return re.sub(
@@ -63,7 +68,9 @@ def blocks(config: AcceleratorConfig) -> list[Block]:
 
     Children come before their parents, the whole's glue last.
     """
-    modules = dict(_modules(_plain_names(rtlil(config, Platform()))))
+    board = platform(primitives(config.name))
+    fast = max((clock.times for clock in clocks(board)), default=1)
+    modules = dict(_modules(plain_names(rtlil(config, board))))
     inside = {
         name: [c for c in re.findall(r"^  cell (\\\S+) ", text, re.M) if c in modules]
         for name, text in modules.items()
@@ -92,6 +99,7 @@ def blocks(config: AcceleratorConfig) -> list[Block]:
                     todo.append(child)
         name = plain(module) or TOP_NAME
         text = "".join(own[n] for n in sorted(own)) + "".join(boxes[n] for n in sorted(boxes))
+        times = fast if name == _MULTIPLIERS else 1
         name = name.removeprefix("core.").removeprefix("compute.")
-        found.append(Block(name, module, text, tuple(sorted(boxes))))
+        found.append(Block(name, module, text, tuple(sorted(boxes)), times))
     return found

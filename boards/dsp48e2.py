@@ -21,12 +21,12 @@ from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Signal, Valu
 
 from moevit.hw.compute.dot import DotProducts, Pipeline
 
-__all__ = ["MODEL", "Platform", "slice_instance"]
+__all__ = ["LANE", "MODEL", "Platform", "chain", "lanes", "slice_instance", "tree"]
 
 MODEL = "dsp48e2.v"
 """Beside this file: a behavioural model of the subset of DSP48E2 that is used."""
 
-_LANE = 18
+LANE = 18
 """Bits of the lower sum."""
 
 _FROM_PRODUCT = 0b00_000_01_01  # X, Y: the product
@@ -35,7 +35,10 @@ _FROM_RND = 0b10_000_00_00  # W: the constant RND
 
 
 class Platform:
-    """Given to :func:`moevit.hw.verilog.generate`, builds the array of DSP48E2 slices."""
+    """One clock: a slice does two products a cycle.
+
+    Given to :func:`moevit.hw.verilog.generate`, builds the array of DSP48E2 slices.
+    """
 
     def dot_products(self, dot: DotProducts) -> Module:
         """What drives ``dot.o``: ``tokens * inputs * outputs / 2`` slices and adders."""
@@ -49,13 +52,12 @@ class Platform:
                 for start in range(0, array.inputs, shape.length):
                     places = range(start, start + shape.length)
                     operands = [(a[t][i], a[t + 1][i], w[o][i], i) for i in places]
-                    p = _chain(m, f"dsp_{t}_{o}", operands)
-                    # Without its 2**17 the lower sum has its top bit inverted.
-                    low.append(Cat(p[: _LANE - 1], ~p[_LANE - 1]).as_signed())
-                    high.append(p[_LANE : 2 * _LANE].as_signed())
+                    sums = lanes(chain(m, f"dsp_{t}_{o}", operands))
+                    low.append(sums[0])
+                    high.append(sums[1])
                 m.d.comb += [
-                    dot.o[t][o].eq(_tree(m, low, f"sum_{t}_{o}")),
-                    dot.o[t + 1][o].eq(_tree(m, high, f"sum_{t + 1}_{o}")),
+                    dot.o[t][o].eq(tree(m, low, f"sum_{t}_{o}")),
+                    dot.o[t + 1][o].eq(tree(m, high, f"sum_{t + 1}_{o}")),
                 ]
         return m
 
@@ -72,35 +74,58 @@ def _skewed(m: Module, operands: Any, length: int, name: str) -> list[Value]:
     return out
 
 
-def _chain(m: Module, name: str, operands: list[tuple[Value, Value, Value, int]]) -> Value:
-    """P of the last of the slices that multiply ``(low, high, weight, number)``."""
+def lanes(p: Value) -> tuple[Value, Value]:
+    """The lower and the upper sum of a chain whose last slice holds ``p``."""
+    # Without its 2**17 the lower sum has its top bit inverted.
+    low = Cat(p[: LANE - 1], ~p[LANE - 1]).as_signed()
+    return low, p[LANE : 2 * LANE].as_signed()
+
+
+def chain(
+    m: Module, name: str, operands: list[tuple[Value, Value, Value, int]], domain: str = "sync"
+) -> Value:
+    """P of the last of the slices that multiply ``(low, high, weight, number)``, of the clock of
+    ``domain``."""
     cascade, p = None, Signal(48, name=f"{name}_p")
     for low, high, weight, number in operands:
         p = Signal(48, name=f"{name}_{number}_p")
         following = Signal(48, name=f"{name}_{number}_pcout")
         m.submodules[f"{name}_{number}"] = slice_instance(
-            low=low, high=high, weight=weight, cascade=cascade, p=p, following=following
+            low=low,
+            high=high,
+            weight=weight,
+            cascade=cascade,
+            p=p,
+            following=following,
+            domain=domain,
         )
         cascade = following
     return p
 
 
-def _tree(m: Module, values: list[Value], name: str) -> Value:
-    """The values' sum, a register behind each level."""
+def tree(m: Module, values: list[Value], name: str, domain: str = "sync") -> Value:
+    """The values' sum, a register of ``domain`` behind each level."""
     level = 0
     while len(values) > 1:
         added: list[Value] = []
         for n in range(0, len(values), 2):
-            wider = signed(_LANE + level + 1)
+            wider = signed(LANE + level + 1)
             total = Signal(wider, name=f"{name}_{level}_{n}", reset_less=True)
-            m.d.sync += total.eq(sum(values[n + 1 : n + 2], values[n]))
+            m.d[domain] += total.eq(sum(values[n + 1 : n + 2], values[n]))
             added.append(total)
         values, level = added, level + 1
     return values[0]
 
 
 def slice_instance(
-    *, low: Value, high: Value, weight: Value, cascade: Value | None, p: Value, following: Value
+    *,
+    low: Value,
+    high: Value,
+    weight: Value,
+    cascade: Value | None,
+    p: Value,
+    following: Value,
+    domain: str = "sync",
 ) -> Instance:
     """One slice: ``p = following = previous + ((high << 18) + low) * weight``.
 
@@ -126,13 +151,13 @@ def slice_instance(
         p_AMULTSEL="AD",
         p_BMULTSEL="B",
         p_PREADDINSEL="A",
-        p_RND=Const(1 << (_LANE - 1) if first else 0, 48),
-        i_CLK=ClockSignal(),
+        p_RND=Const(1 << (LANE - 1) if first else 0, 48),
+        i_CLK=ClockSignal(domain),
         **{f"i_{name}": Const(1) for name in sorted(enables)},
         **{f"i_{name}": Const(0) for name in sorted(disabled)},
         **{f"i_RST{name}": Const(0) for name in resets},
         i_A=_extended(low, 30),
-        i_D=Cat(Const(0, _LANE), _extended(high, 27 - _LANE)),
+        i_D=Cat(Const(0, LANE), _extended(high, 27 - LANE)),
         i_B=_extended(weight, 18),
         i_C=Const(0, 48),
         i_ACIN=Const(0, 30),

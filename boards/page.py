@@ -5,10 +5,20 @@ from __future__ import annotations
 import datetime
 
 from .cells import CLOCK_TO_Q, LEVEL, SETUP, UNCERTAINTY
-from .parts import RESOURCES
+from .fanout import MOST
+from .parts import RESOURCES, primitives
 from .resources import Report
 
-__all__ = ["figures", "levels", "page"]
+__all__ = ["fan_out", "figures", "levels", "page"]
+
+_NETS = 24
+"""Rows of the table of nets."""
+
+_MADE_OF = {
+    "dsp48e2": "slices that do two int8 products a cycle (boards/dsp48e2.py)",
+    "dsp48e2x2": "slices at twice the clock, which do four int8 products a cycle of the slow one "
+    "(boards/dsp48e2x2.py)",
+}
 
 Rows = list[tuple[str, ...]]
 """A table with its headings first."""
@@ -35,13 +45,13 @@ def _amounts(uses: dict[str, float]) -> tuple[str, ...]:
 def levels(report: Report) -> Rows:
     """The longest path that begins or ends in each block, or crosses it; longest first."""
     rows: Rows = [("block", "ns", "slack", "LUT", "CARRY4", "through", "from", "to")]
-    timed = [(block.path, block.name) for block in report.blocks if block.path is not None]
-    for path, name in sorted(timed, key=lambda item: -item[0].ns):
+    timed = [(block.path, block) for block in report.blocks if block.path is not None]
+    for path, block in sorted(timed, key=lambda item: -item[0].ns):
         rows.append(
             (
-                name,
+                block.name,
                 f"{path.ns:.2f}",
-                f"{path.slack(report.config.clock_mhz):+.2f}",
+                f"{path.slack(block.clock_mhz):+.2f}",
                 str(path.luts),
                 str(path.carries),
                 ", ".join(path.marks),
@@ -52,10 +62,31 @@ def levels(report: Report) -> Rows:
     return rows
 
 
+def fan_out(report: Report) -> Rows:
+    """The nets that drive most in the whole accelerator, most first."""
+    rows: Rows = [("net", "loads", "driver", "block", "drives")]
+    nets = [(net, block.name) for block in report.blocks for net in block.nets]
+    for net, name in sorted(nets, key=lambda item: -item[0].loads)[:_NETS]:
+        drives = ", ".join(f"{count:,} {pin}" for pin, count in list(net.drives.items())[:4])
+        rows.append((net.name, f"{net.loads:,}", net.driver, name, drives))
+    return rows
+
+
 def _markdown(rows: Rows) -> str:
     head, *body = rows
-    rule = tuple("---" if n == 0 or n > 5 else "---:" for n in range(len(head)))
+    numbers = {n for row in body for n, text in enumerate(row) if text[:1] in "+-0123456789"}
+    rule = tuple("---:" if n in numbers else "---" for n in range(len(head)))
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *body))
+
+
+def _fast(report: Report) -> str:
+    clock = report.config.clock_mhz
+    fast = [f"`{b.name}` {b.clock_mhz:g} MHz" for b in report.blocks if b.clock_mhz != clock]
+    return ", ".join([*fast, f"{'all others' if fast else 'all'} {clock:g} MHz"])
+
+
+def _wide(report: Report) -> str:
+    return ", ".join(f"`{net.name}` ({block})" for block, net in report.wide) or "none"
 
 
 def page(report: Report) -> str:
@@ -70,10 +101,11 @@ Made by `moevit resources --preset {config.name} --docs docs/resources.md` on
 {datetime.date.today().isoformat()}, configuration {config.hash:#018x}. Do not edit.
 
 Yosys (`synth_xilinx -family xcup`) maps the real top block by block: each engine and memory of the
-core by itself, and what is left of the core and of the top (`core`, `moevit`). Two int8 products
-share a DSP48E2 (`array.dot`, boards/dsp48e2.py). All figures are **estimated**: nothing is placed
-or routed. Yosys takes no registers into the other multipliers and packs no two small look-up tables
-into one, so a vendor's tool should need fewer of both.
+core by itself, and what is left of the core and of the top (`core`, `moevit`). The multipliers
+(`array.dot`) are {_MADE_OF[primitives(config.name)]}.
+All figures are **estimated**: nothing is placed or routed. Yosys takes no registers into the other
+multipliers and packs no two small look-up tables into one, so a vendor's tool should need fewer of
+both.
 
 ## {report.part.device}{report.part.speed}, preset `{config.name}`
 
@@ -90,9 +122,19 @@ clock. A period of {period:.2f} ns less {UNCERTAINTY:.2f} of uncertainty, {CLOCK
 clock to output and {SETUP:.2f} of set-up leaves {most} look-up tables in a row, at {LEVEL:.2f} ns
 each with its net, on a -2 part. A path out of block RAM begins with 1.5 ns, out of ultra RAM with
 1.8; a multiplier costs 1.9 (boards/cells.py has all, with sources and assumptions). `slack` is
-what is left of the period.
+what is left of the period of a block's fastest clock: {_fast(report)}.
 
 {_markdown(levels(report))}
 
 Longer than allowed: {", ".join(long) or "none"}.
+
+## Nets of highest fan-out
+
+What each drives: look-up tables (LUT.I), or a cell's pin (CE is a flip-flop's enable). Clocks are
+left out; a net counts in the block of its driver with all that it drives in others. Most is {MOST}
+loads, but for resets.
+
+{_markdown(fan_out(report))}
+
+Over {MOST} loads: {_wide(report)}.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["RESOURCES", "ZCU104", "Part", "part"]
+__all__ = ["RESOURCES", "ZCU104", "Part", "part", "primitives"]
 
 RESOURCES = ("LUT", "FF", "DSP", "BRAM36", "URAM")
 """Kinds of resources, in the order of every table."""
@@ -47,3 +47,8 @@ def part(preset: str) -> Part:
     """The part that a preset is meant for: there is one board."""
     del preset
     return ZCU104
+
+
+def primitives(preset: str) -> str:
+    """What the multipliers of a preset are made of on its part, a name in ``boards.PRIMITIVES``."""
+    return "dsp48e2x2" if preset == "zcu104" else "dsp48e2"

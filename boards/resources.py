@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from moevit.hw.config import AcceleratorConfig
@@ -12,20 +12,31 @@ from moevit.hw.config import AcceleratorConfig
 from .blocks import Block, blocks
 from .cells import Timing
 from .depth import Analysis, Path, analyse
-from .parts import RESOURCES, Part, part
+from .fanout import MOST, Net, PortLoads, widest
+from .parts import RESOURCES, Part, part, primitives
 from .synthesis import synthesise, tally
 
 __all__ = ["BlockReport", "Report", "report"]
+
+_NETS = 32
+"""Of each block, the nets that are kept."""
 
 
 @dataclass(frozen=True)
 class BlockReport:
     """``uses``: resources without those of black boxes; ``path``: the longest one, through these
-    too."""
+    too; ``nets``: those with most loads; ``clock_mhz``: target of the block's fastest clock."""
 
     name: str
     uses: dict[str, float]
     path: Path | None
+    nets: tuple[Net, ...]
+    clock_mhz: float
+
+    @property
+    def slack(self) -> float | None:
+        """ns that the longest path leaves at the block's clock."""
+        return None if self.path is None else self.path.slack(self.clock_mhz)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -37,7 +48,12 @@ class BlockReport:
             "from": self.path.start,
             "to": self.path.end,
         }
-        return {**_numbers(self.uses), "path": path}
+        return {
+            **_numbers(self.uses),
+            "clock_mhz": self.clock_mhz,
+            "path": path,
+            "nets": [asdict(net) for net in self.nets],
+        }
 
 
 @dataclass(frozen=True)
@@ -60,7 +76,13 @@ class Report:
 
     def too_long(self, block: BlockReport) -> bool:
         """Whether the block's longest path leaves nothing at the target clock."""
-        return block.path is not None and block.path.slack(self.config.clock_mhz) < 0
+        return block.slack is not None and block.slack < 0
+
+    @property
+    def wide(self) -> list[tuple[str, Net]]:
+        """Nets that drive too much, with their blocks, most first; resets aside."""
+        found = [(b.name, n) for b in self.blocks for n in b.nets if n.loads > MOST and not n.reset]
+        return sorted(found, key=lambda item: -item[1].loads)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -72,6 +94,8 @@ class Report:
             "budget": dict(self.part.budget),
             "available": dict(self.part.has),
             "within_budget": not self.over,
+            "primitives": primitives(self.config.name),
+            "nets_too_wide": [f"{block}: {net.name}" for block, net in self.wide],
             "paths_too_long": [block.name for block in self.blocks if self.too_long(block)],
             "blocks": {block.name: block.to_dict() for block in self.blocks},
         }
@@ -109,12 +133,25 @@ def report(
             pool.shutdown(cancel_futures=True)
             raise
     known: dict[str, Timing] = {}
+    loads: dict[str, PortLoads] = {}
     return Report(
-        config, part(config.name), tuple(_analyse(b, netlists[b.name], known) for b in found)
+        config,
+        part(config.name),
+        tuple(_analyse(b, netlists[b.name], known, loads, config.clock_mhz) for b in found),
     )
 
 
-def _analyse(block: Block, netlist: dict[str, Any], known: dict[str, Timing]) -> BlockReport:
+def _analyse(
+    block: Block,
+    netlist: dict[str, Any],
+    known: dict[str, Timing],
+    loads: dict[str, PortLoads],
+    clock_mhz: float,
+) -> BlockReport:
+    """``known``, ``loads``: what the blocks before show at their ports; this one's is added."""
+    module = block.module.removeprefix("\\")
     found: Analysis = analyse(netlist, known)
-    known[block.module.removeprefix("\\")] = found.outside
-    return BlockReport(block.name, tally(netlist, inner=block.inner), found.path)
+    known[module] = found.outside
+    nets, loads[module] = widest(netlist, loads, _NETS)
+    uses = tally(netlist, inner=block.inner)
+    return BlockReport(block.name, uses, found.path, tuple(nets), clock_mhz * block.clock_times)

@@ -20,8 +20,11 @@ from .parts import RESOURCES
 
 __all__ = ["SynthesisError", "synthesise", "tally"]
 
+# Registers that are to stay as they are, such as copies, say so at their signals; Yosys looks at
+# cells.
 _SCRIPT = """\
 read_rtlil block.il
+setattr -set keep 1 w:* a:keep %i %ci1:+$dff[Q] t:$dff %i
 synth_xilinx -family xcup -flatten -noiopad -noclkbuf -top {top}
 write_json netlist.json
 """

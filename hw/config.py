@@ -265,29 +265,30 @@ _DEFAULT = AcceleratorConfig(
 
 # The ZCU104's memories, of which at most 90 % may be used: 86 of 96 URAM (4,096 words of 72 bits),
 # 280 of 312 block RAM (512 of 72). Rows of 512 bytes are 64 banks of 64 bits, words of 32 bytes 4.
+# Tiles of eight tokens: a slice of the multipliers does four products a cycle at twice the clock.
 #   URAM: ring 64, activations 12,288 words 3 x 4, residual 4,096 words twice 2 x 4: 84.
-#   block RAM: keys and values 64, demand ring 64, parameters 2 x 16, residual's last 1,024 words
-#   twice 2 x 2 x 4, norm parameters 16, operands 16, attention weights 16, landing buffers 10,
-#   scores 8, words of a norm 4, expert queues 3, tables 12: 261 (hw/footprint.py).
+#   block RAM: keys and values 64, demand ring 64, parameters 16, residual's last 1,024 words twice
+#   2 x 4, norm parameters 16, operands 32, landing buffers 14, scores 16, expert queues 3, tables
+#   12: 253 (hw/footprint.py). Attention weights are in look-up tables: 80 of 512 words a bank.
 # The weight ring holds 2 MB: as much as lets the memory work on through attention and dense layers
 # and so be a MoE layer ahead (M3ViT-Tiny has 2.4 MB a layer; the array uses up a part meanwhile).
-# Cycles of M3ViT-Tiny at 129 tokens, all 16 experts in use, estimated for 1,024, 2,048, 4,096 and
-# 8,192 rows in the ring: 537 k, 471 k, 419 k, 419 k. Experts of 4 bits need 2,048 (418 k; 1,024
-# 424 k), so to keep them packed in the ring, and unpack them at every read, would gain nothing.
+# Cycles of M3ViT-Tiny at 129 tokens, all 16 experts in use, estimated for 1,024, 2,048, 3,072 and
+# 4,096 rows in the ring: with experts of 4 bits 319 k, 286 k, 255 k, 255 k, of 8 bits 432 k, 390 k,
+# 385 k, 385 k. 512 rows of parameters are as good as 1,024.
 # Rows of operands up to 4,096 bytes, such as a 3 x 3 window of 448 channels, take no more block
 # RAM than shorter ones (256 of its 512 words), and are about what 27 bits can add up.
 # With these sizes `small` at 224x224 stays on the chip as a whole (11,820 activation words, 4,728
 # residual words); wider and longer networks go in tiles.
 _ZCU104 = AcceleratorConfig(
     name="zcu104",
-    array=ArrayConfig(tokens=4, inputs=32, outputs=16),
+    array=ArrayConfig(tokens=8, inputs=32, outputs=16),
     memory=MemoryConfig(
         activation_words=12288,
         residual_words=5120,
         kv_rows=512,
         ring_rows=4096,
         demand_rows=512,
-        param_rows=1024,
+        param_rows=512,
         demand_param_rows=64,
         norm_rows=512,
         ports=4,
@@ -295,10 +296,10 @@ _ZCU104 = AcceleratorConfig(
     limits=LimitConfig(tokens=1280, depth=4096, experts=16, top_k=8, routed=256),
 )
 
-_ZCU104_MAX = _ZCU104.but(name="zcu104-max", array__tokens=6)
-"""3,072 products a cycle: three pairs of tokens share each weight."""
+_ZCU104_2048 = _ZCU104.but(name="zcu104-2048", array__tokens=4)
+"""Half as many products a cycle, as many slices: for one clock."""
 
-PRESETS = {config.name: config for config in (_MICRO, _DEFAULT, _ZCU104, _ZCU104_MAX)}
+PRESETS = {config.name: config for config in (_MICRO, _DEFAULT, _ZCU104, _ZCU104_2048)}
 
 
 def preset(name: str) -> AcceleratorConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Value
+from amaranth.hdl import Cat, Const, Module, ResetInserter, Value
 from amaranth.lib import stream
 from amaranth.lib.data import ArrayLayout, View
 from amaranth.lib.wiring import In, Out, connect, flipped
@@ -42,8 +42,14 @@ class Core(Component):
         Instructions from the sequencer.
     code : Out(stream of code_word)
         Instructions from memory.
-    axi : Out(AxiRead) x ports. The data engine shares port 0 with the weight engine.
+    axi : Out(AxiRead) x ports. The data engine shares the first two with the weight engine.
     axi_write : Out(AxiWrite), of port 0
+    clean : In
+        Between two frames, when nothing is busy but streams: credits and router queues are cleared.
+    between : In
+        What is streamed belongs to the next frame.
+    busy, stream_busy : Out
+        Anything unfinished but weight streams; one of these.
     counts : Out
         Increment of each performance counter (regs.Counter) in the cycle before.
     """
@@ -58,17 +64,22 @@ class Core(Component):
                 "code_address": In(32),
                 "code_count": In(32),
                 "header_start": In(1),
+                "header_address": In(32),
                 "header_valid": Out(1),
                 "header_data": Out(512),
                 "stream_start": In(1),
+                "stream_ready": Out(1),
                 "stream_base": In(32),
                 "stream_beats": In(32),
                 "program": In(32),
                 "image": In(32),
                 "output": In(32),
+                "clean": In(1),
+                "between": In(1),
                 "cancel": In(1),
                 "quiet": Out(1),
                 "busy": Out(1),
+                "stream_busy": Out(1),
                 "progress": Out(1),
                 "fault": Out(Error),
                 "axi": Out(AxiRead).array(config.memory.ports),
@@ -96,28 +107,27 @@ class Core(Component):
         self._memories(m, compute, data)
         self._weights(m, compute, data, weights)
         self._data(m, data)
-        m.d.comb += self.experts.eq(compute.tokens_sent)
+        m.d.comb += [self.experts.eq(compute.tokens_sent), compute.clean.eq(self.clean)]
 
         with m.If(self.fault == Error.NONE):
             for engine in (compute, weights, data):
                 with m.If(engine.fault != Error.NONE):
                     m.d.sync += self.fault.eq(engine.fault)
         # Registers: what the sequencer is told in the next cycle is early enough.
-        read, written = (
-            data.axi_r.rvalid & data.axi_r.rready,
-            data.axi_w.wvalid & data.axi_w.wready,
-        )
+        read = Cat(axi.rvalid & axi.rready for axi in data.axi_r)
+        written = data.axi_w.wvalid & data.axi_w.wready
         m.d.sync += [
             self.busy.eq(
                 Cat(
                     *waiting.values(), compute.busy, weights.busy, data.load_busy, data.store_busy
                 ).any()
             ),
+            self.stream_busy.eq(weights.stream_busy),
             self.quiet.eq(weights.quiet & data.quiet),
             self.progress.eq(
                 compute.stepped
                 | (weights.beats_read != 0)
-                | read
+                | read.any()
                 | written
                 | compute.normalised
                 | compute.loaded
@@ -135,7 +145,7 @@ class Core(Component):
             Counter.NORM_BUSY: compute.normalised,
             Counter.GATE_BUSY: compute.gating,
             Counter.SOFTMAX_BUSY: compute.attending,
-            Counter.DATA_READ_BEATS: read,
+            Counter.DATA_READ_BEATS: sum(read, Const(0)),
             Counter.DATA_WRITE_BEATS: written,
             Counter.WEIGHT_BEATS: weights.beats_read,
             Counter.DEMAND_BEATS: weights.demand_read,
@@ -161,9 +171,8 @@ class Core(Component):
             waiting[name] = queue.o.valid
         return waiting
 
-    @staticmethod
     def _semaphores(
-        m: Module, compute: ComputeEngine, data: DataEngine, weights: WeightEngine
+        self, m: Module, compute: ComputeEngine, data: DataEngine, weights: WeightEngine
     ) -> None:
         givers = (
             compute.give,
@@ -180,7 +189,8 @@ class Core(Component):
             data.store_take,
             weights.take,
         )
-        m.submodules.semaphores = semaphores = Semaphores(givers=len(givers), takers=len(takers))
+        semaphores = Semaphores(givers=len(givers), takers=len(takers))
+        m.submodules.semaphores = ResetInserter(self.clean)(semaphores)
         for port, giver in zip(semaphores.give, givers, strict=True):
             connect(m, giver, port)
         for port, taker in zip(semaphores.take, takers, strict=True):
@@ -214,7 +224,7 @@ class Core(Component):
     def _weights(
         self, m: Module, compute: ComputeEngine, data: DataEngine, weights: WeightEngine
     ) -> None:
-        """Rings to the compute engine; memory ports, the first shared with the data engine."""
+        """Rings to the compute engine; memory ports, the first two shared with the data engine."""
         connect(m, compute.rows, weights.rows)
         connect(m, compute.params, weights.params)
         m.d.comb += [
@@ -227,17 +237,22 @@ class Core(Component):
             weights.lengths.eq(compute.lengths),
             weights.program.eq(self.program),
             weights.start.eq(self.stream_start),
+            self.stream_ready.eq(weights.ready),
             weights.base.eq(self.stream_base),
             weights.beats.eq(self.stream_beats),
             weights.loading.eq(data.loading),
+            weights.storing.eq(data.axi_w.wvalid),
+            weights.between.eq(self.between),
             weights.abort.eq(self.cancel),
         ]
-        for outer, inner in zip(self.axi[1:], weights.axi[1:], strict=True):
-            connect(m, flipped(outer), inner)
-        m.submodules.share = share = Share()
-        connect(m, weights.axi[0], share.masters[0])
-        connect(m, data.axi_r, share.masters[1])
-        connect(m, share.axi, flipped(self.axi[0]))
+        for n, (outer, inner) in enumerate(zip(self.axi, weights.axi, strict=True)):
+            if n < len(data.axi_r):
+                m.submodules[f"share_{n}"] = share = Share()
+                connect(m, inner, share.masters[0])
+                connect(m, data.axi_r[n], share.masters[1])
+                connect(m, share.axi, flipped(outer))
+            else:
+                connect(m, flipped(outer), inner)
         connect(m, flipped(self.axi_write), data.axi_w)
 
     def _data(self, m: Module, data: DataEngine) -> None:
@@ -253,6 +268,7 @@ class Core(Component):
             data.code.address.eq(self.code_address),
             data.code.count.eq(self.code_count),
             data.header_start.eq(self.header_start),
+            data.header_address.eq(self.header_address),
             self.header_valid.eq(data.header_valid),
             self.header_data.eq(data.header_data),
             data.abort.eq(self.cancel),

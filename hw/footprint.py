@@ -20,7 +20,7 @@ from .config import BEAT_BYTES, AcceleratorConfig
 from .interfaces import queue_entry, weights_address
 from .lib import exp2
 from .lib.storage import Bank, banks_of, sections
-from .transfer import weight_port
+from .transfer import load, weight_port
 
 __all__ = ["buffers", "on_chip"]
 
@@ -50,7 +50,7 @@ def buffers(config: AcceleratorConfig) -> dict[str, list[Bank]]:
         "demand_param": banks_of(8 * config.param_row_bytes, mem.demand_param_rows),
         "norm": banks_of(CHANNEL_BITS, mem.norm_rows, count=a.outputs),
         "landing": [
-            *banks_of(8 * BEAT_BYTES, mem.landing_beats),
+            *banks_of(8 * BEAT_BYTES, mem.landing_beats, count=load.sides(config)),
             *banks_of(weight_port.LANDED.size, mem.landing_beats, count=mem.ports),
         ],
         "operands": banks_of(8 * a.inputs, 2 * words, count=a.tokens),

@@ -334,7 +334,7 @@ def gate_row(config: AcceleratorConfig) -> StructLayout:
 
 ID_BITS = 2
 """Read IDs: on every port 0 is the weight stream and 1 FETCH; on port 0 also 2, instructions, and
-3, LOAD."""
+on the first two 3, LOAD."""
 
 AXI_SIZE, AXI_BURST = ceil_log2(BEAT_BYTES), 1
 """Of every burst: 16-byte beats, incrementing."""

@@ -27,9 +27,9 @@ DEVICE_ID = int.from_bytes(b"MoeV", "little")
 REGISTER_ADDRESS_BITS = 12
 """Byte addresses of the AXI4-Lite port."""
 COUNTER_BASE = 0x100
-"""Counter n at ``COUNTER_BASE + 4 * n``; read only, cleared by START."""
+"""Counter n of the last frame that ended at ``COUNTER_BASE + 4 * n``; read only."""
 EXPERT_BASE = 0x200
-"""Tokens sent to expert e in this frame, all layers, at ``EXPERT_BASE + 4 * e``; read only."""
+"""Tokens that it sent to expert e, all layers, at ``EXPERT_BASE + 4 * e``; read only."""
 
 
 class Access(str, Enum):
@@ -38,7 +38,7 @@ class Access(str, Enum):
     READ_ONLY = "ro"
     """a write is answered with an error"""
     READ_WRITE = "rw"
-    """keeps what is written; a write while a frame runs is answered with an error"""
+    """keeps what is written; a START takes the values with it"""
     COMMAND = "w1"
     """each bit that is written as 1 does something, at any time; reads 0"""
 
@@ -59,17 +59,18 @@ class _Described(IntEnum):
 class Control(_Described):
     """Bit numbers of CONTROL."""
 
-    START = 0, "run the program at PROGRAM_BASE; ignored while busy"
-    ABORT = 1, "give the frame up"
+    START = 0, "run the program at PROGRAM_BASE, behind those that wait; ignored while FULL"
+    ABORT = 1, "give the frame up, and those that wait"
     CLEAR_IRQ = 2, "clear DONE and FAILED"
 
 
 class Status(_Described):
-    """Bit numbers of STATUS. DONE and FAILED stay until START or CLEAR_IRQ."""
+    """Bit numbers of STATUS. DONE and FAILED stay until CLEAR_IRQ, or a START while not BUSY."""
 
-    BUSY = 0, "a frame is running"
+    BUSY = 0, "a frame is running or waits"
     DONE = 1, "the last frame is complete"
-    FAILED = 2, "the last frame was given up, see ERROR"
+    FAILED = 2, "the last frame was given up, see ERROR, and with it those that waited"
+    FULL = 3, "a START would be ignored: as many frames wait as can"
 
 
 class Error(_Described):
@@ -92,7 +93,7 @@ class Error(_Described):
 class Counter(_Described):
     """Performance counters, 32 bits each."""
 
-    CYCLES = 0, "from START to done"
+    CYCLES = 0, "from START, or the end of the frame before if that was later, to done"
     ARRAY_BUSY = 1, "cycles in which the array multiplied"
     STALL_OPERAND = 2, "array waited for tokens (loader, semaphores)"
     STALL_WEIGHT = 3, "array waited for the weight ring"
@@ -153,3 +154,4 @@ class Register(IntEnum):
     IMAGE_BASE = 0x20, Access.READ_WRITE, "address of the image", 16
     OUTPUT_BASE = 0x24, Access.READ_WRITE, "address of the outputs", 16
     IRQ_ENABLE = 0x28, Access.READ_WRITE, "bit 0 lets ``irq`` follow done or error"
+    FRAMES = 0x2C, Access.READ_ONLY, "frames that ended since reset, complete or given up"

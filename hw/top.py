@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from amaranth.hdl import (
@@ -15,6 +16,7 @@ from amaranth.hdl import (
 )
 from amaranth.lib.wiring import connect
 
+from .clocks import Clock
 from .config import AcceleratorConfig
 from .control import axi_lite as control
 from .control.sequencer import QUEUES, Sequencer
@@ -28,18 +30,21 @@ class Top(Elaboratable):
     """The whole accelerator for one configuration.
 
     ``ports`` maps the names of docs/spec.md, "Top-level ports", to ``(signal, is_input)``.
+    ``clocks``: those that the board's primitives need beside ``clk``.
     """
 
-    def __init__(self, config: AcceleratorConfig) -> None:
+    def __init__(self, config: AcceleratorConfig, clocks: Iterable[Clock] = ()) -> None:
         self.config = config
         self.core = Core(config)
         self.sequencer = Sequencer(config)
         self.control = control.ControlRegisters(config)
         self.clk, self.rst = Signal(name="clk"), Signal(name="rst")
+        self._clocks = {clock: Signal(name=clock.port) for clock in clocks}
         self.ports: dict[str, tuple[Any, bool]] = {
             "clk": (self.clk, True),
             "rst": (self.rst, True),
             "irq": (self.control.irq, False),
+            **{clock.port: (signal, True) for clock, signal in self._clocks.items()},
         }
         self._bind("s_axil", self.control.bus, slave=True)
         for p, master in enumerate(self.core.axi):
@@ -64,6 +69,9 @@ class Top(Elaboratable):
             ClockSignal("pin").eq(self.clk),
             ResetSignal("sync").eq(reset),
         ]
+        for clock, signal in self._clocks.items():
+            m.domains += ClockDomain(clock.domain, reset_less=True)
+            m.d.comb += ClockSignal(clock.domain).eq(signal)
 
         core, seq, regs = self.core, self.sequencer, self.control
         m.submodules.core = ResetInserter(seq.reset)(core)
@@ -73,14 +81,14 @@ class Top(Elaboratable):
             connect(m, getattr(seq, name), getattr(core, name))
         connect(m, core.code, seq.code)
         m.d.comb += [
-            seq.start.eq(regs.start),
             seq.abort_request.eq(regs.abort),
-            seq.bad_base.eq(regs.bad_base),
-            seq.program.eq(regs.program_base),
-            core.program.eq(regs.program_base),
-            core.image.eq(regs.image_base),
-            core.output.eq(regs.output_base),
+            core.program.eq(seq.program),
+            core.image.eq(seq.image),
+            core.output.eq(seq.output),
+            core.clean.eq(seq.clean),
+            core.between.eq(seq.between),
             core.header_start.eq(seq.header_start),
+            core.header_address.eq(seq.header_address),
             seq.header_valid.eq(core.header_valid),
             seq.header_data.eq(core.header_data),
             core.code_start.eq(seq.code_start),
@@ -90,6 +98,8 @@ class Top(Elaboratable):
             core.stream_base.eq(seq.stream_base),
             core.stream_beats.eq(seq.stream_beats),
             core.cancel.eq(seq.cancel),
+            seq.stream_ready.eq(core.stream_ready),
+            seq.stream_busy.eq(core.stream_busy),
             seq.engines_busy.eq(core.busy),
             seq.progress.eq(core.progress),
             seq.fault.eq(core.fault),
@@ -98,13 +108,20 @@ class Top(Elaboratable):
             regs.done.eq(seq.done),
             regs.failed.eq(seq.failed),
             regs.error.eq(seq.error),
-            regs.experts.eq(core.experts),
         ]
+        connect(m, regs.frames, seq.frames)
+        # What is told of a frame stays until the next one ends.
+        ended = seq.done | seq.failed
+        with m.If(ended):
+            m.d.sync += regs.experts.eq(core.experts)
         for counter in Counter:
             total = Signal(32, name=f"counter_{counter.name.lower()}")
-            with m.If(regs.start):
-                m.d.sync += total.eq(0)
+            counted = core.counts[int(counter)]
+            with m.If(ended):
+                # What comes in this cycle is the next frame's already, if there is one.
+                m.d.sync += [total.eq(counted), regs.counters[int(counter)].eq(total)]
             with m.Elif(seq.busy):
-                m.d.sync += total.eq(total + core.counts[int(counter)])
-            m.d.comb += regs.counters[int(counter)].eq(total)
+                m.d.sync += total.eq(total + counted)
+            with m.Else():
+                m.d.sync += total.eq(0)
         return m

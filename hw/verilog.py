@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .clocks import Clock
 from .config import AcceleratorConfig
 
-__all__ = ["LINT_WAIVERS", "TOP_NAME", "generate", "rtlil", "write"]
+__all__ = ["LINT_WAIVERS", "TOP_NAME", "clocks", "generate", "rtlil", "write"]
 
 TOP_NAME = "moevit"
 
@@ -53,12 +54,17 @@ def rtlil(config: AcceleratorConfig, platform: Any = None) -> str:
     return text
 
 
+def clocks(platform: Any) -> tuple[Clock, ...]:
+    """The clocks that a board's primitives need beside the accelerator's own."""
+    return tuple(getattr(platform, "clocks", ()))
+
+
 def _design(config: AcceleratorConfig, platform: Any) -> dict[str, Any]:
     from amaranth.hdl._ir import PortDirection
 
     from .top import Top
 
-    top = Top(config)
+    top = Top(config, clocks(platform))
     ports = {
         name: (signal, PortDirection.Input if is_input else PortDirection.Output)
         for name, (signal, is_input) in top.ports.items()
@@ -95,13 +101,33 @@ def _plain_memories() -> Iterator[None]:
 
 
 def write(config: AcceleratorConfig, folder: Path, platform: Any = None) -> list[Path]:
-    """Write ``moevit.v`` and ``moevit.json`` (the configuration and its hash) into ``folder``."""
+    """Write ``moevit.v`` and ``moevit.json`` into ``folder``.
+
+    The second has the configuration, its hash, and the clocks that the first has as inputs: MHz at
+    the configuration's target, and in phase with which other clock.
+    """
     text = generate(config, platform)
     folder.mkdir(parents=True, exist_ok=True)
     files = {
         f"{TOP_NAME}.v": text,
         f"{TOP_NAME}.json": json.dumps(
-            {"config": config.to_dict(), "hash": f"{config.hash:#018x}", "top": TOP_NAME}, indent=2
+            {
+                "config": config.to_dict(),
+                "hash": f"{config.hash:#018x}",
+                "top": TOP_NAME,
+                "clocks": {
+                    "clk": {"mhz": config.clock_mhz},
+                    **{
+                        clock.port: {
+                            "mhz": clock.times * config.clock_mhz,
+                            "times": clock.times,
+                            "in_phase_with": "clk",
+                        }
+                        for clock in clocks(platform)
+                    },
+                },
+            },
+            indent=2,
         )
         + "\n",
     }

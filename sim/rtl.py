@@ -7,13 +7,15 @@ result in memory, three base addresses, START, wait for the interrupt, read stat
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 from moevit.compiler.program import ALL, Output, Program
 from moevit.hw import verilog
 from moevit.hw.config import BEAT_BYTES, ISA_VERSION, AcceleratorConfig
+from moevit.hw.control.axi_lite import WAITING
 from moevit.hw.registers import (
     COUNTER_BASE,
     DEVICE_ID,
@@ -29,6 +31,7 @@ from moevit.quant.typing import Report, silent
 from .counters import Counters
 from .design import array_defines, design_verilog
 from .device import Progress, Result, failure, planes
+from .errors import DeviceError
 from .memory_timing import MemoryTiming
 from .native import NativeSim
 from .native_library import build_native
@@ -123,7 +126,7 @@ class RtlDevice:
         self._connect = connect or self._verilate
         self._simulator: Simulator | None = None
         self._program: Program | None = None
-        self._image = self._output = 0
+        self._places: list[tuple[int, int]] = []  # image and output of frames under way
         self._counters: Counters | None = None
 
     def __enter__(self) -> Self:
@@ -163,23 +166,23 @@ class RtlDevice:
                 f"program for {program.config.name} {program.config.hash:016x}, "
                 f"device is {self.config.name} {self.config.hash:016x}",
             )
-        image = _MEMORY_BASE + _pages(len(program.memory))
-        output = image + _pages(program.image.size)
-        end = output + _pages(program.output_bytes)
+        end = _MEMORY_BASE + _pages(len(program.memory))
+        places = []
+        for _ in range(1 + WAITING):
+            output = end + _pages(program.image.size)
+            places.append((end, output))
+            end = output + _pages(program.output_bytes)
         self.close()
         sim = self._connect(_MEMORY_BASE, end - _MEMORY_BASE, self.timing)
         try:
             sim.reset()
             self._identify(sim)
             sim.write(_MEMORY_BASE, program.memory.tobytes())
-            sim.reg_write(Register.IMAGE_BASE, image)
-            sim.reg_write(Register.OUTPUT_BASE, output)
             sim.reg_write(Register.IRQ_ENABLE, 1)
         except BaseException:
             sim.close()
             raise
-        self._simulator, self._program = sim, program
-        self._image, self._output = image, output
+        self._simulator, self._program, self._places = sim, program, places
 
     def _identify(self, sim: Simulator) -> None:
         wanted = {
@@ -214,6 +217,40 @@ class RtlDevice:
         self._frame(image, about.base, ALL, about.room, progress)
         return {task: self._result(task, output) for task, output in about.outputs.items()}
 
+    def run_stream(self, frames: Iterable[tuple[Any, str]]) -> Iterator[Result]:
+        """Pictures under their tasks, one frame behind the other, as many waiting as can.
+
+        The cycles of a frame count from the end of the frame before. Raises as :meth:`run`.
+        """
+        sim, todo = self.simulator, iter(frames)
+        free, under_way = list(self._places), deque[tuple[tuple[int, int], str]]()
+        ended = sim.reg_read(Register.FRAMES)
+        sim.clear_stats()
+        try:
+            while True:
+                while free and not sim.reg_read(Register.STATUS) >> Status.FULL & 1:
+                    image, task = next(todo, (None, ""))
+                    if not task:
+                        break
+                    about = self._loaded.task(task)
+                    place = free.pop(0)
+                    self._start(place, image, about.base, about.output.size)
+                    under_way.append((place, task))
+                if not under_way:
+                    return
+                self._until_interrupt(under_way[0][1], None)
+                sim.reg_write(Register.CONTROL, 1 << Control.CLEAR_IRQ)
+                for _ in range((sim.reg_read(Register.FRAMES) - ended) % 2**32):
+                    ended += 1
+                    place, task = under_way.popleft()
+                    self._counters = self._read_counters(sim, sim.stats.seconds)
+                    yield self._result(task, self._loaded.task(task).output, place)
+                    free.append(place)
+        except BaseException:
+            if under_way:
+                self._give_up(sim)
+            raise
+
     def align(self) -> None:
         """Idles until the memory's refresh is where it was when the simulation began.
 
@@ -234,16 +271,32 @@ class RtlDevice:
     ) -> None:
         """Runs one frame to its end; ``written``: bytes of its output area."""
         sim = self.simulator
-        sim.write(self._image, self._loaded.image.pack(image).tobytes())
-        sim.write(self._output, b"\xa5" * written)  # nothing may be left from before
-        sim.reg_write(Register.PROGRAM_BASE, _MEMORY_BASE + base)
         sim.clear_stats()
-        sim.reg_write(Register.CONTROL, 1 << Control.START)
+        self._start(self._places[0], image, base, written)
         try:
-            finished = sim.run(self.max_cycles, progress)
+            self._until_interrupt(name, progress)
+        except DeviceError:
+            raise
         except BaseException:
             self._give_up(sim)
             raise
+        self._counters = self._read_counters(sim, sim.stats.seconds)
+        sim.reg_write(Register.CONTROL, 1 << Control.CLEAR_IRQ)
+
+    def _start(self, place: tuple[int, int], image: Any, base: int, written: int) -> None:
+        """Puts an image into its place and starts its frame."""
+        sim, (at, output) = self.simulator, place
+        sim.write(at, self._loaded.image.pack(image).tobytes())
+        sim.write(output, b"\xa5" * written)  # nothing may be left from before
+        sim.reg_write(Register.PROGRAM_BASE, _MEMORY_BASE + base)
+        sim.reg_write(Register.IMAGE_BASE, at)
+        sim.reg_write(Register.OUTPUT_BASE, output)
+        sim.reg_write(Register.CONTROL, 1 << Control.START)
+
+    def _until_interrupt(self, name: str, progress: Progress | None) -> None:
+        """Until a frame has ended, which must not have failed."""
+        sim = self.simulator
+        finished = sim.run(self.max_cycles, progress)
         if not finished.interrupt:
             self._give_up(sim)
             raise failure(
@@ -254,15 +307,13 @@ class RtlDevice:
             code = sim.reg_read(Register.ERROR)
             sim.reg_write(Register.CONTROL, 1 << Control.CLEAR_IRQ)
             raise failure(code, f"task {name}, after {finished.cycles:,} cycles")
-        stats = sim.stats
-        if stats.violations:
-            raise RuntimeError(f"The accelerator broke the AXI protocol {stats.violations} times")
-        self._counters = self._read_counters(sim, stats.seconds)
-        sim.reg_write(Register.CONTROL, 1 << Control.CLEAR_IRQ)
+        if violations := sim.stats.violations:
+            raise RuntimeError(f"The accelerator broke the AXI protocol {violations} times")
 
-    def _result(self, task: str, about: Output) -> Result:
-        """What the frame that has just ended left of a task."""
-        output = about.unpack(self.simulator.read(self._output + about.address, about.size))
+    def _result(self, task: str, about: Output, place: tuple[int, int] | None = None) -> Result:
+        """What a frame that has ended left of a task, in the first place or another."""
+        _, base = place or self._places[0]
+        output = about.unpack(self.simulator.read(base + about.address, about.size))
         return Result(
             task=task,
             output=output,
@@ -278,13 +329,8 @@ class RtlDevice:
             if sim.run(_ABORT_CYCLES).interrupt:
                 sim.reg_write(Register.CONTROL, 1 << Control.CLEAR_IRQ)
                 return
-        bases = {}
-        kept = (Register.IMAGE_BASE, Register.OUTPUT_BASE, Register.IRQ_ENABLE)
-        with contextlib.suppress(Exception):
-            bases = {register: sim.reg_read(register) for register in kept}
         sim.reset()
-        for register, value in bases.items():
-            sim.reg_write(register, value)
+        sim.reg_write(Register.IRQ_ENABLE, 1)
 
     def _read_counters(self, sim: Simulator, seconds: float) -> Counters:
         return Counters(

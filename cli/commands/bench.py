@@ -94,6 +94,12 @@ OnDemand = Annotated[
 Resources = Annotated[
     bool, typer.Option("--resources", help="With --size: DSP blocks by synthesis (minutes).")
 ]
+Stream = Annotated[
+    int,
+    typer.Option(
+        metavar="N", min=0, help="With --size: also N scenes back to back, with --tasks in turn."
+    ),
+]
 Router = Annotated[
     str,
     typer.Option(
@@ -119,6 +125,7 @@ def command(
     all_tasks: AllTasks = False,
     on_demand: OnDemand = 0,
     resources: Resources = False,
+    stream: Stream = 0,
     router: Router = "uniform",
     seed: Seed = 0,
     as_json: Json = False,
@@ -152,6 +159,7 @@ def command(
                 all_tasks=all_tasks,
                 on_demand=on_demand,
                 resources=resources,
+                stream=stream,
                 report=report,
             )
         if output is not None:

@@ -43,8 +43,9 @@ def command(
     """Count what the accelerator takes of its board, and its longest paths.
 
     Yosys maps the real top to UltraScale+, block by block: LUT, FF, DSP, block and ultra RAM
-    against the board and the budget, and levels of logic by rules of thumb. It takes minutes, but
-    only for blocks that have changed since. All of it is an estimate before place and route.
+    against the board and the budget, levels of logic by rules of thumb, and the nets that drive
+    most. It takes minutes, but only for blocks that have changed since. All of it is an estimate
+    before place and route.
     """
     if docs is not None and docs.is_dir():
         raise UserError(f"{docs}: is a folder; expected the name of a file")
@@ -61,16 +62,18 @@ def command(
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=2))
         return
-    from moevit.boards.page import figures, levels
+    from moevit.boards.page import fan_out, figures, levels
 
     console = Console()
     for title, rows in (
         (f"preset {found.config.name} on {found.part.device}{found.part.speed}", figures(found)),
         (f"longest paths at {found.config.clock_mhz:g} MHz, estimated", levels(found)),
+        ("nets of highest fan-out", fan_out(found)),
     ):
         table = Table(title=title, title_justify="left")
         for column, heading in enumerate(rows[0]):
-            table.add_column(heading, justify="right" if 0 < column < 6 else "left")
+            number = rows[-1][column][:1] in "+-0123456789"
+            table.add_column(heading, justify="right" if number else "left")
         for row in rows[1:]:
             table.add_row(*row)
         console.print(table)

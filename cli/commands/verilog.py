@@ -23,8 +23,9 @@ Primitives = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="What the array's multipliers are made of: none (plain Verilog, as simulated) or "
-        "dsp48e2 (slices of UltraScale+ devices, two products each).",
+        help="What the array's multipliers are made of: none (plain Verilog, as simulated), "
+        "dsp48e2 (slices of UltraScale+ devices, two products each) or dsp48e2x2 (the same at "
+        "twice the clock, four products each).",
     ),
 ]
 
@@ -37,7 +38,8 @@ def command(
 ) -> None:
     """Write the accelerator's Verilog, and its configuration as JSON.
 
-    The JSON holds every size of the build and the hash that programs must carry.
+    The JSON holds every size of the build, the hash that programs must carry, and the clocks that
+    the Verilog needs.
     """
     chosen = hardware(preset, config)
     writable(output, folder=True)

@@ -146,6 +146,7 @@ class _Model:
         self.dispatch = first + self.l.code + self.speed.latency
         # Where each part is.
         self.load_free = self.store_free = self.norm_free = self.norm_out = 0.0
+        self.sides = [0.0, 0.0]  # of LOADs
         self.fetch_free = self.loader_free = self.array_free = self.epilogue_free = 0.0
         self.gate_free = self.written = 0.0
         self.halves: deque[float] = deque([0.0] * _OPERAND_HALVES, maxlen=_OPERAND_HALVES)
@@ -229,9 +230,11 @@ class _Model:
         return self.speed.shared_beat if busy else self.speed.beat
 
     def load(self, i: Load) -> None:
-        """One LOAD after another: latency, then data at the slower of memory and writing."""
-        start = max(self.load_free, self.dispatch + self.l.queue)
-        start = self.take(i, i.wait_count or 1, start)
+        """Data at the slower of memory and writing, one LOAD after another on each side; latency
+        shows where nothing else comes meanwhile. Credits are given in order."""
+        side = int(self.config.memory.ports > 1 and i.kind in (LoadKind.RESIDUAL, LoadKind.NORM))
+        start = self.take(i, i.wait_count or 1, self.dispatch + self.l.queue)
+        start = max(start + self.l.load + self.speed.latency, self.sides[side])
         if i.kind == LoadKind.PIXELS:
             width = i.patches * i.patch_bytes
             beats = i.strips * i.patch_rows * ceil_div(width, BEAT_BYTES)
@@ -248,8 +251,9 @@ class _Model:
                 BEAT_BYTES // min(sizes.get(LoadKind(i.kind), BEAT_BYTES), BEAT_BYTES)
             )
         data = max(unpack, beats * self.contend(start, beats))
-        self.load_free = start + self.l.load + self.speed.latency + data
-        self.busy["load"] += self.load_free - start
+        self.sides[side] = start + data
+        self.load_free = max(self.load_free, self.sides[side])
+        self.busy["load"] += data
         self.beats += beats
         self.give(i, self.load_free)
 

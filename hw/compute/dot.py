@@ -58,9 +58,14 @@ class Pipeline:
         return -(-self.inputs // self.length)
 
     @property
+    def levels(self) -> int:
+        """Levels of the tree that adds the chains' sums."""
+        return ceil_log2(self.chains)
+
+    @property
     def latency(self) -> int:
         """Cycles from operands to sum."""
-        return _MULTIPLIER + self.length - 1 + ceil_log2(self.chains)
+        return _MULTIPLIER + self.length - 1 + self.levels
 
     @property
     def sum_bits(self) -> int:

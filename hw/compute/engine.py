@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module
+from amaranth.hdl import Cat, Module, ResetInserter
 from amaranth.lib import stream
 from amaranth.lib.data import ArrayLayout
 from amaranth.lib.wiring import In, Out, connect, flipped
@@ -61,6 +61,8 @@ class ComputeEngine(Component):
         Weight and parameter rows of the rings, whose pointers are ``*_filled`` and ``*_released``.
     lengths, tokens_sent : Out
         Of the expert queues.
+    clean : In
+        Between two frames: the expert queues are cleared.
     stepped, stall_* : Out
         What the array does: one of them is 1 in each cycle.
     loaded, normalised, skipped : Out
@@ -98,6 +100,7 @@ class ComputeEngine(Component):
                 "demand_param_released": Out(POINTER_BITS),
                 "lengths": Out(Lengths(config)),
                 "tokens_sent": Out(ArrayLayout(SENT_BITS, config.limits.experts)),
+                "clean": In(1),
                 "stepped": Out(1),
                 **{f"stall_{reason}": Out(1) for reason in STALLS},
                 "loaded": Out(1),
@@ -118,7 +121,8 @@ class ComputeEngine(Component):
         m.submodules.array = array = ComputeArray(config)
         m.submodules.epilogue = epilogue = Epilogue(config)
         m.submodules.softmax = softmax = Softmax(config)
-        m.submodules.gate = gate = Gate(config)
+        gate = Gate(config)
+        m.submodules.gate = ResetInserter(self.clean)(gate)
         m.submodules.norm = norm = NormEngine(config)
 
         for outer, inner in (

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Array, Cat, Module, Mux, ResetInserter, Signal, Value
+from amaranth.lib import stream, wiring
 from amaranth.lib.data import ArrayLayout
 from amaranth.lib.wiring import In, Out, Signature
 from amaranth.utils import ceil_log2
 
 from ..config import ISA_VERSION, AcceleratorConfig
 from ..lib.component import Component
+from ..lib.queue import SmallFifo
 from ..registers import (
     COUNTER_BASE,
     DEVICE_ID,
@@ -22,9 +24,12 @@ from ..registers import (
     Register,
     Status,
 )
+from .look_ahead import frame_bases
 
-__all__ = ["AxiLite", "ControlRegisters"]
+__all__ = ["WAITING", "AxiLite", "ControlRegisters"]
 
+WAITING = 2
+"""Frames that can wait behind the one that runs."""
 _OKAY, _SLAVE_ERROR = 0, 2
 
 AxiLite = Signature(
@@ -59,19 +64,19 @@ class ControlRegisters(Component):
 
     One access at a time in each direction; a read takes three cycles, a write two. A write needs
     address and data together, in any order of their arrival. The two low address bits are ignored.
-    Writing a base or IRQ_ENABLE while busy, writing anything else but CONTROL, and any address
-    without a register give SLVERR and change nothing.
+    Writing a register that cannot be written, and any address without a register, give SLVERR and
+    change nothing. A START takes the bases as they are into a queue of ``WAITING`` frames behind
+    the one that runs, which a failed frame empties.
 
     Members
     -------
     bus:
         In(AxiLite).
-    start, abort:
-        Out, pulses. START is ignored while busy.
-    bad_base:
-        Out. A base is not aligned as its register demands; the sequencer then fails the frame.
-    program_base, image_base, output_base:
-        Out(32), as written.
+    frames:
+        Out(stream of ``frame_bases``). ``bad``: a base is not aligned as its register demands; the
+        sequencer then fails the frame.
+    abort:
+        Out, pulse.
     irq:
         Out(1). DONE or FAILED, while enabled.
     busy, done, failed, error:
@@ -85,12 +90,8 @@ class ControlRegisters(Component):
         super().__init__(
             {
                 "bus": In(AxiLite),
-                "start": Out(1),
+                "frames": Out(stream.Signature(frame_bases)),
                 "abort": Out(1),
-                "bad_base": Out(1),
-                "program_base": Out(32),
-                "image_base": Out(32),
-                "output_base": Out(32),
                 "irq": Out(1),
                 "busy": In(1),
                 "done": In(1),
@@ -106,16 +107,30 @@ class ControlRegisters(Component):
         done, failed, irq_enable = Signal(), Signal(), Signal()
         error = Signal(Error)
         busy = Signal()  # from START on, also before the sequencer says so
+        start = Signal()
+        bases = {register: Signal(32, name=register.name.lower()) for register in _BASES}
+        m.submodules.waiting = ResetInserter(self.failed)(
+            waiting := SmallFifo(frame_bases, WAITING)
+        )
+        wiring.connect(m, waiting.o, wiring.flipped(self.frames))
+        frame = waiting.i.payload
         m.d.comb += [
-            busy.eq(self.busy | self.start),
+            busy.eq(self.busy | start | waiting.o.valid),
             self.irq.eq(irq_enable & (done | failed)),
-            self.bad_base.eq(
+            waiting.i.valid.eq(start),
+            frame.program.eq(bases[Register.PROGRAM_BASE]),
+            frame.image.eq(bases[Register.IMAGE_BASE]),
+            frame.output.eq(bases[Register.OUTPUT_BASE]),
+            frame.bad.eq(
                 Cat(
-                    getattr(self, register.name.lower())[: ceil_log2(alignment)].any()
+                    bases[register][: ceil_log2(alignment)].any()
                     for register, alignment in _BASES.items()
                 ).any()
             ),
         ]
+        frames = Signal(32)
+        with m.If(self.done | self.failed):
+            m.d.sync += frames.eq(frames + 1)
         with m.If(self.done):
             m.d.sync += done.eq(1)
         with m.If(self.failed):
@@ -126,12 +141,14 @@ class ControlRegisters(Component):
             status[Status.BUSY].eq(busy),
             status[Status.DONE].eq(done),
             status[Status.FAILED].eq(failed),
+            status[Status.FULL].eq(~waiting.i.ready),
         ]
-        writable = {
-            **{register: getattr(self, register.name.lower()) for register in _BASES},
-            Register.IRQ_ENABLE: irq_enable,
-        }
-        self._write(m, writable, busy, (done, failed, error))
+        writable = {**bases, Register.IRQ_ENABLE: irq_enable}
+        begins, clear = self._write(m, writable, start, waiting.i.ready)
+        with m.If(clear | (begins & ~busy)):
+            m.d.sync += [done.eq(0), failed.eq(0)]
+        with m.If(begins & ~busy):
+            m.d.sync += error.eq(Error.NONE)
         self._read(
             m,
             {
@@ -142,27 +159,24 @@ class ControlRegisters(Component):
                 Register.CONTROL: 0,
                 Register.STATUS: status,
                 Register.ERROR: error,
+                Register.FRAMES: frames,
                 **writable,
             },
         )
         return m
 
     def _write(
-        self,
-        m: Module,
-        writable: dict[Register, Any],
-        busy: Signal,
-        outcome: tuple[Signal, Signal, Signal],
-    ) -> None:
+        self, m: Module, writable: dict[Register, Any], start: Signal, room: Value
+    ) -> tuple[Signal, Signal]:
+        """Registers in ``writable`` and CONTROL; returns "a START is taken" and CLEAR_IRQ."""
         bus = self.bus
-        done, failed, error = outcome
-        take = Signal()
+        take, starts, clear = Signal(), Signal(), Signal()
         m.d.comb += [
             take.eq(bus.awvalid & bus.wvalid & ~bus.bvalid),
             bus.awready.eq(take),
             bus.wready.eq(take),
         ]
-        m.d.sync += [self.start.eq(0), self.abort.eq(0)]
+        m.d.sync += [start.eq(starts), self.abort.eq(0)]
         with m.If(bus.bready):
             m.d.sync += bus.bvalid.eq(0)
         with m.If(take):
@@ -171,22 +185,20 @@ class ControlRegisters(Component):
                 with m.Case(Register.CONTROL >> 2):
                     m.d.sync += bus.bresp.eq(_OKAY)
                     with m.If(bus.wstrb[0]):
+                        m.d.comb += [
+                            starts.eq(bus.wdata[Control.START] & room),
+                            clear.eq(bus.wdata[Control.CLEAR_IRQ]),
+                        ]
                         m.d.sync += self.abort.eq(bus.wdata[Control.ABORT])
-                        starts = bus.wdata[Control.START] & ~busy
-                        m.d.sync += self.start.eq(starts)
-                        with m.If(starts | bus.wdata[Control.CLEAR_IRQ]):
-                            m.d.sync += [done.eq(0), failed.eq(0)]
-                        with m.If(starts):
-                            m.d.sync += error.eq(Error.NONE)
                 for register, signal in writable.items():
                     with m.Case(register >> 2):
-                        with m.If(~busy):
-                            m.d.sync += bus.bresp.eq(_OKAY)
-                            for low in range(0, len(signal), 8):
-                                with m.If(bus.wstrb[low // 8]):
-                                    m.d.sync += signal[low : low + 8].eq(
-                                        bus.wdata[low : min(low + 8, len(signal))]
-                                    )
+                        m.d.sync += bus.bresp.eq(_OKAY)
+                        for low in range(0, len(signal), 8):
+                            with m.If(bus.wstrb[low // 8]):
+                                m.d.sync += signal[low : low + 8].eq(
+                                    bus.wdata[low : min(low + 8, len(signal))]
+                                )
+        return starts, clear
 
     def _read(self, m: Module, readable: dict[Register, Any]) -> None:
         """Address, then one word of each group, then the answer."""

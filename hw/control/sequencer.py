@@ -1,5 +1,8 @@
 """Sequencer: checks a program, hands its instructions to the engines, and ends the frame.
 
+While the engines end a frame, the header of the next one that waits is read, its weight stream is
+started behind the frame's own, and its first instructions are fetched: it then begins at once.
+
 Every way in which a frame can fail ends here: the engines are told to give up, their bus
 transactions
 are awaited, everything is reset, and the device is idle with an error code.
@@ -7,19 +10,16 @@ are awaited, everything is reset, and the device is idle with an error code.
 
 from __future__ import annotations
 
-from typing import Any
-
-from amaranth.hdl import Module, Mux, Signal, unsigned
+from amaranth.hdl import Module, Mux, ResetInserter, Signal
 from amaranth.lib import stream
-from amaranth.lib.data import StructLayout
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from ..config import AcceleratorConfig
-from ..image import PROGRAM_MAGIC, PROGRAM_VERSION
 from ..interfaces import INSTRUCTION, code_word
 from ..isa import Opcode
 from ..lib.component import Component
 from ..registers import Error
+from .look_ahead import LookAhead, frame_bases, header_layout
 
 __all__ = ["QUEUES", "Sequencer"]
 
@@ -32,18 +32,12 @@ QUEUES: dict[str, tuple[Opcode, ...]] = {
 }
 """Engine queues and the instructions that go into each."""
 
-_HEADER = StructLayout(
-    {
-        "magic": unsigned(32),
-        "version": unsigned(32),
-        "hash": unsigned(64),
-        "code_offset": unsigned(32),
-        "code_count": unsigned(32),
-        "stream_offset": unsigned(32),
-        "stream_beats": unsigned(32),
-        "reserved": unsigned(256),
-    }
+_PREPARED = (
+    *("header_start", "header_address"),
+    *("code_start", "code_address", "code_count"),
+    *("stream_start", "stream_base", "stream_beats"),
 )
+"""What LookAhead asks for."""
 
 
 class Sequencer(Component):
@@ -54,25 +48,32 @@ class Sequencer(Component):
 
     Members
     -------
-    start, abort_request : In
-        Pulses from the control registers.
-    program : In(32)
-    header_start, header_valid, header_data
+    frames : In(stream of frame_bases)
+        Frames to run; one leaves the stream when its first instruction is handed out.
+    abort_request : In
+        Pulse from the control registers.
+    program, image, output : Out(32)
+        Bases of the frame whose instructions are handed out.
+    header_start, header_valid, header_data, header_address
         Header read of the data engine.
     code_start, code_address, code_count : Out
         Starts the instruction prefetcher.
     code : In(stream of code_word)
     stream_start, stream_base, stream_beats : Out
-        Starts the weight stream.
+        Starts the weight stream, while ``stream_ready``.
     load, store, norm, compute, fetch : Out(stream of 256 bits)
-    engines_busy, progress : In
-        Anything unfinished; something advanced in this cycle.
+    engines_busy, stream_busy, progress : In
+        Anything unfinished but streams; a stream is; something advanced in this cycle.
     fault : In
         Error code of an engine, 0 if none.
     quiet : In
         No bus transaction in flight.
     cancel, reset : Out
         Engines give up (level); engines are reset (pulse of a few cycles).
+    between : Out
+        What is streamed belongs to the next frame.
+    clean : Out
+        Pulse between two frames without a reset: what a program may leave behind goes.
     busy, done, failed, error : Out
     """
 
@@ -80,27 +81,33 @@ class Sequencer(Component):
         self._config = config
         super().__init__(
             {
-                "start": In(1),
+                "frames": In(stream.Signature(frame_bases)),
                 "abort_request": In(1),
-                "bad_base": In(1),
-                "program": In(32),
+                "program": Out(32),
+                "image": Out(32),
+                "output": Out(32),
                 "header_start": Out(1),
+                "header_address": Out(32),
                 "header_valid": In(1),
-                "header_data": In(_HEADER),
+                "header_data": In(header_layout),
                 "code_start": Out(1),
                 "code_address": Out(32),
                 "code_count": Out(32),
                 "code": In(stream.Signature(code_word)),
                 "stream_start": Out(1),
+                "stream_ready": In(1),
                 "stream_base": Out(32),
                 "stream_beats": Out(32),
                 **{name: Out(INSTRUCTION) for name in QUEUES},
                 "engines_busy": In(1),
+                "stream_busy": In(1),
                 "progress": In(1),
                 "fault": In(4),
                 "quiet": In(1),
                 "cancel": Out(1),
                 "reset": Out(1),
+                "clean": Out(1),
+                "between": Out(1),
                 "busy": Out(1),
                 "done": Out(1),
                 "failed": Out(1),
@@ -110,7 +117,17 @@ class Sequencer(Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        header: Any = Signal(_HEADER, reset_less=True)
+        ahead = LookAhead(self._config)
+        m.submodules.ahead = ResetInserter(self.cancel | self.reset)(ahead)
+        connect(m, flipped(self.frames), ahead.frames)
+        m.d.comb += [
+            ahead.header_valid.eq(self.header_valid),
+            ahead.header_data.eq(self.header_data),
+            ahead.stream_ready.eq(self.stream_ready),
+            self.between.eq(ahead.streaming),
+            *(getattr(self, name).eq(getattr(ahead, name)) for name in _PREPARED),
+        ]
+        looking, begin, ready, wrong = ahead.looking, ahead.begin, ahead.ready, ahead.wrong
         error = Signal(4)
         settle = Signal(5)
         limit = self._config.watchdog_cycles
@@ -135,12 +152,13 @@ class Sequencer(Component):
             dispatched.eq(self.code.valid & taken),
             self.code.ready.eq(taken | halting),
             self.error.eq(error),
-            self.code_address.eq(self.program + header.code_offset),
-            self.code_count.eq(header.code_count),
-            self.stream_base.eq(self.program + header.stream_offset),
-            self.stream_beats.eq(header.stream_beats),
             self.busy.eq(1),
         ]
+        with m.If(begin):
+            m.d.sync += [
+                getattr(self, name).eq(self.frames.payload[name])
+                for name in ("program", "image", "output")
+            ]
         failure = Signal(4)
         with m.If(self.fault != 0):
             m.d.comb += failure.eq(self.fault)
@@ -160,40 +178,19 @@ class Sequencer(Component):
             with m.State("IDLE"):
                 m.d.comb += self.busy.eq(0)
                 m.d.sync += [idle_cycles.eq(0), aborting.eq(0)]
-                with m.If(self.start):
+                with m.If(self.frames.valid):
                     m.d.sync += error.eq(0)
-                    with m.If(self.bad_base):
-                        m.d.sync += error.eq(int(Error.FIELD))
-                        m.next = "CANCEL"
-                    with m.Else():
-                        m.next = "CLEAN"
+                    m.next = "CLEAN"
             with m.State("CLEAN"):
-                # Credits that a program left over must not reach this frame.
                 m.d.comb += self.reset.eq(1)
-                m.next = "READ"
-            with m.State("READ"):
-                m.d.comb += self.header_start.eq(1)
                 m.next = "HEADER"
             with m.State("HEADER"):
-                m.d.sync += header.eq(self.header_data)
-                with m.If(failure != 0):
-                    m.d.sync += error.eq(failure)
+                m.d.comb += looking.eq(1)
+                with m.If((failure != 0) | (ready & (wrong != 0))):
+                    m.d.sync += error.eq(Mux(failure != 0, failure, wrong))
                     m.next = "CANCEL"
-                with m.Elif(self.header_valid):
-                    m.next = "CHECK"
-            with m.State("CHECK"):
-                m.next = "CANCEL"
-                with m.If((header.magic != PROGRAM_MAGIC) | (header.version != PROGRAM_VERSION)):
-                    m.d.sync += error.eq(int(Error.HEADER))
-                with m.Elif(header.hash != self._config.hash):
-                    m.d.sync += error.eq(int(Error.HASH))
-                with m.Elif(header.code_count == 0):
-                    m.d.sync += error.eq(int(Error.TRUNCATED))
-                with m.Else():
-                    m.d.comb += [
-                        self.code_start.eq(1),
-                        self.stream_start.eq(header.stream_beats != 0),
-                    ]
+                with m.Elif(ready):
+                    m.d.comb += begin.eq(1)
                     m.next = "RUN"
             with m.State("RUN"):
                 m.d.comb += running.eq(1)
@@ -213,16 +210,22 @@ class Sequencer(Component):
                     m.d.sync += error.eq(int(Error.TRUNCATED))
                     m.next = "CANCEL"
             with m.State("DRAIN"):
+                # The instructions are all handed out, so that the next frame's may be fetched.
+                m.d.comb += looking.eq(1)
                 # Idle for a while: a word on its way between two engines shows up as busy.
-                m.d.sync += settle.eq(Mux(self.engines_busy, 0, settle + 1))
+                unfinished = self.engines_busy | (self.stream_busy & ~ahead.streaming)
+                m.d.sync += settle.eq(Mux(unfinished, 0, settle + 1))
                 with m.If(failure != 0):
                     m.d.sync += [error.eq(failure), settle.eq(0)]
                     m.next = "CANCEL"
                 with m.Elif(settle == 15):
                     m.next = "DONE"
             with m.State("DONE"):
-                m.d.comb += self.done.eq(1)
+                # Credits that a program left over must not reach the next frame.
+                m.d.comb += [self.done.eq(1), self.clean.eq(self.frames.valid)]
                 m.next = "IDLE"
+                with m.If(self.frames.valid):
+                    m.next = "HEADER"
             with m.State("CANCEL"):
                 # A bus that never answers must not keep the device busy for ever.
                 m.d.comb += self.cancel.eq(1)

@@ -15,17 +15,22 @@ from amaranth.hdl import Shape
 from amaranth.lib import memory
 from amaranth.utils import ceil_log2
 
-__all__ = ["BANK_BITS", "Bank", "Memory", "Style", "banks_of", "sections", "style"]
+__all__ = ["BANK_BITS", "KEEP", "Bank", "Memory", "Style", "banks_of", "sections", "style"]
 
 BANK_BITS = 64
 """Memories are built of banks no wider than this: one machine word of a simulator, and a natural
 width of block and ultra RAM."""
 
-_DISTRIBUTED_DEPTH = 64
-"""Deepest memory that is made of look-up tables: they hold 64 bits each."""
+_DISTRIBUTED_DEPTH = 128
+"""Deepest memory that is made of look-up tables, which hold 64 bits each: a quarter of what a block
+RAM has for as many bits a cycle."""
 _ULTRA_DEPTH, _ULTRA_BITS = 2048, 36
 """An ultra RAM has 4,096 words of 72 bits; what fills less than a quarter of it is block RAM."""
 _ULTRA_WORDS = 4096
+
+
+KEEP = {"keep": "true"}
+"""Attributes of a register that synthesis merges with no other: one of several copies."""
 
 
 class Style(StrEnum):

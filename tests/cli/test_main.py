@@ -48,7 +48,7 @@ def test_a_commit_that_pip_knows(monkeypatch, tmp_path: Path) -> None:
     [
         ("moevit com", ["compile"]),
         ("moevit run --pre", ["--preset"]),
-        ("moevit run --preset zc", ["zcu104", "zcu104-max"]),
+        ("moevit run --preset zc", ["zcu104", "zcu104-2048"]),
         ("moevit eval --backend g", ["golden"]),
         ("moevit compile --size na", ["nano"]),
         ("moevit quantize --experts int", ["int8", "int4"]),

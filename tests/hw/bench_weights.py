@@ -107,7 +107,7 @@ async def streams_and_fetches(dut: Any) -> None:
     for name, g, w in zip(("weights", "parameters", "fetched", "its"), got, want, strict=True):
         assert g == w, name
     await bench.run(lambda: bench.cycles % 16 == 0)
-    assert not dut.busy.value
+    assert not dut.busy.value and not dut.stream_busy.value
     assert dut.quiet.value
     assert dut.fault.value == 0
     assert take.taken == [(2, 3)]

@@ -20,8 +20,8 @@ from moevit.hw.transfer import bursts, data
 MICRO = preset("micro")
 SHAPES = {
     "micro": MICRO,  # 8-byte words, two to a beat
-    "default": MICRO.but(array__inputs=16, array__outputs=8),  # words of a beat
-    "zcu104": MICRO.but(array__inputs=32, array__outputs=16),  # two beats a word
+    "default": MICRO.but(array__inputs=16, array__outputs=8, memory__ports=2),  # words of a beat
+    "zcu104": MICRO.but(array__inputs=32, array__outputs=16, memory__ports=4),  # two beats a word
     "mixed": MICRO.but(limits__depth=128, array__inputs=64, array__outputs=8),  # four beats, one
 }
 SIZE = 1 << 17
@@ -52,9 +52,17 @@ class Bench:
         self.reset = Signal()
         self.contents = bytearray(rng.integers(0, 256, SIZE, np.uint8).tobytes())
         self.memory = AxiMemory(
-            self.contents, read=self.dut.axi_r, write=self.dut.axi_w, latency=self.latency,
+            self.contents, read=self.dut.axi_r[0], write=self.dut.axi_w, latency=self.latency,
             stall=self.stall, seed=self.seed, faults=self.faults,
         )  # fmt: skip
+        # The second port of LOADs, with a random order of its own.
+        self.others = [
+            AxiMemory(
+                self.contents, read=axi, latency=self.latency, stall=self.stall,
+                seed=self.seed + 7, faults=self.faults,
+            )
+            for axi in list(self.dut.axi_r)[1:]
+        ]  # fmt: skip
         self.a = rng.integers(0, 256, (memory.activation_words, config.array.inputs), np.uint8)
         self.x = rng.integers(0, 256, (memory.residual_words, 2 * config.array.outputs), np.uint8)
         self.norm: dict = {}
@@ -112,6 +120,7 @@ class Bench:
     async def bases(self, ctx):
         for name, value in (("program", PROGRAM), ("image", IMAGE), ("output", OUTPUT)):
             ctx.set(getattr(self.dut, name), value)
+        ctx.set(self.dut.header_address, PROGRAM)
 
     async def until_idle(self, ctx):
         for _ in range(LIMIT):
@@ -128,7 +137,8 @@ class Bench:
 
         sim = Simulator(ResetInserter(self.reset)(self.dut))
         sim.add_clock(1e-6)
-        for process in (self.memory.serve_reads, self.memory.serve_writes, self.chip):
+        reads = [memory.serve_reads for memory in (self.memory, *self.others)]
+        for process in (*reads, self.memory.serve_writes, self.chip):
             sim.add_testbench(process, background=True)
         for process in (bench, *more):
             sim.add_testbench(process)
@@ -351,6 +361,39 @@ async def run_code(ctx, bench, address, words, *, pause=0.3, stop=None):
 def code_at(bench, address, count):
     raw = bytes(bench.contents[address : address + 32 * count])
     return [int.from_bytes(raw[32 * i : 32 * i + 32], "little") for i in range(count)]
+
+
+def test_two_sides_load_at_a_time_and_give_in_order():
+    """Residual words are there long before the pixels in front of them; their credit waits."""
+    bench = Bench(SHAPES["zcu104"], stall=0, deny=0, latency=(20, 20))
+    pixels = isa.Load(
+        kind=LoadKind.PIXELS, strips=2, patches=2, patch_rows=8, patch_bytes=32, pitch=64,
+        stride=16, signal=1,
+    )  # fmt: skip
+    words = isa.Load(kind=LoadKind.RESIDUAL, beats=4, signal=2)
+    memory = np.frombuffer(bytes(bench.contents), np.uint8)
+    there = []
+
+    async def feed(ctx):
+        for load in (pixels, words):
+            await put(ctx, bench.dut.load, fields(load))
+
+    async def watch(ctx):
+        """Whether each side has written all of its words, when the first credit comes."""
+        while not bench.gives:
+            await ctx.tick()
+            there[:] = [np.array_equal(bench.x.reshape(-1)[:64], memory[PROGRAM:][:64])]
+            if there[0] and not bench.gives:
+                return
+        raise AssertionError("The residual words came behind the pixels")
+
+    async def test(ctx):
+        while len(bench.gives) < 2:
+            await ctx.tick()
+
+    bench.run(test, feed, watch)
+    assert there == [True]
+    assert [number for number, _ in bench.gives] == [1, 2]
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -17,7 +17,8 @@ from moevit.hw.verilog import rtlil
     ("width", "depth", "initialised", "expected"),
     [
         (64, 64, False, Style.DISTRIBUTED),
-        (64, 65, False, Style.BLOCK),
+        (64, 128, False, Style.DISTRIBUTED),
+        (64, 129, False, Style.BLOCK),
         (64, 2047, False, Style.BLOCK),
         (64, 2048, False, Style.ULTRA),
         (35, 4096, False, Style.BLOCK),
@@ -32,7 +33,7 @@ def test_style(width: int, depth: int, initialised: bool, expected: Style) -> No
     ("bank", "block", "ultra"),
     [
         (Bank(64, 512), 1, 0),
-        (Bank(72, 65), 1, 0),
+        (Bank(72, 129), 1, 0),
         (Bank(36, 512), 0.5, 0),
         (Bank(37, 512), 1, 0),
         (Bank(64, 1024), 2, 0),

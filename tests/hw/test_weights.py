@@ -143,7 +143,7 @@ class Bench:
         """Until the engine is idle and everything has been read."""
         for _ in range(limit):
             await ctx.tick()
-            if not ctx.get(self.dut.busy):
+            if not ctx.get(self.dut.busy | self.dut.stream_busy):
                 break
         else:
             raise AssertionError("The engine is still busy")
@@ -220,7 +220,7 @@ def test_rings_are_never_overrun_and_the_stream_waits():
         await bench.start(ctx, beats)
         await ctx.tick().repeat(400)
         assert ctx.get(bench.dut.ring_filled) == MICRO.memory.ring_rows
-        assert ctx.get(bench.dut.busy)
+        assert ctx.get(bench.dut.busy | bench.dut.stream_busy)
         landed = bench.counts["beats_read"]
         assert landed <= 1 + 2 * 2 + 2 * MICRO.memory.ring_rows + MICRO.memory.landing_beats + 1
         bench.reading = True
@@ -358,7 +358,7 @@ def test_a_fetch_waits_for_room_in_the_demand_rings(first, second):
         ctx.set(dut.i.valid, 1)
         await ctx.tick().repeat(300)
         assert ctx.get(dut.demand_filled) == first[1]
-        assert bench.counts["misses"] == 1 and ctx.get(dut.busy)
+        assert bench.counts["misses"] == 1 and ctx.get(dut.busy | dut.stream_busy)
         assert all(address < PROGRAM + 0x1000 for _, address, _ in bench.memories[0].bursts)
         bench.reading = True
         await ctx.tick().until(dut.i.ready)
@@ -394,7 +394,7 @@ def test_abort_in_flight_and_a_correct_second_run():
             assert ctx.get(dut.quiet) and memory.open_reads == 0
             ctx.set(dut.i.valid, 0)
             await pulse(ctx, bench.reset)
-            assert not ctx.get(dut.busy)
+            assert not ctx.get(dut.busy | dut.stream_busy)
         await bench.start(ctx, beats)
         await bench.fetch(ctx, param_rows=4, weight_rows=32, address=0x100)
         await bench.idle(ctx)

@@ -7,7 +7,7 @@ from support.rtl import CONFIGS
 from moevit.compiler import compile_network
 from moevit.compiler.cost.estimate import estimate
 from moevit.compiler.program import ALL
-from moevit.hw.registers import Counter
+from moevit.hw.registers import Control, Counter, Error, Register, Status
 from moevit.quant.golden import Golden
 from moevit.quant.random_network import Sizes, random_images, random_network
 from moevit.sim.rtl import RtlDevice, board_memory
@@ -50,6 +50,59 @@ def test_switching_tasks_costs_nothing(network, threshold) -> None:
             found = counters(device, image, task)
             assert found.values == alone[task].values, task
             assert found.expert_tokens == alone[task].expert_tokens
+
+
+@pytest.mark.parametrize("threshold", [0.02, float("inf")], ids=["streamed", "on demand"])
+def test_frames_back_to_back(network, threshold) -> None:
+    """Pictures and tasks change from frame to frame; all bits and counts are a single frame's."""
+    images = random_images(2, network.geometry, count=8)
+    tasks = [network.tasks[n % 3] for n in (0, 1, 1, 2, 0, 2, 1, 0)]
+    work = (
+        Counter.ARRAY_BUSY, Counter.NORM_BUSY, Counter.DATA_WRITE_BEATS, Counter.MISSES,
+        Counter.DEMAND_BEATS, Counter.EMPTY_QUEUES,
+    )  # fmt: skip
+    golden = Golden(network)
+    with RtlDevice(CONFIG) as device:
+        device.load(compile_network(network, CONFIG, threshold=threshold))
+        alone = [device.run(image, task) for image, task in zip(images, tasks, strict=True)]
+        found = list(device.run_stream(zip(images, tasks, strict=True)))
+        assert [result.task for result in found] == tasks
+        for one, result, image in zip(alone, found, images, strict=True):
+            want = golden.run(image, result.task).output
+            np.testing.assert_array_equal(result.output, want)
+            for counter in work:
+                assert result.counters.values[counter] == one.counters.values[counter], counter
+            assert result.counters.expert_tokens == one.counters.expert_tokens
+        # Behind another frame the weights are there before the pixels.
+        assert all(
+            result.counters.cycles < one.counters.cycles - 100
+            for one, result in zip(alone[1:], found[1:], strict=True)
+        )
+        # What is read ahead counts in the frame in which it comes.
+        for counter in (Counter.WEIGHT_BEATS, Counter.DATA_READ_BEATS):
+            read = [sum(r.counters.values[counter] for r in s) for s in (alone, found)]
+            assert read[0] == read[1]
+
+
+def test_a_bad_program_behind_a_good_one(network, device) -> None:
+    """The frame before it ends well; it fails, with those behind it, and the device goes on."""
+    image = random_images(2, network.geometry)[0]
+    program = device._program
+    task = network.tasks[0]
+    want = device.run(image, task).output
+    sim, base = device.simulator, program.task(task).base
+    frames = sim.reg_read(Register.FRAMES)
+    for n, place in enumerate(device._places):
+        device._start(place, image, base + (0x40 if n == 1 else 0), 64)
+    for _ in range(2):
+        sim.run(1_000_000)
+        if not sim.reg_read(Register.STATUS) >> Status.FAILED & 1:
+            sim.reg_write(Register.CONTROL, 1 << Control.CLEAR_IRQ)
+    assert sim.reg_read(Register.ERROR) == Error.HEADER
+    assert sim.reg_read(Register.STATUS) == 1 << Status.FAILED
+    assert sim.reg_read(Register.FRAMES) == frames + 2
+    sim.reg_write(Register.CONTROL, 1 << Control.CLEAR_IRQ)
+    np.testing.assert_array_equal(device.run(image, task).output, want)
 
 
 def test_without_alignment_only_refresh_differs(network, device) -> None:
