@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from moevit.model.config import ModelConfig
+from moevit.model.preprocessing import prepare
 from moevit.quant.errors import UserError
 from moevit.quant.typing import Bytes
 
@@ -32,12 +34,12 @@ _DAMAGE = (
 )
 
 
-def load_image(path: Path, *, height: int, width: int) -> Bytes:
+def load_image(path: Path, *, height: int, width: int, config: ModelConfig | None = None) -> Bytes:
     """The image in `path` as uint8 of shape (height, width, 3), RGB.
 
     The image is turned as its EXIF orientation says, scaled to cover the wanted size, and cropped
-    to it around its centre. Greyscale, palette, CMYK and 16-bit images are converted; transparent
-    parts become white.
+    to it around its centre, or as `config` says, the model's. Greyscale, palette, CMYK and 16-bit
+    images are converted; transparent parts become white.
 
     Raises
     ------
@@ -60,6 +62,8 @@ def load_image(path: Path, *, height: int, width: int) -> Bytes:
     except _DAMAGE as error:
         detail = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path}: damaged or cut short: {detail}") from None
+    if config is not None:
+        return prepare(image, config)
     fitted = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
     return np.asarray(fitted, dtype=np.uint8).copy()
 

@@ -50,6 +50,7 @@ def blank_network(config: ModelConfig, *, expert_bits: int = 8) -> Network:
             heads=config.heads,
             class_token=config.class_token,
             distilled=config.distilled,
+            registers=config.registers,
         ),
         patch_embed=_linear(dim, config.patch**2 * len(config.pixel_mean)),
         embedding=np.zeros((config.tokens, dim), np.int16),

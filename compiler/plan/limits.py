@@ -75,7 +75,7 @@ def check_limits(b: Buffers) -> None:
     limits.buffer("Key and value memory (one head)", b.head_rows, "kv_rows", config.row_bytes)
     limits.buffer(
         f"Norm parameter memory ({'gate inputs, ' if b.gates else ''}two norms)",
-        (min(b.norms, 2) + b.gates) * s.words,
+        (min(b.norms, 2) + b.scales) * s.words,
         "norm_rows",
         config.param_row_bytes,
     )
@@ -101,12 +101,6 @@ def check_limits(b: Buffers) -> None:
         limits.buffer(
             "Weight ring (a router)", b.router_rows, "ring_rows", config.row_bytes, power=True
         )
-    size, piece = s.patch_bytes, config.piece_bytes
-    limits.require(
-        size % piece == 0,
-        f"a patch's pixel row of {size} bytes is no multiple of the {piece} bytes that are written "
-        "at a time (patch x channels must be, or array.outputs smaller)",
-    )
     limits.require(
         s.geometry.dim < 1 << DIM_BITS,
         f"the width of {s.geometry.dim} channels is more than the norm engine counts, "
