@@ -73,8 +73,9 @@ def check_limits(b: Buffers) -> None:
     limits.buffer(f"Activation memory ({how})", activations, "activation_words", array.inputs)
     limits.buffer(f"Residual memory ({how})", residual, "residual_words", 2 * array.outputs)
     limits.buffer("Key and value memory (one head)", b.head_rows, "kv_rows", config.row_bytes)
+    always = ("gate inputs, " if b.gates else "") + ("one in front of the blocks, " * b.entry)
     limits.buffer(
-        f"Norm parameter memory ({'gate inputs, ' if b.gates else ''}two norms)",
+        f"Norm parameter memory ({always}two norms)",
         (min(b.norms, 2) + b.scales) * s.words,
         "norm_rows",
         config.param_row_bytes,

@@ -56,11 +56,13 @@ ROUTING = {
     "gates ahead": {"ahead": True, "moe": (0, 2)},
     "windows": {"experts": 5, "window": 2, "renormalise": True, "moe": (1, 2)},
     "pruned": {"threshold": 0.3, "ahead": True},
+    "norm in front": {"entry": True, "ahead": True, "registers": 2},
 }
 HEADS = {
     "patches": {},
     "class token": {"class_heads": True},
     "mean": {"mean_heads": True},
+    "norm behind the mean": {"mean_heads": True, "pool_norm": True, "norm": False},
     "upsampling": {"decoder_width": 9, "doublings": 2, "dim": 16},
     "upsampling, own norm": {"decoder_width": 5, "norm": False, "doublings": 1, "dim": 16},
     "none": {"head_channels": ()},

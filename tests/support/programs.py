@@ -81,6 +81,7 @@ AWKWARD = {
         mean_heads=True, pool_norm=True, norm=False, entry=True, head_channels=(37, 3), moe=()
     ),
     "norm in front": Sizes(entry=True, moe=(0,)),
+    "norm in front, gates ahead": Sizes(entry=True, ahead=True, moe=(0, 1)),
     "norm in front, one token": Sizes(
         entry=True, class_token=False, image_height=8, image_width=8, norm=False, head_channels=()
     ),
@@ -159,7 +160,7 @@ def sizes(draw: st.DrawFn) -> Sizes:
         registers=draw(st.sampled_from([0, 0, 1, 3])),
         pool_norm=what == "mean" and not norm,
         head_channels=base.head_channels or (2,) * (what == "mean"),
-        entry=not base.ahead and draw(st.booleans()),
+        entry=draw(st.booleans()),
     )
     if what == "patches" and draw(st.booleans()):
         base = replace(
