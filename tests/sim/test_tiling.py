@@ -150,10 +150,7 @@ def test_random(seed: int) -> None:
     """Any network in memories that just hold it."""
     rng = np.random.default_rng(seed)
     config = CONFIGS[("micro", "small")[seed % 2]]
-    while True:
-        sizes = replace(random_sizes(rng, config), mean_heads=False)
-        if sizes.patch * sizes.channels % config.piece_bytes == 0:
-            break
+    sizes = replace(random_sizes(rng, config), mean_heads=False)
     network = random_network(seed, sizes)
     config = cramped(network, config, rng)
     check(network, config, float(rng.choice([0.0, 3.0, float("inf")])), seed=seed)
