@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from moevit.hw.config import AcceleratorConfig
+from moevit.model.config import ModelConfig
 from moevit.quant.errors import UserError
 from moevit.quant.network import Network as Integers
 from moevit.quant.typing import Report, silent
@@ -139,7 +141,9 @@ class Device:
     def _pixels(self, image: Any) -> Any:
         if isinstance(image, (str, os.PathLike)):
             size = self.program.linked.image
-            return load_image(Path(image), height=size.height, width=size.width)
+            about = self.program.linked.meta.get("network", {}).get("model")
+            config = ModelConfig.from_json(json.dumps(about)) if about else None
+            return load_image(Path(image), height=size.height, width=size.width, config=config)
         return np.asarray(image)
 
 

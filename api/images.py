@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from moevit.model.config import ModelConfig
 from moevit.model.pictures import FORMATS, read_picture
+from moevit.model.preprocessing import prepare
 from moevit.quant.errors import UserError
 from moevit.quant.typing import Bytes
 
@@ -14,12 +16,12 @@ from .files import readable
 __all__ = ["load_image"]
 
 
-def load_image(path: Path, *, height: int, width: int) -> Bytes:
+def load_image(path: Path, *, height: int, width: int, config: ModelConfig | None = None) -> Bytes:
     """The image in `path` as uint8 of shape (height, width, 3), RGB.
 
     The image is turned as its EXIF orientation says, scaled to cover the wanted size, and cropped
-    to it around its centre. Greyscale, palette, CMYK and 16-bit images are converted; transparent
-    parts become white.
+    to it around its centre, or as `config` says, the model's. Greyscale, palette, CMYK and 16-bit
+    images are converted; transparent parts become white.
 
     Raises
     ------
@@ -31,5 +33,7 @@ def load_image(path: Path, *, height: int, width: int) -> Bytes:
         image = read_picture(path)
     except ValueError as error:
         raise UserError(str(error)) from None
+    if config is not None:
+        return prepare(image, config)
     fitted = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
     return np.asarray(fitted, dtype=np.uint8).copy()

@@ -376,7 +376,8 @@ def _naming(path: Path) -> Iterator[None]:
 def from_timm(name: str, *, weights: str | os.PathLike[str] | None = None, **sizes: Any) -> Model:
     """A plain vision transformer of timm, its weights from a file or, if None, from timm's hub.
 
-    `sizes` override timm's arguments of the model (`img_size`, `embed_dim`, `depth` ...).
+    `sizes` are the options of :func:`moevit.model.importers.timm.import_timm`, how it saw pictures
+    among them, and timm's arguments of the model (`img_size`, `embed_dim`, `depth` ...).
     """
     from moevit.model.importers.timm import import_timm
 

@@ -106,6 +106,10 @@ class ImageSource:
             images.append(make(number * total // count))
         return np.stack(images)
 
+    def _picture(self, config: ModelConfig) -> Callable[[int], Any]:
+        height, width = config.image
+        return lambda n: load_image(self.files[n], height=height, width=width, config=config)
+
     def _maker(self, config: ModelConfig, most: int) -> tuple[Callable[[int], Any], int]:
         """A function from an image's number to its pixels, and how many images there are."""
         height, width = config.image
@@ -116,15 +120,15 @@ class ImageSource:
                 )
             return lambda n: arrays[n], len(arrays)
         if self.files:
-            return lambda n: load_image(self.files[n], height=height, width=width), len(self.files)
+            return self._picture(config), len(self.files)
         if self.data == SCENES:
             from moevit.model.scenes.render import scene
 
             return lambda n: scene("calibration", n, height, width).image, most
-        from moevit.model.datasets.fit import fit
+        from moevit.model.evaluation.evaluate import seen
 
         train = self._open("train", [])
-        return lambda n: fit(train.load(n), config.image).image, len(train)
+        return lambda n: seen(train.load(n), config).image, len(train)
 
     def validation(self, config: ModelConfig, count: int) -> tuple[Iterable[Any], int, str]:
         """At most `count` images to score on with their truths; how many, and what they depend

@@ -73,6 +73,11 @@ def c_program(program: Program) -> bytes:
         for task, output in entry.outputs.items()
     ]
     image = program.image
+    if image.gaps:
+        raise ValueError(
+            f"The C library copies whole rows of pixels; patches of {image.patch} pixels have gaps "
+            f"between them in memory ({image.patch_bytes} bytes each): use the Python driver"
+        )
     head = _format(_HEAD).pack(
         MAGIC,
         VERSION,

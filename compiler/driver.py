@@ -92,6 +92,8 @@ def compile_network(
             width=network.geometry.image_width,
             channels=network.geometry.channels,
             pitch=shapes.image_pitch,
+            patch=network.geometry.patch,
+            patch_bytes=shapes.patch_bytes,
         ),
         memory=linked.memory,
         tasks={
@@ -190,7 +192,7 @@ def _output(network: Network, task: str, rows: OutputRows, outside: Outside, num
         columns=rows.columns,
         item_bytes=rows.item_bytes,
         pitch=rows.pitch,
-        scale=head.scale if head else network.residual_scale,
+        scale=head.scale if head else network.token_scale,
         channels=head.channels if head else 0,
         upscale=head.upscale if isinstance(head, Head) else 1,
         grid=rows.grid,

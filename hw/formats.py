@@ -41,12 +41,23 @@ def check_seal(data: bytes, digest: object) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFormat:
-    """An interleaved uint8 image in memory: ``pitch`` bytes from one pixel row to the next."""
+    """An interleaved uint8 image in memory: ``pitch`` bytes from one pixel row to the next.
+
+    A pixel row is runs of ``patch`` pixels, one a patch, each ``patch_bytes`` behind the one
+    before: further than they are long where the device writes larger pieces. 0: without gaps.
+    """
 
     height: int
     width: int
     channels: int
     pitch: int
+    patch: int = 0
+    patch_bytes: int = 0
+
+    @property
+    def gaps(self) -> bool:
+        """Whether there is room between the patches of a pixel row."""
+        return self.patch_bytes > self.patch * self.channels
 
     @property
     def size(self) -> int:
@@ -62,8 +73,12 @@ class ImageFormat:
                 f"Image must be {shape} uint8 (height, width, channels), "
                 f"not {image.shape} {image.dtype}"
             )
+        patch = self.patch or self.width
+        patches, used = self.width // patch, patch * self.channels
+        step = self.patch_bytes or used
         rows = np.zeros((self.height, self.pitch), np.uint8)
-        rows[:, : self.width * self.channels] = image.reshape(self.height, -1)
+        runs = rows[:, : patches * step].reshape(self.height, patches, step)
+        runs[:, :, :used] = image.reshape(self.height, patches, used)
         return rows.reshape(-1)
 
 

@@ -11,7 +11,17 @@ from functools import cache
 import numpy as np
 
 from moevit.quant.formats import Multiplier
-from moevit.quant.network import Attention, Block, Geometry, Head, Mlp, Moe, Network
+from moevit.quant.network import (
+    Attention,
+    Block,
+    Entry,
+    Geometry,
+    Head,
+    Mlp,
+    Moe,
+    Network,
+    Pooled,
+)
 from moevit.quant.operators.gate import Gate
 from moevit.quant.operators.layernorm import LayerNorm
 from moevit.quant.operators.linear import GeluOutput, Linear
@@ -50,6 +60,7 @@ def blank_network(config: ModelConfig, *, expert_bits: int = 8) -> Network:
             heads=config.heads,
             class_token=config.class_token,
             distilled=config.distilled,
+            registers=config.registers,
         ),
         patch_embed=_linear(dim, config.patch**2 * len(config.pixel_mean)),
         embedding=np.zeros((config.tokens, dim), np.int16),
@@ -66,6 +77,7 @@ def blank_network(config: ModelConfig, *, expert_bits: int = 8) -> Network:
         heads={task.name: _head(config, task, norm) for task in config.tasks if _has_head(task)},
         tasks=config.task_names,
         residual_scale=1.0,
+        entry=Entry(norm=norm, linear=square) if config.pre_norm else None,
         meta={"model": json.loads(config.to_json())},
     )
 
@@ -120,6 +132,9 @@ def _has_head(task: TaskConfig) -> bool:
 
 def _head(config: ModelConfig, task: TaskConfig, norm: LayerNorm) -> Head | UpsamplingHead:
     if task.kind == "classification":
+        zeros = np.zeros(config.dim)
+        rescale, square = Rescale.from_affine(zeros, zeros), _linear(config.dim, config.dim)
+        pooled = Pooled(rescale=rescale, linear=square, norm=norm)
         return Head(
             linear=_linear(task.channels, config.class_inputs),
             channels=task.channels,
@@ -127,6 +142,7 @@ def _head(config: ModelConfig, task: TaskConfig, norm: LayerNorm) -> Head | Upsa
             class_token=not config.mean_pool,
             tokens=config.class_inputs // config.dim,
             mean=_ONE if config.mean_pool else None,
+            pooled=pooled if config.pool_norm else None,
         )
     side = config.subpixels(task.name)
     if config.decoder == "upsampling" and task.kind in KINDS:

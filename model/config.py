@@ -12,8 +12,10 @@ from typing import Any
 from .scenes.layout import CLASSES
 
 __all__ = [
+    "CROP_MODES",
     "DECODERS",
     "GATES",
+    "INTERPOLATIONS",
     "KINDS",
     "LABELLED",
     "PRESETS",
@@ -27,6 +29,12 @@ __all__ = [
 
 GATES = ("multi", "one", "conditioned")
 """Kinds of gate: one a task; one for all tasks; one for all that sees an embedding of the task."""
+
+CROP_MODES = ("cover", "center", "squash", "border")
+"""How a picture of another shape becomes the model's (:mod:`.preprocessing`)."""
+
+INTERPOLATIONS = ("lanczos", "bicubic", "bilinear", "nearest", "hamming", "box")
+"""How it is scaled."""
 
 DECODERS = ("linear", "upsampling")
 """Heads of tasks that give images: linear, or M3ViT's convolutions with bilinear upsampling."""
@@ -100,13 +108,19 @@ class ModelConfig:
 
     The last fields hold what imported models do differently. ``attention_scale``: factor of the
     scores, ``(dim / heads) ** -0.5`` if None. ``class_token_in_position``: row 0 of the position
-    embedding is the class token itself, which then is no parameter of its own. ``gate_bias``: each
+    embedding is the class token itself, which then is no parameter of its own. ``pre_norm``: a
+    LayerNorm stands between the embedded tokens and the first block (CLIP). ``gate_bias``: each
     task's router adds a constant to its logits. ``final_norm``: whether a LayerNorm follows the
     last block; without it tasks are of kind ``tokens`` or have upsampling heads, with norms of
     their own. ``distilled``: a second token
-    like the class token, which heads on the class token read as well (DeiT). ``mean_pool``: heads
-    of kind ``classification`` read the patches' mean instead. ``decoder``: one of :data:`DECODERS`;
-    an upsampling one has ``decoder_width`` channels inside.
+    like the class token, which heads on the class token read as well (DeiT). ``registers``: tokens
+    behind those two that no head reads (Darcet et al. 2024). ``mean_pool``: heads
+    of kind ``classification`` read the patches' mean instead; with ``pool_norm`` it is of the
+    residual stream, without ``final_norm``, and has a LayerNorm behind it. ``decoder``: one of
+    :data:`DECODERS`; an upsampling one has ``decoder_width`` channels inside. ``align_corners``:
+    its doublings keep the outermost pixels' centres in their places, not their edges.
+    ``crop_mode``, one of :data:`CROP_MODES`, ``crop_pct`` and ``interpolation``, one of
+    :data:`INTERPOLATIONS`: how pictures of any size become the model's images.
 
     Raises ``ValueError`` naming the field for sizes that do not fit one another.
     """
@@ -128,6 +142,7 @@ class ModelConfig:
     pixel_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     pixel_std: tuple[float, float, float] = (0.25, 0.25, 0.25)
     pixel_scale: float = 255.0
+    pre_norm: bool = False
     attention_scale: float | None = None
     class_token_in_position: bool = False
     gate_bias: bool = False
@@ -141,9 +156,15 @@ class ModelConfig:
     renormalise: bool = False
     prune_threshold: float = 0.0
     distilled: bool = False
+    registers: int = 0
     mean_pool: bool = False
+    pool_norm: bool = False
     decoder: str = "linear"
     decoder_width: int = 256
+    align_corners: bool = False
+    crop_mode: str = "cover"
+    crop_pct: float = 1.0
+    interpolation: str = "lanczos"
 
     def __post_init__(self) -> None:
         _positive(
@@ -166,6 +187,7 @@ class ModelConfig:
         if self.top_k > self.experts:
             raise ValueError(f"Model top_k {self.top_k} must be at most experts {self.experts}")
         self._check_routing()
+        self._check_pictures()
         if self.mlp_hidden < 1:
             raise ValueError(f"Model mlp_ratio must be positive, not {self.mlp_ratio!r}")
         if not self.norm_eps > 0:
@@ -180,8 +202,14 @@ class ModelConfig:
             raise ValueError(
                 f"Model attention_scale must be positive, not {self.attention_scale!r}"
             )
-        if self.class_token_in_position and (not self.class_token or self.distilled):
-            raise ValueError("Model class_token_in_position needs class_token, and not distilled")
+        if self.registers < 0:
+            raise ValueError(f"Model registers must not be negative, not {self.registers!r}")
+        if self.class_token_in_position and (not self.class_token or self.front > 1):
+            raise ValueError(
+                "Model class_token_in_position needs class_token, and not distilled or registers"
+            )
+        if self.pool_norm and (self.final_norm or not self.mean_pool):
+            raise ValueError("Model pool_norm needs mean_pool, and no final_norm")
         if self.distilled and not self.class_token:
             raise ValueError("Model distilled needs class_token")
         if not self.tasks:
@@ -194,8 +222,9 @@ class ModelConfig:
                 raise ValueError(
                     f"Task {task.name} of kind classification needs class_token or mean_pool"
                 )
-            upsampled = self.decoder == "upsampling" and task.kind in KINDS
-            if task.kind != "tokens" and not self.final_norm and not upsampled:
+            own = self.decoder == "upsampling" and task.kind in KINDS
+            own = own or (self.pool_norm and task.kind == "classification")
+            if task.kind != "tokens" and not self.final_norm and not own:
                 raise ValueError(f"Task {task.name} of kind {task.kind} needs final_norm")
             if task.kind == "tokens" and task.channels != self.dim:
                 raise ValueError(
@@ -206,6 +235,15 @@ class ModelConfig:
                     f"Task {task.name} stride {task.stride} must divide patch {self.patch}"
                 )
         self._check_decoder()
+
+    def _check_pictures(self) -> None:
+        for name, known in (("crop_mode", CROP_MODES), ("interpolation", INTERPOLATIONS)):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"Model {name} must be one of {', '.join(known)}, not {getattr(self, name)!r}"
+                )
+        if not 0.1 <= self.crop_pct <= 1:
+            raise ValueError(f"Model crop_pct must be from 0.1 to 1, not {self.crop_pct!r}")
 
     def _check_routing(self) -> None:
         if self.gate not in GATES:
@@ -280,13 +318,13 @@ class ModelConfig:
 
     @property
     def front(self) -> int:
-        """Tokens in front of the patches: the class token and the distillation token."""
-        return int(self.class_token) + int(self.distilled)
+        """Tokens in front of the patches: class token, distillation token and registers."""
+        return int(self.class_token) + int(self.distilled) + self.registers
 
     @property
     def class_inputs(self) -> int:
         """Channels that a head of kind ``classification`` reads."""
-        return self.dim * (1 if self.mean_pool else self.front)
+        return self.dim * (1 if self.mean_pool else self.front - self.registers)
 
     @property
     def mlp_hidden(self) -> int:

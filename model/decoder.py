@@ -20,7 +20,7 @@ class UpsamplingHead(nn.Module):
 
     def __init__(self, config: ModelConfig, task: TaskConfig) -> None:
         super().__init__()
-        self.grid = config.grid
+        self.grid, self.corners = config.grid, config.align_corners
         self.doublings = config.subpixels(task.name).bit_length() - 1
         width, layers = config.decoder_width, max(self.doublings, 1)
         self.norm: nn.Module = nn.Identity()
@@ -42,10 +42,9 @@ class UpsamplingHead(nn.Module):
         for n, (layer, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
             x = F.relu(norm(layer(x)))
             if n < last:
-                x = _double(x)
+                x = self._double(x)
         x = self.classify(x)
-        return _double(x) if self.doublings else x
+        return self._double(x) if self.doublings else x
 
-
-def _double(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+    def _double(self, x: Tensor) -> Tensor:
+        return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=self.corners)

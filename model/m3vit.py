@@ -128,12 +128,16 @@ class ClassHead(nn.Module):
     def __init__(self, config: ModelConfig, task: TaskConfig) -> None:
         super().__init__()
         self.front, self.mean = config.front, config.mean_pool
+        self.read = config.front - config.registers
+        self.norm: nn.Module = nn.Identity()
+        if config.pool_norm:
+            self.norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
         self.linear = nn.Linear(config.class_inputs, task.channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens ``(B, N, D)`` to ``(B, C)``."""
-        x = x[:, self.front :].mean(1) if self.mean else x[:, : self.front].flatten(1)
-        out: Tensor = self.linear(x)
+        x = x[:, self.front :].mean(1) if self.mean else x[:, : self.read].flatten(1)
+        out: Tensor = self.linear(self.norm(x))
         return out
 
 
@@ -164,6 +168,9 @@ class M3ViT(nn.Module):
         own_token = config.class_token and not config.class_token_in_position
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.dim)) if own_token else None
         self.dist_token = nn.Parameter(torch.zeros(1, 1, config.dim)) if config.distilled else None
+        self.reg_token: nn.Parameter | None = None
+        if config.registers:
+            self.reg_token = nn.Parameter(torch.zeros(1, config.registers, config.dim))
         self.pos_embed = nn.Parameter(torch.empty(1, config.tokens, config.dim))
         self.blocks = nn.ModuleList(
             Block(config, moe=config.is_moe(index)) for index in range(config.depth)
@@ -175,6 +182,9 @@ class M3ViT(nn.Module):
                 config.gate_task_hidden or config.gate_task_dim,
                 config.gate_task_dim,
             )
+        self.norm_pre: nn.Module = nn.Identity()
+        if config.pre_norm:
+            self.norm_pre = nn.LayerNorm(config.dim, eps=config.norm_eps)
         self.norm: nn.Module = nn.Identity()
         if config.final_norm:
             self.norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
@@ -185,7 +195,7 @@ class M3ViT(nn.Module):
 
     def _initialise(self) -> None:
         trunc_normal_(self.pos_embed, std=0.02)
-        for token in (self.cls_token, self.dist_token):
+        for token in (self.cls_token, self.dist_token, self.reg_token):
             if token is not None:
                 trunc_normal_(token, std=0.02)
         for module in self.modules():
@@ -206,12 +216,12 @@ class M3ViT(nn.Module):
             raise ValueError(f"Images must be (B, {expected}), not {tuple(images.shape)}")
         pixels = images.permute(0, 3, 1, 2).to(self.pos_embed.dtype)
         x = self.patch_embed((pixels - self.pixel_mean) / self.pixel_std)  # (B, N, D)
-        if self.cls_token is not None:
-            front = [t for t in (self.cls_token, self.dist_token) if t is not None]
+        front = [t for t in (self.cls_token, self.dist_token, self.reg_token) if t is not None]
+        if front:
             x = torch.cat([*(t.expand(x.shape[0], -1, -1) for t in front), x], dim=1)
         elif self.config.class_token:  # it is row 0 of the position embedding
             x = torch.cat([x.new_zeros(1, 1, 1).expand(x.shape[0], 1, x.shape[2]), x], dim=1)
-        tokens: Tensor = x + self.pos_embed
+        tokens: Tensor = self.norm_pre(x + self.pos_embed)
         return tokens
 
     def task_embedding(self) -> Tensor | None:

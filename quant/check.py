@@ -28,6 +28,9 @@ def check_network(network: Network) -> None:
     _array("embedding", network.embedding, (g.tokens, g.dim), RESIDUAL, np.int16)
     if not network.tasks:
         raise ValueError("tasks must name at least one task")
+    if network.entry is not None:
+        _norm("entry.norm", network.entry.norm, g.dim)
+        _linear("entry.linear", network.entry.linear, g.dim, g.dim)
     for i, block in enumerate(network.blocks):
         _block(f"blocks.{i}", block, g.dim, network.tasks)
     if network.norm is not None:
@@ -37,12 +40,14 @@ def check_network(network: Network) -> None:
             raise ValueError(f"heads.{task} is not one of the tasks {', '.join(network.tasks)}")
         if network.final_norm(task) is None:
             raise ValueError(f"heads.{task} needs the final norm, which is absent")
+        if None not in (head.norm, network.norm):
+            raise ValueError(f"heads.{task}.norm must be absent: the network has a final norm")
         if isinstance(head, UpsamplingHead):
-            if None not in (head.norm, network.norm):
-                raise ValueError(f"heads.{task}.norm must be absent: the network has a final norm")
             _upsampling(f"heads.{task}", head, g)
         else:
             _head(f"heads.{task}", head, g)
+    if not (np.isfinite(network.norm_scale) and network.norm_scale >= 0):
+        raise ValueError(f"norm_scale must not be negative, not {network.norm_scale!r}")
     if not (np.isfinite(network.residual_scale) and network.residual_scale > 0):
         raise ValueError(f"residual_scale must be positive, not {network.residual_scale!r}")
 
@@ -54,8 +59,15 @@ def _head(path: str, head: Head, g: Geometry) -> None:
         raise ValueError(f"{path} reads the patches' mean alone, which needs upscale 1")
     if head.mean is not None and not head.mean.mult >> (MULTIPLIER_BITS - 1):
         raise ValueError(f"{path}.mean must have its top bit set, not {head.mean!r}")
-    if not 1 <= head.tokens <= (max(g.front, 1) if head.class_token else 1):
-        raise ValueError(f"{path}.tokens must be from 1 to {max(g.front, 1)}, not {head.tokens!r}")
+    most = 1 + int(g.distilled) if head.class_token else 1
+    if not 1 <= head.tokens <= most:
+        raise ValueError(f"{path}.tokens must be from 1 to {most}, not {head.tokens!r}")
+    if head.pooled is not None:
+        if head.mean is None:
+            raise ValueError(f"{path}.pooled needs a mean")
+        _affine(f"{path}.pooled.rescale", head.pooled.rescale, g.dim)
+        _linear(f"{path}.pooled.linear", head.pooled.linear, g.dim, g.dim)
+        _norm(f"{path}.pooled.norm", head.pooled.norm, g.dim)
     outputs = head.channels * head.upscale**2
     _linear(f"{path}.linear", head.linear, outputs, g.dim * head.tokens)
 
@@ -86,6 +98,8 @@ def _upsampling(path: str, head: UpsamplingHead, g: Geometry) -> None:
 def _geometry(g: Geometry) -> None:
     if g.distilled and not g.class_token:
         raise ValueError("geometry.distilled needs class_token")
+    if g.registers < 0:
+        raise ValueError(f"geometry.registers must not be negative, not {g.registers!r}")
     for name in ("image_height", "image_width", "patch", "channels", "dim", "heads"):
         if getattr(g, name) < 1:
             raise ValueError(f"geometry.{name} must be positive, not {getattr(g, name)!r}")

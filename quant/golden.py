@@ -67,7 +67,8 @@ class GoldenResult:
     order; without a head the tokens ``(tokens, D)``, int8 after the final norm or the int16
     residual stream if there is no norm either. ``routing``: one entry a MoE layer.
 
-    ``trace``: every intermediate tensor by name, empty unless asked for. Names are ``embed``, then
+    ``trace``: every intermediate tensor by name, empty unless asked for. Names are ``embed`` (and,
+    with a norm in front of the blocks, ``entry`` and ``entered``), then
     ``blocks.<i>.<step>``, then ``norm``, ``mean`` or ``stages.<n>`` ``(pixels, channels)``, and
     ``head``. The steps are ``norm1 q k v attention proj norm2``, then ``hidden mlp`` in a dense
     block and ``ahead`` (of a gate that reads the block's input), ``logits``,
@@ -265,6 +266,9 @@ class Golden:
         first = net.geometry.front
         x[:, first:] = net.patch_embed.add(x[:, first:], pixels)
         keep("embed", x)
+        if net.entry is not None:
+            y = keep("entry", net.entry.norm.compute(x))
+            x = keep("entered", net.entry.linear.add(np.zeros_like(x), y))
         for i, block in enumerate(net.blocks[: self._first_moe]):
             x = self._attention(block, x, keep, f"blocks.{i}.")
             x = self._mlp(block, x, keep, f"blocks.{i}.")
@@ -353,4 +357,7 @@ class Golden:
             rows = y[:, : head.tokens].reshape(len(y), 1, -1)
         elif head.mean is not None:
             rows = keep("mean", token_mean(rows, head.mean))
+            if head.pooled is not None:
+                row = keep("pooled", head.pooled.linear.add(np.zeros_like(rows), rows))
+                rows = keep("pool norm", head.pooled.norm.compute(row))
         return keep("head", head.linear.values(rows).astype(np.int16))

@@ -33,10 +33,14 @@ _LATER = {  # fields that files of this version may lack
     ("Gate", "renormalise"),
     ("Gate", "least"),
     ("Geometry", "distilled"),
+    ("Geometry", "registers"),
     ("Head", "mean"),
+    ("Head", "pooled"),
     ("Head", "tokens"),
     ("Linear", "weight_bits"),
     ("Moe", "starts"),
+    ("Network", "norm_scale"),
+    ("Network", "entry"),
     ("Moe", "ahead"),
 }
 _KIND = "kind"  # tells the members of a union apart

@@ -22,12 +22,14 @@ from .operators.upsampling import UpsamplingHead
 __all__ = [
     "Attention",
     "Block",
+    "Entry",
     "Expert",
     "Geometry",
     "Head",
     "Mlp",
     "Moe",
     "Network",
+    "Pooled",
     "expert_order",
 ]
 
@@ -36,7 +38,8 @@ __all__ = [
 class Geometry:
     """Sizes. ``tokens`` counts the class token, which comes first; ``dim = heads * head_dim``.
 
-    With ``distilled`` a second token like it, the distillation token, is behind it.
+    With ``distilled`` a second token like it, the distillation token, is behind it, and behind
+    both are ``registers`` tokens that no head reads.
     """
 
     image_height: int
@@ -47,6 +50,7 @@ class Geometry:
     heads: int
     class_token: bool = True
     distilled: bool = False
+    registers: int = 0
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -66,7 +70,7 @@ class Geometry:
     @property
     def front(self) -> int:
         """Tokens in front of the patches."""
-        return int(self.class_token) + int(self.distilled)
+        return int(self.class_token) + int(self.distilled) + self.registers
 
     @property
     def head_dim(self) -> int:
@@ -151,12 +155,38 @@ class Block:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Entry:
+    """A norm between the embedded tokens and the first block.
+
+    The residual stream becomes what ``linear`` ``(D, D)``, a diagonal, makes of the norm's int8
+    outputs, added to zeros.
+    """
+
+    norm: LayerNorm
+    linear: Linear
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pooled:
+    """A mean of the residual stream over the patches, and the norm behind it.
+
+    ``rescale`` makes int8 of the patches' residuals, of which the mean is taken; ``linear``
+    ``(D, D)``, a diagonal, adds it to zeros as a residual of its own scale, and ``norm`` follows.
+    """
+
+    rescale: Rescale
+    linear: Linear
+    norm: LayerNorm
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Head:
     """Linear head on every patch token: 16-bit outputs ``(patches, channels * s * s)``.
 
     With ``class_token`` it reads that token alone and gives one row, ``upscale`` being 1; where
     ``tokens`` is 2, that and the distillation token, side by side. With ``mean`` it reads the patch
-    tokens' mean times ``mean`` (:func:`~.operators.softmax.token_mean`), also one row.
+    tokens' mean times ``mean`` (:func:`~.operators.softmax.token_mean`), also one row; with
+    ``pooled`` that mean is of the residual stream and has a norm behind it.
     ``linear.scale`` turns outputs into floats. ``channels`` output planes, ``upscale`` = s
     sub-pixels a side; output index
     ``c*s*s + dy*s + dx`` (pixel-shuffle order).
@@ -168,6 +198,7 @@ class Head:
     class_token: bool = False
     tokens: int = 1
     mean: Multiplier | None = None
+    pooled: Pooled | None = None
 
     @property
     def single(self) -> bool:
@@ -180,9 +211,9 @@ class Head:
         return self.linear.scale
 
     @property
-    def norm(self) -> None:
-        """A linear head reads what the network's final norm gives."""
-        return None
+    def norm(self) -> Rescale | None:
+        """What makes int8 of the tokens where the network's final norm does not."""
+        return None if self.pooled is None else self.pooled.rescale
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -195,7 +226,8 @@ class Network:
     ``residual_scale``: float value of one step of the residual stream.
     ``norm`` and ``heads`` are absent in a backbone without heads; an upsampling head brings a norm
     of its own where the network has none. ``meta`` is free JSON (the model's configuration,
-    calibration method).
+    calibration method). ``norm_scale``: float value of one step of the final norm's outputs where
+    they are the result, in a network without heads; 0 elsewhere.
     """
 
     geometry: Geometry
@@ -207,13 +239,20 @@ class Network:
     tasks: tuple[str, ...]
     residual_scale: float
     meta: dict[str, Any] = field(default_factory=dict)
+    norm_scale: float = 0.0
+    entry: Entry | None = None
+
+    @property
+    def token_scale(self) -> float:
+        """Float value of one step of the tokens that a task without head gives."""
+        return self.residual_scale if self.norm is None else self.norm_scale or 1.0
 
     @property
     def linear_heads(self) -> dict[str, Head]:
         """The heads that are linear, by task."""
         return {task: head for task, head in self.heads.items() if isinstance(head, Head)}
 
-    def final_norm(self, task: str) -> LayerNorm | None:
-        """What normalises a task's last tokens: the network's norm, or the head's own."""
+    def final_norm(self, task: str) -> LayerNorm | Rescale | None:
+        """What makes int8 of a task's last tokens: the network's norm, or the head's own."""
         head = self.heads.get(task)
         return self.norm if head is None or head.norm is None else head.norm

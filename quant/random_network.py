@@ -14,7 +14,19 @@ import numpy as np
 
 from .formats import LOGIT, WEIGHT_BITS, Multiplier, weight_max
 from .golden import PIXEL_OFFSET, attend, patchify, run_experts
-from .network import Attention, Block, Expert, Geometry, Head, Mlp, Moe, Network, expert_order
+from .network import (
+    Attention,
+    Block,
+    Entry,
+    Expert,
+    Geometry,
+    Head,
+    Mlp,
+    Moe,
+    Network,
+    Pooled,
+    expert_order,
+)
 from .operators.gate import NOBODY, Gate
 from .operators.gelu import GELU
 from .operators.layernorm import LayerNorm
@@ -41,7 +53,9 @@ class Sizes:
     alone and have no sub-pixels. ``style``: ``"varied"``; ``"one"``: expert
     ``favourite`` comes first for every token (with ``top_k`` 1 it gets all of them and the others
     none); ``"starved"``: expert ``favourite`` is never chosen. ``expert_bits``: of their weights.
-    ``distilled``: with a distillation token, which class heads read as well. ``mean_heads``: heads
+    ``distilled``: with a distillation token, which class heads read as well. ``registers``: tokens
+    behind those that no head reads. ``entry``: a norm in front of the
+    blocks. ``pool_norm``: one behind the mean of mean heads. ``mean_heads``: heads
     read the patches' mean and have no sub-pixels. ``decoder_width``: channels of upsampling heads'
     convolutions (0: the heads are linear), which double the map ``doublings`` times and have a norm
     of their own without ``norm``.
@@ -71,6 +85,9 @@ class Sizes:
     decoder_width: int = 0
     doublings: int = 2
     distilled: bool = False
+    registers: int = 0
+    entry: bool = False
+    pool_norm: bool = False
     class_token: bool = True
     norm: bool = True
     style: Style = "varied"
@@ -101,7 +118,10 @@ class Sizes:
             raise ValueError(f"MoE blocks {self.moe} must lie in 0..{self.depth - 1}")
         if len(self.head_channels) > self.tasks:
             raise ValueError(f"{len(self.head_channels)} heads for {self.tasks} tasks")
-        if self.head_channels and not self.norm and not self.decoder_width:
+        if self.pool_norm and (self.norm or not self.mean_heads):
+            raise ValueError("A norm behind the mean needs heads on it, and no final norm")
+        own = self.decoder_width or self.pool_norm
+        if self.head_channels and not self.norm and not own:
             raise ValueError("Linear heads need the final norm")
         if (self.class_heads or self.distilled) and not self.class_token:
             raise ValueError("Heads on the class token, and a distillation token, need one")
@@ -130,6 +150,7 @@ class Sizes:
             heads=self.heads,
             class_token=self.class_token,
             distilled=self.distilled,
+            registers=self.registers,
         )
 
 
@@ -165,6 +186,9 @@ class _Builder:
         x = np.repeat(embedding[None].astype(np.int64), _IMAGES, axis=0)
         first = geometry.front
         x[:, first:] = patch_embed.add(x[:, first:], pixels)
+        entry = None
+        if sizes.entry:
+            entry, x = self.entry(x)
         # From here on tasks diverge; the scales of each block come from the last task's tokens.
         blocks = []
         for i in range(sizes.depth):
@@ -175,6 +199,8 @@ class _Builder:
         for task, channels in zip(self.tasks, sizes.head_channels, strict=False):
             if sizes.decoder_width:
                 heads[task] = self.upsampling(channels, norm, x)
+            elif sizes.pool_norm:
+                heads[task] = self.pooled_head(channels, x)
             else:
                 assert norm is not None
                 heads[task] = self.head(channels, norm.compute(x))
@@ -188,13 +214,43 @@ class _Builder:
             tasks=self.tasks,
             residual_scale=2.0**-11,
             meta={"source": "random"},
+            entry=entry,
+        )
+
+    def pooled_head(self, channels: int, x: Ints) -> Head:
+        rescale, mean = self.rescale(x.reshape(-1, self.sizes.dim)), Multiplier.from_scale(2.5)
+        rows = token_mean(rescale.compute(x)[:, self.sizes.geometry.front :], mean)
+        pooled = Pooled(rescale=rescale, linear=self.diagonal(), norm=self.norm())
+        y = pooled.norm.compute(pooled.linear.add(np.zeros_like(rows), rows))
+        return Head(
+            linear=self.linear(channels, y, 4000.0, scale=2.0**-10),
+            channels=channels,
+            upscale=1,
+            mean=mean,
+            pooled=pooled,
+        )
+
+    def entry(self, x: Ints) -> tuple[Entry, Ints]:
+        norm, linear = self.norm(), self.diagonal()
+        entered = linear.add(np.zeros_like(x), norm.compute(x))
+        return Entry(norm=norm, linear=linear), entered
+
+    def diagonal(self) -> Linear:
+        dim = self.sizes.dim
+        diagonal = np.diag(self.rng.integers(-127, 128, dim)).astype(np.int8)
+        scales = [Multiplier.from_scale(float(s)) for s in self.rng.uniform(0.1, 0.5, dim)]
+        return Linear(
+            weight=diagonal,
+            bias=self.rng.integers(-9999, 10000, dim).astype(np.int32),
+            mult=np.array([m.mult for m in scales], np.uint16),
+            shift=np.array([m.shift for m in scales], np.uint8),
         )
 
     def head(self, channels: int, y: Ints) -> Head:
         sizes, tokens, mean = self.sizes, 1, None
         upscale = 1 if sizes.class_heads or sizes.mean_heads else sizes.upscale
         if sizes.class_heads and sizes.distilled:
-            tokens = sizes.geometry.front
+            tokens = 2
             y = y[:, :tokens].reshape(len(y), 1, -1)
         if sizes.mean_heads:
             mean = Multiplier.from_scale(2.5)

@@ -1,12 +1,15 @@
 """`moevit import`."""
 
+import ast
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from moevit.errors import UserError
 from moevit.files import writable
+from moevit.model.config import INTERPOLATIONS
 from moevit.models import Model, from_edge_moe, from_m3vit, from_timm
 
 from ..options import Json, parse_image_size
@@ -41,11 +44,14 @@ Heads = Annotated[
     typer.Option(
         metavar="N",
         min=1,
-        help="Attention heads; each 64 channels if not given.",
+        help="Attention heads; each 64 channels if not given, and 12 for M3ViT's of 384.",
         show_default=False,
     ),
 ]
-TopK = Annotated[int, typer.Option(metavar="K", min=1, help="Experts a token.")]
+TopK = Annotated[
+    int | None,
+    typer.Option(metavar="K", min=1, help="Experts a token; 2 if not given.", show_default=False),
+]
 Tasks = Annotated[
     str,
     typer.Option(
@@ -56,9 +62,48 @@ Tasks = Annotated[
     ),
 ]
 Triple = tuple[float, float, float]
-Mean = Annotated[Triple, typer.Option(metavar="R G B", help="Mean of the pixels (of 0..1).")]
+
+
+def _option(metavar: str, text: str) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(metavar=metavar, help=text, show_default=False)
+    return option
+
+
+Mean = Annotated[
+    Triple | None, _option("R G B", "Mean of the pixels (of 0..1); as the model says if not given.")
+]
 Deviation = Annotated[
-    Triple, typer.Option(metavar="R G B", help="Standard deviation of the pixels (of 0..1).")
+    Triple | None, _option("R G B", "Standard deviation of the pixels (of 0..1).")
+]
+WeightsKey = Annotated[
+    str | None,
+    _option("NAME", "Which of several networks in the file (the error without it lists them)."),
+]
+Configuration = Annotated[
+    Path | None,
+    _option("YAML", "M3ViT's own configuration file: heads, image, experts a token, data set."),
+]
+ExpertStarts = Annotated[
+    str | None,
+    _option("N,N,...", "First expert of each task's window, as M3ViT counts them (it adds up)."),
+]
+CropPct = Annotated[
+    float | None, _option("RATIO", "Part of a scaled picture's side that the model sees.")
+]
+Interpolation = Annotated[
+    str | None, _option("NAME", f"How pictures are scaled: {', '.join(INTERPOLATIONS)}.")
+]
+ModelArguments = Annotated[
+    list[str] | None,
+    _option("NAME=VALUE", "timm's argument of the model, as in its own scripts; may be repeated."),
+]
+Corners = Annotated[
+    bool | None,
+    typer.Option(
+        "--align-corners/--no-align-corners",
+        help="How the heads' enlargement was trained; without, if not given.",
+        show_default=False,
+    ),
 ]
 BackboneOnly = Annotated[
     bool, typer.Option("--backbone-only", help="Leave heads in the file (decoders.*) aside.")
@@ -67,23 +112,33 @@ BackboneOnly = Annotated[
 
 @app.command("m3vit")
 def m3vit(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Checkpoint (.pth, safetensors).")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="Checkpoint (.pth, safetensors), or folder of a file a rank."
+        ),
+    ],
     output: Output = Path("model.safetensors"),
+    config: Configuration = None,
     image: Image = None,
     heads: Heads = None,
-    top_k: TopK = 2,
+    top_k: TopK = None,
     tasks: Tasks = "",
-    mean: Mean = (0.485, 0.456, 0.406),
-    std: Deviation = (0.229, 0.224, 0.225),
+    mean: Mean = None,
+    std: Deviation = None,
     settings: GateSettings = None,
+    expert_starts: ExpertStarts = None,
+    align_corners: Corners = None,
+    weights_key: WeightsKey = None,
     backbone_only: BackboneOnly = False,
     as_json: Json = False,
 ) -> None:
     """Import an M3ViT checkpoint.
 
     The backbone with its experts and gates: one a task, one for all, or one that sees the task. How
-    it was trained to use them is not in the file: say it with --top-k and --set. Upsampling heads
-    (decoders.*) come along; without any, the result is the tokens.
+    it was trained to use them is not in the file: say it with --config, or --top-k and --set. What
+    had to be assumed is printed. Upsampling heads (decoders.*) come along; without any, the result
+    is the tokens.
     """
     writable(output)
     with progress("moevit import m3vit", quiet=as_json) as report:
@@ -97,7 +152,10 @@ def m3vit(
             pixel_mean=mean,
             pixel_std=std,
             backbone_only=backbone_only,
-            **read(settings, GATE_SETTINGS),
+            align_corners=align_corners,
+            config=config,
+            weights_key=weights_key,
+            **read([*(settings or []), *_starts(expert_starts)], GATE_SETTINGS),
         )
         model.save(output)
     _say(model, output, as_json=as_json)
@@ -109,7 +167,7 @@ def edge_moe(
     output: Output = Path("model.safetensors"),
     image: Image = None,
     heads: Heads = None,
-    top_k: TopK = 2,
+    top_k: TopK = None,
     tasks: Tasks = "",
     as_json: Json = False,
 ) -> None:
@@ -125,7 +183,7 @@ def edge_moe(
             folder,
             image=parse_image_size(image, "--image"),
             heads=heads,
-            top_k=top_k,
+            top_k=top_k or 2,
             tasks=_names(tasks),
         )
         model.save(output)
@@ -144,20 +202,56 @@ def timm(
         ),
     ] = None,
     output: Output = Path("model.safetensors"),
+    image: Image = None,
+    mean: Mean = None,
+    std: Deviation = None,
+    crop_pct: CropPct = None,
+    interpolation: Interpolation = None,
+    model_kwargs: ModelArguments = None,
+    weights_key: WeightsKey = None,
     as_json: Json = False,
 ) -> None:
-    """Import a plain vision transformer of timm with its classification head.
+    """Import a plain vision transformer of timm, with its classification head if it has one.
 
-    Plain or distilled, its head on the class token or on the mean of the patches. Not supported,
-    and refused by name: registers, other pooling, a norm behind it, inner norms, gated or other
-    attention.
+    Plain or distilled, its head on the class token or on the mean of the patches; without a head
+    the result is the tokens. What the weights' shapes say (image, depth, registers...) comes before
+    the name. Pictures are scaled and cropped as timm's evaluation does. Not supported, and refused
+    by name: docs/importing.md lists all names.
     """
     writable(output)
     with progress("moevit import timm", quiet=as_json) as report:
         report("building the model", 0.0)
-        model = from_timm(name, weights=weights)
+        model = from_timm(
+            name,
+            weights=weights,
+            image=parse_image_size(image, "--image"),
+            pixel_mean=mean,
+            pixel_std=std,
+            crop_pct=crop_pct,
+            interpolation=interpolation,
+            weights_key=weights_key,
+            **_arguments(model_kwargs),
+        )
         model.save(output)
     _say(model, output, as_json=as_json)
+
+
+def _arguments(given: list[str] | None) -> dict[str, Any]:
+    """timm's `--model-kwargs`: values are Python's literals, or text."""
+    found: dict[str, Any] = {}
+    for text in given or []:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise UserError(f"--model-kwargs: {text!r} is no NAME=VALUE")
+        try:
+            found[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[name] = value
+    return found
+
+
+def _starts(text: str | None) -> list[str]:
+    return [] if text is None else [f"expert_starts={text}"]
 
 
 def _names(text: str) -> list[str]:

@@ -222,7 +222,9 @@ def _images(paths: Sequence[Path], scene: int, config: ModelConfig) -> list[Name
         sample = render("test", scene, height, width)
         return [NamedImage(name=f"scene {scene}", pixels=sample.image, truth=sample)]
     return [
-        NamedImage(name=str(path), pixels=load_image(path, height=height, width=width))
+        NamedImage(
+            name=str(path), pixels=load_image(path, height=height, width=width, config=config)
+        )
         for path in paths
     ]
 

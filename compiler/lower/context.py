@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +16,7 @@ from moevit.quant.operators.rescale import Rescale
 
 from ..graph import Graph, Memory, Op, Operand, Tensor, Weights
 from ..plan.buffers import gates_ahead
-from ..plan.layout import Ints, Matrix, Shapes, head_index, pack_linear, pack_norm
+from ..plan.layout import Ints, Matrix, Shapes, head_index, pack_linear, pack_norm, patch_index
 from ..plan.rings import split
 from ..plan.schedule import ExpertSchedule
 from ..plan.tensors import Tensors
@@ -59,17 +59,22 @@ class Context:
 
     # Norms -------------------------------------------------------------------------------------
     @property
-    def final_norm(self) -> LayerNorm | None:
-        """The norm behind the last block: the task's own, or the network's."""
+    def final_norm(self) -> LayerNorm | Rescale | None:
+        """What makes int8 of the last tokens: the task's own, or the network's."""
         return self.network.final_norm(self.task)
 
-    def _norms(self) -> dict[str, LayerNorm]:
+    def _norms(self) -> dict[str, LayerNorm | Rescale]:
         """Every norm of the task in the order of execution."""
         blocks = enumerate(self.network.blocks)
-        found = {f"{i}.{n}": norm for i, b in blocks for n, norm in ((1, b.norm1), (2, b.norm2))}
+        found: dict[str, LayerNorm | Rescale] = {
+            f"{i}.{n}": norm for i, b in blocks for n, norm in ((1, b.norm1), (2, b.norm2))
+        }
         if self.final_norm is not None:
             own = self.final_norm is not self.network.norm
             found[f"final {self.task}" if own else "final"] = self.final_norm
+        head = self.network.linear_heads.get(self.task)
+        if head is not None and head.pooled is not None:
+            found[f"pooled {self.task}"] = head.pooled.norm
         return found
 
     def parameters(self, number: int, *, ahead: int | None = None) -> Operand:
@@ -100,18 +105,32 @@ class Context:
     def scale(self, block: int) -> Operand:
         """Parameters of a gate's input; all of them are loaded at once."""
         gates = gates_ahead(self.network)
-        tensor, place = self._slot("gate scales", range(len(gates))), list(gates).index(block)
-        if -1 not in self.slots:
-            self.slots[-1] = "gate scales"
-            self._load_parameters("gate scales", list(gates.values()), tensor.at(tensor.rows))
-        return tensor.at(range(place, place + 1), whole=True)
+        return self._always("gate scales", 0, list(gates.values()), list(gates).index(block))
+
+    def entry_parameters(self) -> Operand:
+        """Parameters of the norm in front of the blocks."""
+        entry, place = self.network.entry, len(gates_ahead(self.network))
+        if entry is None:
+            raise AssertionError("no norm in front of the blocks")
+        return self._always("norm in front of the blocks", place, [entry.norm], 0)
+
+    def _always(
+        self, name: str, first: int, norms: Sequence[LayerNorm | Rescale], place: int
+    ) -> Operand:
+        """Parameters that stay: number ``place`` of ``norms``, loaded to rows ``first ..``."""
+        tensor = self._slot("gate scales", range(first + len(norms)))
+        if -1 - first not in self.slots:
+            self.slots[-1 - first] = name
+            self._load_parameters(name, norms, tensor.at(tensor.rows[first:]))
+        row = first + place
+        return tensor.at(range(row, row + 1), whole=True)
 
     def _slot(self, region: str, rows: range) -> Tensor:
         pitch = self.shapes.words
         return Tensor(name=region, memory=Memory.NORMS, region=region, pitch=pitch, rows=rows)
 
     def _load_parameters(
-        self, name: str, norms: list[LayerNorm] | list[Rescale], target: Operand
+        self, name: str, norms: Sequence[LayerNorm | Rescale], target: Operand
     ) -> None:
         size = self.graph.table(
             name, lambda: np.concatenate([pack_norm(n, self.shapes) for n in norms])
@@ -260,6 +279,11 @@ class Context:
                 linear, self.shapes.config, outputs=outputs, inputs=inputs, otiles=otiles
             )
         return self.packed[name]
+
+    def patch_matrix(self) -> Matrix:
+        """The patch embedding: its inputs in padded pixel rows."""
+        inputs = patch_index(self.shapes)
+        return self.matrix("patch embedding", self.network.patch_embed, inputs=inputs)
 
     def head_outputs(self, name: str, linear: Linear) -> Matrix:
         """A query, key or value layer: its outputs in padded heads."""

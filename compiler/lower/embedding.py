@@ -1,4 +1,4 @@
-"""Lowering of a frame's beginning: pixels and the position embedding to tokens, and their norm."""
+"""Lowering of a frame's beginning: pixels and the position embedding to tokens, and their norms."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from moevit.hw.isa import Destination, Load, LoadKind
 from ..graph import Op, Operand, Tensor
 from ..plan.layout import pack_residual
 from .context import Context
+from .renormal import lower_entry
 
 __all__ = ["lower_embedding"]
 
 
 def lower_embedding(c: Context) -> None:
-    """Patch embedding onto the position embedding, and the first block's first norm.
+    """Patch embedding onto the position embedding, and the norms behind it.
 
     Strips of patches go in groups, so that the first is embedded while others are loaded. The
     norm's parameters come behind the first group's pixels. A norm takes whole tiles of the tokens
     that are complete: tokens in front of the patches shift tiles of tokens against those of
-    patches.
+    patches. A norm in front of the blocks comes behind all groups of a batch, whose products share
+    their weights, and the first block's behind that.
     """
     s, tensors = c.shapes, c.tensors
     norm, columns, front = c.network.blocks[0].norm1, s.geometry.grid[1], s.geometry.front
-    matrix = c.matrix("patch embedding", c.network.patch_embed)
+    matrix, entry = c.patch_matrix(), c.network.entry
     start = number = 0
     for batch in tensors.strip_batches():
         groups = [_Group(c, number + n, strips) for n, strips in enumerate(batch)]
@@ -31,11 +33,15 @@ def lower_embedding(c: Context) -> None:
         def normalise(n: int, groups: list[_Group] = groups) -> None:
             nonlocal start
             group = groups[n]
+            if entry is not None and n + 1 < len(groups):
+                return
             end = group.tokens.stop
             if not tensors.streamed and n + 1 < len(groups):
                 end -= end % s.config.array.tokens
             if end > start:
                 rows = range(start, end)
+                if entry is not None:
+                    lower_entry(c, entry, group.residual, group.normed, rows)
                 c.norm(norm, c.parameters(0), group.residual, group.normed, rows, "block 0 norm1")
                 c.keep(group.normed, tensors.stored_norms(), [rows])
                 c.keep(group.residual, tensors.stored_residual(), [rows])

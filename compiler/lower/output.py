@@ -17,6 +17,7 @@ from moevit.quant.formats import Multiplier
 from moevit.quant.network import Head, Mlp, Moe
 from moevit.quant.operators.layernorm import LayerNorm
 from moevit.quant.operators.linear import Linear
+from moevit.quant.operators.rescale import Rescale
 from moevit.quant.operators.upsampling import UpsamplingHead
 
 from ..graph import Op, Operand, Tensor
@@ -24,9 +25,12 @@ from ..plan.layout import Ints, Matrix, head_index
 from ..plan.tensors import outside
 from .attention import keys_values, lower_values
 from .context import Context
+from .renormal import lower_pooled
 from .upsampling import lower_upsampling
 
 __all__ = ["Output", "OutputRows", "output_rows"]
+
+_AnyNorm = LayerNorm | Rescale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +108,7 @@ class Output:
             self._patches(norm, head, chunk, residual)
 
     def _patches(
-        self, norm: LayerNorm, head: Head | UpsamplingHead, chunk: range, residual: Tensor
+        self, norm: _AnyNorm, head: Head | UpsamplingHead, chunk: range, residual: Tensor
     ) -> None:
         c, s, tensors = self.c, self.c.shapes, self.c.tensors
         front = s.geometry.front
@@ -123,9 +127,13 @@ class Output:
         if isinstance(head, UpsamplingHead):
             lower_upsampling(c, head, self.result)
         elif head.mean is not None:
-            self._linear(head, self._mean(head.mean), range(1))
+            source = self._mean(head.mean)
+            if head.pooled is not None:
+                normed = tensors.normed(chunk)
+                source = lower_pooled(c, head.pooled, source, residual, normed)
+            self._linear(head, source, range(1))
 
-    def _norm(self, norm: LayerNorm, source: Tensor, target: Tensor, rows: range) -> None:
+    def _norm(self, norm: _AnyNorm, source: Tensor, target: Tensor, rows: range) -> None:
         parameters = self.c.parameters(2 * len(self.c.network.blocks))
         self.c.norm(norm, parameters, source, target, rows, "final norm")
 
@@ -146,7 +154,7 @@ class Output:
         """Padding up to whole beats is computed, so that nothing stale is stored."""
         c, s, array = self.c, self.c.shapes, self.c.shapes.config.array
         inputs = None  # in order
-        if head.mean is not None:
+        if head.mean is not None and head.pooled is None:
             inputs = head_index(s)
         elif head.tokens > 1:  # each token padded by itself
             width = s.chunks * array.inputs

@@ -38,7 +38,8 @@ class Buffers:
     linear head, and of its widest row. ``map_tile``: the smallest tile of an upsampling head.
     ``norms``: number of norms. ``experts``, ``top_k``: largest. ``depth``: of the longest
     contraction. ``router_rows``: weight rows of the largest router. ``gates``: mixtures whose gate
-    reads the residual stream in front of the block. ``means``: whether a head reads the mean of the
+    reads the residual stream in front of the block. ``entry``: 1 with a norm in front of the
+    blocks. ``means``: whether a head reads the mean of the
     patches. ``upsampling``: heads of that kind, whose tiles are planned when the rest has its place
     (:mod:`.maps`).
     """
@@ -56,6 +57,7 @@ class Buffers:
     depth: int
     router_rows: int
     gates: int
+    entry: int
     means: bool
     upsampling: dict[str, UpsamplingHead]
 
@@ -89,6 +91,11 @@ class Buffers:
         return s.norm_words
 
     @property
+    def scales(self) -> int:
+        """Norms whose parameters are always there: gates' inputs, and that in front of all."""
+        return self.gates + self.entry
+
+    @property
     def gate_row(self) -> int:
         """Words of a token of what such a gate reads, 0 without one."""
         return self.shapes.norm_words if self.gates else 0
@@ -119,7 +126,8 @@ class Buffers:
             map_tile=max((least_words(h, s, pixel) for h in upsampling.values()), default=0),
             head_row=max((w for _, w in heads), default=0),
             norms=2 * len(network.blocks)
-            + any(network.final_norm(task) is not None for task in network.tasks),
+            + any(network.final_norm(task) is not None for task in network.tasks)
+            + any(head.pooled is not None for head in network.linear_heads.values()),
             experts=max((len(m.experts) for m in moes), default=0),
             top_k=max((m.gate.k for m in moes), default=0),
             depth=max(
@@ -129,6 +137,7 @@ class Buffers:
             ),
             router_rows=logits * s.chunks,
             gates=len(gates_ahead(network)),
+            entry=int(network.entry is not None),
             means=any(h.mean is not None for h, _ in heads),
             upsampling=upsampling,
         )

@@ -29,6 +29,7 @@ __all__ = [
     "pack_linear",
     "pack_norm",
     "pack_residual",
+    "patch_index",
     "round_up",
 ]
 
@@ -128,8 +129,8 @@ class Shapes:
 
     @property
     def patch_bytes(self) -> int:
-        """Bytes of one pixel row of a patch."""
-        return self.geometry.patch * self.geometry.channels
+        """Bytes of one pixel row of a patch in memory, padded to what is written at a time."""
+        return round_up(self.geometry.patch * self.geometry.channels, self.config.piece_bytes)
 
     @property
     def patch_chunks(self) -> int:
@@ -139,7 +140,7 @@ class Shapes:
     @property
     def image_pitch(self) -> int:
         """Bytes from one pixel row of the image in memory to the next."""
-        return round_up(self.geometry.image_width * self.geometry.channels, BEAT_BYTES)
+        return round_up(self.geometry.grid[1] * self.patch_bytes, BEAT_BYTES)
 
     def hidden_chunks(self, hidden: int) -> int:
         """Activation words of ``hidden`` int8 channels."""
@@ -217,6 +218,13 @@ def head_index(shapes: Shapes) -> Ints:
     g = shapes.geometry
     head, channel = np.divmod(np.arange(g.dim), g.head_dim)
     return head * (shapes.head_chunks * shapes.config.array.inputs) + channel
+
+
+def patch_index(shapes: Shapes) -> Ints:
+    """``(patch * patch * channels,)``: where each byte of a patch lies, its pixel rows padded."""
+    g = shapes.geometry
+    row, place = np.divmod(np.arange(g.patch * g.patch * g.channels), g.patch * g.channels)
+    return row * shapes.patch_bytes + place
 
 
 def pack_linear(

@@ -73,9 +73,10 @@ def check_limits(b: Buffers) -> None:
     limits.buffer(f"Activation memory ({how})", activations, "activation_words", array.inputs)
     limits.buffer(f"Residual memory ({how})", residual, "residual_words", 2 * array.outputs)
     limits.buffer("Key and value memory (one head)", b.head_rows, "kv_rows", config.row_bytes)
+    always = ("gate inputs, " if b.gates else "") + ("one in front of the blocks, " * b.entry)
     limits.buffer(
-        f"Norm parameter memory ({'gate inputs, ' if b.gates else ''}two norms)",
-        (min(b.norms, 2) + b.gates) * s.words,
+        f"Norm parameter memory ({always}two norms)",
+        (min(b.norms, 2) + b.scales) * s.words,
         "norm_rows",
         config.param_row_bytes,
     )
@@ -101,12 +102,6 @@ def check_limits(b: Buffers) -> None:
         limits.buffer(
             "Weight ring (a router)", b.router_rows, "ring_rows", config.row_bytes, power=True
         )
-    size, piece = s.patch_bytes, config.piece_bytes
-    limits.require(
-        size % piece == 0,
-        f"a patch's pixel row of {size} bytes is no multiple of the {piece} bytes that are written "
-        "at a time (patch x channels must be, or array.outputs smaller)",
-    )
     limits.require(
         s.geometry.dim < 1 << DIM_BITS,
         f"the width of {s.geometry.dim} channels is more than the norm engine counts, "

@@ -80,7 +80,7 @@ class MemoryPlan:
         )
         if self.inputs is not None:
             every += (self.inputs,)
-        return every + ((self.ahead, self.scales) if self.ahead.size else ())
+        return every + tuple(r for r in (self.ahead, self.scales) if r.size)
 
     @property
     def floor(self) -> int:
@@ -143,7 +143,7 @@ def _resident(b: Buffers) -> MemoryPlan | None:
         dense=dense,
         routed=routed,
         halves=halves,
-        norms=min(b.norms, memory.norm_rows // s.words - b.gates),
+        norms=min(b.norms, memory.norm_rows // s.words - b.scales),
     )
     work = max(fixed, dense * b.hidden, halves * routed * b.expert)
     residual = n * s.words
@@ -189,6 +189,6 @@ def place(
         values=region("values", "KV", tiling.heads * s.value_rows, keys),
         norms=region("norm parameters", "N", tiling.norms * s.words),
         ahead=region("gate inputs", "A", gate, tokens + work),
-        scales=region("gate scales", "N", b.gates * s.words, tiling.norms * s.words),
+        scales=region("gate scales", "N", b.scales * s.words, tiling.norms * s.words),
         hidden_pitch=tiling.routed * b.expert if tiling.halves == 2 else 0,
     )

@@ -141,7 +141,7 @@ def _fit(b: Buffers, heads: int, queries: int, least: int) -> tuple[Tiling, Spil
         dense=dense,
         routed=pieces[halves],
         halves=halves,
-        norms=min(b.norms, memory.norm_rows // s.words - b.gates),
+        norms=min(b.norms, memory.norm_rows // s.words - b.scales),
     )
     spill = Spill(
         strips=strips[0],

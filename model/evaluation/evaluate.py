@@ -18,6 +18,7 @@ from ..config import ModelConfig
 from ..datasets import Dataset, Example
 from ..datasets.fit import fit
 from ..m3vit import M3ViT
+from ..preprocessing import prepare_array
 from ..scenes.render import Sample
 from ..tasks import predict
 from ..training.data import samples
@@ -31,6 +32,7 @@ __all__ = [
     "evaluate",
     "fitted",
     "float_backend",
+    "seen",
     "truth_of",
 ]
 
@@ -51,7 +53,17 @@ def truth_of(sample: Sample | Example, kind: str) -> NDArray[Any]:
 def fitted(data: Dataset, config: ModelConfig, count: int | None = None) -> Iterator[Example]:
     """The first ``count`` images of a data set (all if None), at the model's size."""
     for index in range(min(len(data), len(data) if count is None else count)):
-        yield fit(data.load(index), config.image)
+        yield seen(data.load(index), config)
+
+
+def seen(example: Example, config: ModelConfig) -> Example:
+    """An example as the model is to see it: image and truths at its size.
+
+    A model that crops in its own way (an imported classifier) has truths of the whole picture.
+    """
+    if config.crop_mode == "cover":
+        return fit(example, config.image)
+    return Example(prepare_array(example.image, config), dict(example.truths))
 
 
 def float_backend(model: M3ViT) -> Backend:

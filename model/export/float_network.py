@@ -102,12 +102,19 @@ def _head(model: M3ViT, task: TaskConfig) -> FloatHead | FloatUpsamplingHead:
         class_token=single and not config.mean_pool,
         tokens=config.class_inputs // config.dim if single else 1,
         mean=single and config.mean_pool,
+        norm=_norm(cast(nn.LayerNorm, module.norm)) if single and config.pool_norm else None,
     )
 
 
 def _upsampling(module: UpsamplingHead) -> FloatUpsamplingHead:
     """Stages with a doubling in front of each convolution but the first, and of the 1x1: behind it,
     where the module has it, bilinear doubling gives the same, as its shares add up to 1."""
+    if module.corners and module.doublings:
+        raise ValueError(
+            "Heads trained with align_corners have weights of their own at every pixel of a "
+            "doubled map, which the accelerator does not hold; import them without it "
+            "(--no-align-corners) for nearly the same"
+        )
     stages = []
     for n, (layer, norm) in enumerate(zip(module.convolutions, module.norms, strict=True)):
         weight, bias = _folded(cast(nn.Conv2d, layer), cast(nn.BatchNorm2d, norm))
@@ -138,9 +145,12 @@ def to_float_network(model: M3ViT) -> FloatNetwork:
     config = model.config
     kernel = _array(model.patch_embed.proj.weight)  # (D, C, row, column)
     embedding = _array(model.pos_embed)[0]
-    for row, token in enumerate((model.cls_token, model.dist_token)):
+    row = 0
+    for token in (model.cls_token, model.dist_token, model.reg_token):
         if token is not None:
-            embedding[row] += _array(token)[0, 0]
+            count = token.shape[1]
+            embedding[row : row + count] += _array(token)[0]
+            row += count
     return FloatNetwork(
         geometry=Geometry(
             image_height=config.image[0],
@@ -151,6 +161,7 @@ def to_float_network(model: M3ViT) -> FloatNetwork:
             heads=config.heads,
             class_token=config.class_token,
             distilled=config.distilled,
+            registers=config.registers,
         ),
         pixel_mean=_array(model.pixel_mean).reshape(-1),
         pixel_std=_array(model.pixel_std).reshape(-1),
@@ -161,6 +172,7 @@ def to_float_network(model: M3ViT) -> FloatNetwork:
         embedding=embedding,
         blocks=tuple(_block(cast(Block, block), model) for block in model.blocks),
         norm=_norm(model.norm) if isinstance(model.norm, nn.LayerNorm) else None,
+        entry=_norm(model.norm_pre) if isinstance(model.norm_pre, nn.LayerNorm) else None,
         heads={task.name: _head(model, task) for task in config.tasks if task.kind != "tokens"},
         tasks=config.task_names,
         meta={"model": json.loads(config.to_json())},

@@ -34,6 +34,7 @@ from moevit.quant.network import Attention, Mlp, Moe, Network
 from moevit.quant.operators.gelu import GELU
 from moevit.quant.operators.layernorm import X_HAT_FRAC, LayerNorm
 from moevit.quant.operators.linear import Linear
+from moevit.quant.operators.rescale import Rescale
 from moevit.quant.operators.upsampling import UpsamplingHead
 
 from ..checkpoint import write_atomically
@@ -174,7 +175,13 @@ class _Builder(Graph):
                 self.add("Slice", x, *(self.constant(v, np.int64) for v in ([0], [1], [1]))), 0.0
             )
             x = self.add("Concat", first, x, axis=1)
-        return self.residual(self.add("Add", x, table))
+        x = self.residual(self.add("Add", x, table))
+        entry = self.net.entry
+        if entry is None:
+            return x
+        return self.residual(
+            self.linear("entry.linear", self.norm("entry.norm", x, entry.norm), entry.linear, scale)
+        )
 
     def attention(self, path: str, y: str, a: Attention) -> str:
         g, tokens = self.net.geometry, self.net.geometry.tokens
@@ -287,6 +294,8 @@ class _Builder(Graph):
         """A task's result and its shape behind the batch."""
         g, net = self.net.geometry, self.net
         head, norm = net.heads.get(task), net.final_norm(task)
+        if isinstance(norm, Rescale):
+            raise ValueError("A norm behind the patches' mean (pool_norm) has no QDQ export")
         if head is not None:  # in front of the norm, which then has fewer tokens
             ends = ([0], [head.tokens]) if head.class_token else ([g.front], [g.tokens])
             x = self.add("Slice", x, *(self.constant(v, np.int64) for v in (*ends, [1])))
@@ -301,6 +310,8 @@ class _Builder(Graph):
             flat = (-1, 1, head.tokens * g.dim) if head is not None and several else ()
             x = self.norm(path, x, norm, flat)
         if head is None:
+            if net.norm_scale:
+                x = self.scaled(x, net.norm_scale)
             return x, [g.tokens, g.dim]
         scale = head.linear.scale
         if head.mean is not None:
@@ -418,7 +429,7 @@ def qdq_difference(
         if head is not None:
             exact = golden.dequantise(raw, task).reshape(real.shape)
         else:
-            exact = raw * (network.residual_scale if network.norm is None else 1.0)
+            exact = raw * network.token_scale
         gap = np.abs(real.astype(np.float64) - exact)
         noise, variance = float(np.mean(gap**2)), float(np.var(exact))
         found[task] = {

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from ..config import ModelConfig
 from .common import Imported, Sizes, build, experts_of
-from .tensors import Tensors, listed
+from .containers import listed
+from .tensors import Tensors
 
 __all__ = ["import_edge_moe"]
 

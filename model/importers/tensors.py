@@ -1,4 +1,4 @@
-"""Reading foreign weights safely, and accounting for each of their tensors.
+"""Accounting for each tensor of foreign weights (:mod:`.containers` finds them in their file).
 
 A :class:`Tensors` hands out what an importer asks for by name and shape and remembers what was
 wrong. At the end :meth:`Tensors.finish` raises one error that lists everything missing, misshapen,
@@ -7,100 +7,14 @@ not finite or left over, so nothing is skipped in silence.
 
 from __future__ import annotations
 
-import pickle
-import re
-import warnings
-import zipfile
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-__all__ = ["Tensors", "listed", "read_weights", "strip_prefixes"]
+from .containers import listed
 
-_CONTAINERS = ("state_dict", "model_state_dict", "model")
-_PREFIXES = ("module.", "backbone.", "_orig_mod.")
-_SHOWN = 20
-
-
-def read_weights(path: Path | str) -> dict[str, Tensor]:
-    """The tensors of a ``.pth`` or ``.safetensors`` file by name, without running its code.
-
-    A state dictionary may lie under ``state_dict`` or ``model``, its names may carry ``module.``
-    and ``backbone.`` prefixes. Raises ``ValueError`` naming the file if it is absent or broken, if
-    it needs arbitrary unpickling, or if it has no tensors.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"Weights {path} are a folder, expected a file")
-    if not path.is_file():
-        raise ValueError(f"Weights {path} do not exist")
-    found = _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
-    for name in _CONTAINERS:
-        if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
-            found = found[name]
-            break
-    if not isinstance(found, Mapping):
-        raise ValueError(
-            f"Weights {path} must be a dictionary of tensors, not {type(found).__name__}"
-        )
-    tensors = {str(key): value for key, value in found.items() if isinstance(value, Tensor)}
-    others = [str(key) for key, value in found.items() if not isinstance(value, Tensor)]
-    if not tensors:
-        held = f"; it holds {listed(others)}" if others else ""
-        raise ValueError(f"Weights {path} have no tensors{held}")
-    if others:
-        raise ValueError(f"Weights {path} have entries that are no tensors: {listed(others)}")
-    return strip_prefixes(tensors, path)
-
-
-def _safetensors(path: Path) -> Any:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"Weights {path} are not a whole safetensors file: {error}") from None
-
-
-def _pickled(path: Path) -> Any:
-    try:
-        with warnings.catch_warnings():  # of old forms of pickle; what is refused is said below
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        blocked = re.search(r"(?:GLOBAL|global) ([\w.]+)", str(error))
-        what = f" ({blocked[1]})" if blocked else ""
-        raise ValueError(
-            f"Weights {path} are not a file of plain tensors{what}; loading them would run code "
-            "from the file. Save the state dictionary alone"
-        ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        reason = f" {str(error).splitlines()[0]}" if str(error) else ""
-        raise ValueError(
-            f"Weights {path} are not a whole PyTorch file: {type(error).__name__}{reason}"
-        ) from None
-
-
-def strip_prefixes(tensors: Mapping[str, Tensor], path: Path | str) -> dict[str, Tensor]:
-    """Names without ``module.`` and ``backbone.`` in front; ``ValueError`` if two become one."""
-    plain: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        short = name
-        while (prefix := next((p for p in _PREFIXES if short.startswith(p)), None)) is not None:
-            short = short.removeprefix(prefix)
-        if short in plain:
-            raise ValueError(f"Weights {path} have {short!r} twice, the second time as {name!r}")
-        plain[short] = tensor
-    return plain
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names for a message, not too many of them."""
-    shown = ", ".join(names[:_SHOWN])
-    return f"{shown} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else shown
+__all__ = ["Tensors"]
 
 
 class Tensors:

@@ -161,6 +161,8 @@ def _pairs(
     """Each site with its float values and what the integers stand for."""
     trace, additions = got.trace, iter(seen["residual"])
     yield "embed", next(additions), trace["embed"] * network.residual_scale
+    if network.entry is not None:
+        yield "entered", next(additions), trace["entered"] * network.residual_scale
     for i in range(len(network.blocks)):
         for step in ("proj", "mlp"):
             name = f"blocks.{i}.{step}"

@@ -112,7 +112,7 @@ class FloatHead:
     """Linear head; outputs in pixel-shuffle order ``c*s*s + dy*s + dx``, ``s = upscale``.
 
     It reads every patch token, or the first ``tokens`` tokens side by side (``class_token``), or
-    the patch tokens' mean (``mean``).
+    the patch tokens' mean (``mean``), with a norm behind it if it has one.
     """
 
     linear: FloatLinear
@@ -121,6 +121,7 @@ class FloatHead:
     class_token: bool = False
     tokens: int = 1
     mean: bool = False
+    norm: FloatNorm | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -129,7 +130,8 @@ class FloatNetwork:
 
     Pixels enter as ``(u8 - pixel_mean) / pixel_std``, both ``(channels,)`` on the scale 0..255.
     ``patch_embed`` takes a patch in the order (row, column, channel). ``embedding`` ``(tokens, D)``
-    is the position embedding with the class token added to row 0.
+    is the position embedding with the class token added to row 0. ``entry``: what normalises the
+    embedded tokens in front of the first block.
     """
 
     geometry: Geometry
@@ -142,6 +144,7 @@ class FloatNetwork:
     heads: dict[str, FloatHead | FloatUpsamplingHead]
     tasks: tuple[str, ...]
     meta: dict[str, Any] = field(default_factory=dict)
+    entry: FloatNorm | None = None
 
     def run(
         self,
@@ -159,6 +162,7 @@ class FloatNetwork:
         ``blocks.<i>.hidden`` or ``blocks.<i>.experts.<e>.x`` with x one of ``input hidden``,
         ``blocks.<i>.logits.<task>``, ``blocks.<i>.ahead`` (what a gate in front of the block
         reads),
+        ``entry`` (the ``x_hat`` of a norm in front of the blocks),
         ``blocks.<i>.routing.<task>`` (chosen experts, ``(n, k)``), ``norm``, ``heads.<task>``;
         of upsampling heads also ``heads.<task>.norm`` (their own ``x_hat``),
         ``heads.<task>.stages.<n>`` behind each ReLU, and ``heads.<task>.around.<n>``, samples of
@@ -186,7 +190,11 @@ class FloatNetwork:
         pixels = ((images - self.pixel_mean) / self.pixel_std).astype(np.float32)
         x = np.repeat(self.embedding[None], len(images), axis=0).astype(np.float32)
         x[:, self.geometry.front :] += self.patch_embed(patchify(pixels, self.geometry.patch))
-        return watch("residual", x)
+        x = watch("residual", x)
+        return x if self.entry is None else watch("residual", self._entered(self.entry, x, watch))
+
+    def _entered(self, norm: FloatNorm, x: Floats32, watch: _Tap) -> Floats32:
+        return self._norm(norm, x, "entry", watch)
 
     def _block(self, index: int, x: Floats32, task: str, watch: _Tap) -> Floats32:
         block, prefix, before = self.blocks[index], f"blocks.{index}.", x
@@ -256,8 +264,12 @@ class FloatNetwork:
             x = x.reshape(len(x), 1, -1)
         else:
             x = x[:, self.geometry.front :]
+        if head.norm is not None:
+            x = watch(f"heads.{task}.rows", x)
         if head.mean:
             x = watch(f"heads.{task}.mean", x.mean(axis=1, keepdims=True))
+        if head.norm is not None:
+            x = self._norm(head.norm, x, f"heads.{task}.norm", watch)
         return watch(f"heads.{task}", head.linear(x))
 
     def _upsampled(

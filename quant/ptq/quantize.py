@@ -34,7 +34,7 @@ from ..float.network import (
 )
 from ..formats import ACTIVATION, LOGIT, RESIDUAL, Multiplier
 from ..golden import PIXEL_OFFSET
-from ..network import Attention, Block, Mlp, Moe, Network, expert_order
+from ..network import Attention, Block, Entry, Mlp, Moe, Network, expert_order
 from ..operators.gate import Gate
 from ..operators.gelu import GELU
 from ..operators.linear import GeluOutput, Linear
@@ -90,9 +90,12 @@ class _Quantiser(HeadQuantiser):
     def run(self) -> Network:
         net = self.net
         embedding = RESIDUAL.saturate(np.round(net.embedding / self.residual)).astype(np.int16)
+        entry = None if net.entry is None else self.entry(net.entry)
         blocks = tuple(self.block(i, b) for i, b in enumerate(net.blocks))
-        norm, encoding = None, None
-        if net.norm is not None:
+        norm, encoding, step = None, None, 0.0
+        if net.norm is not None and not net.heads:
+            norm, step = self.final_tokens(net.norm)
+        elif net.norm is not None:
             consumers = [part for head in net.heads.values() for part in parts(head)]
             norm, encoding = self.norm(net.norm, "norm", consumers)
         heads = {task: self.output(task, head, encoding) for task, head in net.heads.items()}
@@ -105,6 +108,8 @@ class _Quantiser(HeadQuantiser):
             heads=heads,
             tasks=net.tasks,
             residual_scale=self.residual,
+            norm_scale=step,
+            entry=entry,
             meta={
                 **net.meta,
                 "quantisation": {**asdict(self.options), "images": self.stats.images},
@@ -121,6 +126,13 @@ class _Quantiser(HeadQuantiser):
             offset=np.tile((PIXEL_OFFSET - net.pixel_mean) / net.pixel_std, pixels),
         )
         return self.linear(net.patch_embed, encoding, self.residual, name="patch_embed")
+
+    def entry(self, norm: FloatNorm) -> Entry:
+        """A norm in front of the blocks: its outputs go back to the residual one by one."""
+        dim = self.net.geometry.dim
+        same = FloatLinear(weight=np.eye(dim, dtype=np.float32), bias=np.zeros(dim, np.float32))
+        layer, encoding = self.norm(norm, "entry", [same])
+        return Entry(norm=layer, linear=self.linear(same, encoding, self.residual, name="entry"))
 
     # Blocks ------------------------------------------------------------------------------------
     def block(self, index: int, block: FloatBlock) -> Block:

@@ -53,6 +53,8 @@ def shapes(network: Network, path: Path) -> dict[str, tuple[int, ...]]:
         {"distilled": True, "moe_every": 1},
         {"experts_per_task": 3, "gate_input_ahead": True, "top_k": 3},
         {"tasks": (TOKENS,), "final_norm": False},
+        {"pre_norm": True, "registers": 3, "gate_input_ahead": True},
+        {"pool_norm": True, "mean_pool": True, "final_norm": False, "tasks": SMALL.tasks[1:]},
         {"decoder": "upsampling", "decoder_width": 7},
         {"decoder": "upsampling", "tasks": SMALL.tasks[:1], "final_norm": False},
     ],

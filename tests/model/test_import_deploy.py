@@ -18,6 +18,7 @@ from moevit.model.importers.edge_moe import import_edge_moe
 from moevit.model.importers.m3vit import import_m3vit
 from moevit.model.importers.timm import TASK, import_timm
 from moevit.model.m3vit import M3ViT
+from moevit.quant.analysis.report import compare
 from moevit.quant.golden import Golden
 from moevit.quant.io import load_network, save_network
 from moevit.quant.ptq.calibrate import calibrate
@@ -63,10 +64,11 @@ def pooled(folder: Path) -> M3ViT:
     return classifier(folder, "vit_medium_patch16_gap_240")
 
 
-def classifier(folder: Path, name: str = "deit_tiny_patch16_224") -> M3ViT:
+def classifier(folder: Path, name: str = "deit_tiny_patch16_224", **others: object) -> M3ViT:
     torch.manual_seed(0)
     sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
-    model = timm.create_model(name, pretrained=False, num_classes=11, **sizes)
+    sizes |= {"num_classes": 11, **others}
+    model = timm.create_model(name, pretrained=False, **sizes)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -74,9 +76,55 @@ def classifier(folder: Path, name: str = "deit_tiny_patch16_224") -> M3ViT:
     return import_timm(name, weights=folder / "w.pth", **sizes).model
 
 
-@pytest.mark.parametrize(
-    "source", [m3vit, m3vit_windows, m3vit_heads, edge_moe, classifier, distilled, pooled]
-)
+def registers(folder: Path) -> M3ViT:
+    return classifier(folder, "vit_tiny_patch16_224", reg_tokens=3, init_values=0.7)
+
+
+def fourteen(folder: Path) -> M3ViT:
+    """DINOv2: patches of 14 pixels, no classifier."""
+    sizes = {"patch_size": 14, "img_size": 42, "num_classes": 0}
+    return classifier(folder, "vit_small_patch14_reg4_dinov2", **sizes)
+
+
+def pooled_registers(folder: Path) -> M3ViT:
+    return classifier(folder, "vit_so150m_patch16_reg4_gap_256", qkv_bias=False)
+
+
+def clip(folder: Path) -> M3ViT:
+    """A norm in front of the blocks."""
+    return classifier(folder, "vit_base_patch32_clip_224")
+
+
+def norm_behind_mean(folder: Path) -> M3ViT:
+    return classifier(folder, "vit_medium_patch16_reg4_gap_256")
+
+
+def m3vit_shut_out(folder: Path) -> M3ViT:
+    """M3ViT's third window begins where fewer experts are left than it has."""
+    path = folder / "m3vit.pth"
+    torch.save(m3vit_weights("one"), path)
+    options = {"image": M3vit.IMAGE, "heads": M3vit.HEADS, "tasks": ["a", "b", "c"], "top_k": 1}
+    return import_m3vit(path, **options, experts_per_task=2).model
+
+
+SOURCES = [
+    m3vit,
+    m3vit_windows,
+    m3vit_shut_out,
+    m3vit_heads,
+    edge_moe,
+    classifier,
+    distilled,
+    pooled,
+    registers,
+    fourteen,
+    pooled_registers,
+    clip,
+    norm_behind_mean,
+]
+
+
+@pytest.mark.parametrize("source", SOURCES)
 def test_from_float_to_the_program(source: object, tmp_path: Path) -> None:
     assert callable(source)
     model: M3ViT = source(tmp_path)
@@ -96,7 +144,7 @@ def test_from_float_to_the_program(source: object, tmp_path: Path) -> None:
         output, outcome = run_program(program, held_out[0], task)
         np.testing.assert_array_equal(output, results[0].output)
         assert outcome.credits == (0,) * 16
-        scale = network.heads[task].scale if network.heads else network.residual_scale
+        scale = network.heads[task].scale if network.heads else network.token_scale
         got = np.stack([r.output for r in results]) * scale
         noise = np.mean((got - exact[task]) ** 2) / np.var(exact[task])
         assert noise < 0.02, f"{task}: noise is {noise:.2%} of the signal"
@@ -112,11 +160,22 @@ def test_classes_are_planes_of_one_pixel(tmp_path: Path) -> None:
     np.testing.assert_allclose(planes.ravel(), output[0] * golden.network.heads[TASK].linear.scale)
 
 
-@pytest.mark.parametrize("source", [distilled, pooled])
+@pytest.mark.parametrize("source", [distilled, pooled, fourteen, clip])
 def test_quantised_onnx_of_classifiers(source: object, tmp_path: Path) -> None:
     assert callable(source)
     floats = to_float_network(source(tmp_path))
     images = random_images(5, floats.geometry, 32)
     network = quantise(floats, calibrate(floats, images))
     report = export_qdq(network, tmp_path / "q.onnx", images=images[:6])
-    assert report["difference"][TASK]["sqnr_db"] > 25
+    assert report["difference"][network.tasks[0]]["sqnr_db"] > 25
+
+
+@pytest.mark.parametrize("source", [clip, norm_behind_mean])
+def test_reports_of_what_norms_do(source: object, tmp_path: Path) -> None:
+    assert callable(source)
+    floats = to_float_network(source(tmp_path))
+    images = random_images(5, floats.geometry, 16)
+    network = quantise(floats, calibrate(floats, images))
+    found = compare(floats, network, images[:4]).noise[network.tasks[0]]
+    decibels = {site: noise.decibels for site, noise in found.items()}
+    assert min(decibels.values()) > 18, decibels

@@ -103,20 +103,30 @@ WINDOWS = {"experts_per_task": 3, "expert_starts": (1, 0, 1)}
         ),
         ("multi", lambda w: w, {"gate_input_ahead": True}),
         ("conditioned", lambda w: w, WINDOWS),
-        ("multi", lambda w: w, {**WINDOWS, "renormalise": True, "prune_threshold": 0.4}),
+        (
+            "one",
+            lambda w: w,
+            {
+                "experts_per_task": 2,
+                "expert_starts": (1, 0, 2),
+                "renormalise": True,
+                "prune_threshold": 0.4,
+            },
+        ),
         ("conditioned", lambda w: w, {"gate_input_ahead": True, "prune_threshold": 0.3}),
     ],
 )
 def test_same_function(gate: str, wrap: Any, options: dict[str, Any], tmp_path: Path) -> None:
     w = m3vit_weights(gate)
     path = save(wrap(w), tmp_path)
-    imported = import_m3vit(path, image=IMAGE, heads=HEADS, top_k=K, **options)
+    names = ["a", "b", "c"] if "expert_starts" in options else []
+    imported = import_m3vit(path, image=IMAGE, heads=HEADS, top_k=K, tasks=names, **options)
     store(imported.model, tmp_path / "out.safetensors", imported.source)
     model = load(tmp_path / "out.safetensors")
     config = model.config
     assert not config.final_norm and config.gate == gate
     assert (config.gate_task_dim, config.gate_task_hidden) == ((5, 6) if gate[0] == "c" else (0, 0))
-    assert len(config.tasks) == (1 if gate == "one" else 3)
+    assert len(config.tasks) == (1 if gate == "one" and not names else 3)
     images = torch.randint(0, 256, (2, *IMAGE, 3), generator=torch.Generator().manual_seed(1))
     results = []
     for index, task in enumerate(config.task_names):
@@ -124,7 +134,7 @@ def test_same_function(gate: str, wrap: Any, options: dict[str, Any], tmp_path: 
             got = model(images.to(torch.uint8), task)
         expected = torch.stack([reference(w, image, index, gate, options) for image in images])
         assert got.shape == (2, TOKENS, D)
-        assert torch.allclose(got, expected, atol=1e-5, rtol=1e-5)
+        assert torch.allclose(got, expected, atol=3e-5, rtol=1e-5)
         results.append(got)
     for other in results[1:]:
         assert not torch.allclose(results[0], other, atol=1e-3)  # tasks do differ
@@ -144,14 +154,14 @@ def test_lists_everything_that_does_not_fit(tmp_path: Path) -> None:
     del w["blocks.2.attn.proj.bias"], w["blocks.3.mlp.gate.1.w_gate"]
     w["blocks.1.mlp.experts.h4toh.weight"] = torch.zeros(EXPERTS, HIDDEN, D)
     w["blocks.0.norm1.weight"] = torch.full((D,), torch.nan)
-    w["norm.weight"] = torch.ones(D)
+    w["neck.weight"] = torch.ones(D)
     with pytest.raises(ValueError) as caught:
         import_m3vit(save(w, tmp_path), image=IMAGE, heads=HEADS)
     text = str(caught.value)
     assert "missing blocks.2.attn.proj.bias (16,), blocks.3.mlp.gate.1.w_gate (16, 4)" in text
     assert "blocks.1.mlp.experts.h4toh.weight is (4, 12, 16), expected (4, 16, 12)" in text
     assert "blocks.0.norm1.weight has values that are not finite" in text
-    assert "unexpected norm.weight (16,)" in text
+    assert "unexpected neck.weight (16,)" in text
     assert "\n" not in text
 
 
@@ -176,10 +186,8 @@ def test_runs_no_code(tmp_path: Path) -> None:
         (b"", "not a whole PyTorch file"),
         (b"not a checkpoint at all", "not a "),
         ({"epoch": 3}, "have no tensors; it holds epoch"),
-        ({"a.b": torch.zeros(1)}, "lacks patch_embed.proj.weight"),
-        ({"x": torch.zeros(1), "epoch": 3}, "entries that are no tensors: epoch"),
-        ({"module.x": torch.zeros(1), "x": torch.zeros(1)}, "have 'x' twice"),
-        ([1, 2], "must be a dictionary of tensors, not list"),
+        ({"a.b": torch.zeros(1)}, "lack patch_embed.proj.weight, with any prefix; they hold a.b"),
+        ([1, 2], "have no tensors, but a list"),
     ],
 )
 def test_bad_files(content: Any, message: str, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.programs import AWKWARD, place, refused, sizes
+from support.programs import AWKWARD, place, sizes
 
 from moevit.compiler import Program, compile_network
 from moevit.hw.config import AcceleratorConfig, preset
@@ -41,8 +41,6 @@ def output(program: Program, image: np.ndarray, task: str, **options: int) -> np
 
 
 def check(network: Network, config: AcceleratorConfig, threshold: float, seeds: range) -> None:
-    if refused(network, config):
-        return
     program = compile_network(network, config, threshold=threshold)
     image = random_images(1, network.geometry)[0]
     task = network.tasks[0]

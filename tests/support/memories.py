@@ -28,7 +28,7 @@ def cramped(
         memory__activation_words=int(activations * factor[0]),
         memory__residual_words=int(residual * factor[1]),
         memory__kv_rows=int(b.head_rows * factor[2]),
-        memory__norm_rows=int(rng.integers(2, 5) + b.gates) * b.shapes.words,
+        memory__norm_rows=int(rng.integers(2, 5) + b.scales) * b.shapes.words,
         limits__depth=max(config.limits.depth, b.depth * config.array.inputs),
         limits__routed=int(rng.integers(config.array.tokens, 30)),
     )
@@ -42,8 +42,6 @@ def random_program(seed: int, *, all_tasks: bool = False) -> tuple[Network, Prog
     sizes = random_sizes(rng, config)
     if seed % 2:
         sizes = replace(sizes, mean_heads=False)
-    if sizes.patch * sizes.channels % config.piece_bytes:
-        return None
     network = random_network(seed, sizes)
     threshold = float(rng.choice([0.0, 3.0, float("inf")]))
     try:

@@ -4,17 +4,14 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import strategies as st
 
-from moevit.compiler import Program, compile_network
-from moevit.hw.config import AcceleratorConfig
+from moevit.compiler import Program
 from moevit.quant.formats import WEIGHT_BITS
-from moevit.quant.network import Network
 from moevit.quant.random_network import Sizes
 from moevit.sim.interpreter import Interpreter, Outcome
 
-__all__ = ["AWKWARD", "Layout", "place", "refused", "run_program", "sizes"]
+__all__ = ["AWKWARD", "Layout", "place", "run_program", "sizes"]
 
 PAGE = 4096
 
@@ -54,16 +51,6 @@ def run_program(
     return output.unpack(memory[start : start + output.size]), outcome
 
 
-def refused(network: Network, config: AcceleratorConfig) -> bool:
-    """Whether the device cannot load such patches; then the compiler must say so."""
-    g = network.geometry
-    if g.patch * g.channels % config.piece_bytes == 0:
-        return False
-    with pytest.raises(ValueError, match=r"pixel row of \d+ bytes is no multiple"):
-        compile_network(network, config)
-    return True
-
-
 AWKWARD = {
     "plain": Sizes(),
     "one expert": Sizes(experts=1, top_k=1, expert_hidden=20, moe=(0, 1)),
@@ -83,6 +70,31 @@ AWKWARD = {
     "class head, dense last": Sizes(class_heads=True, head_channels=(5, 300), moe=(0,)),
     "distilled": Sizes(class_heads=True, distilled=True, head_channels=(37, 3), dim=20),
     "distilled, patch heads": Sizes(distilled=True, image_height=24),
+    "registers": Sizes(class_heads=True, registers=3, head_channels=(9, 3), dim=20),
+    "registers, no class token": Sizes(registers=5, class_token=False, mean_heads=True),
+    "odd patch": Sizes(patch=7, image_height=21, image_width=35),
+    "odd patch, grey": Sizes(patch=5, channels=1, image_height=20, image_width=45),
+    "norm behind the mean": Sizes(
+        mean_heads=True, pool_norm=True, norm=False, registers=2, class_token=False, dim=20
+    ),
+    "norm behind the mean, all": Sizes(
+        mean_heads=True, pool_norm=True, norm=False, entry=True, head_channels=(37, 3), moe=()
+    ),
+    "norm in front": Sizes(entry=True, moe=(0,)),
+    "norm in front, gates ahead": Sizes(entry=True, ahead=True, moe=(0, 1)),
+    "norm in front, one token": Sizes(
+        entry=True, class_token=False, image_height=8, image_width=8, norm=False, head_channels=()
+    ),
+    "norm in front, all": Sizes(
+        entry=True,
+        distilled=True,
+        registers=2,
+        dim=20,
+        patch=5,
+        moe=(),
+        image_height=20,
+        image_width=25,
+    ),
     "mean head": Sizes(mean_heads=True, head_channels=(37, 3), image_width=40),
     "mean head, no class token": Sizes(mean_heads=True, class_token=False, dim=20, moe=()),
     "mean head, one patch": Sizes(mean_heads=True, distilled=True, image_height=8, image_width=8),
@@ -106,7 +118,7 @@ AWKWARD = {
 @st.composite
 def sizes(draw: st.DrawFn) -> Sizes:
     """Small networks of every shape."""
-    patch = draw(st.sampled_from([4, 8]))
+    patch = draw(st.sampled_from([3, 4, 5, 8]))
     heads = draw(st.integers(1, 3))
     depth = draw(st.integers(1, 2))
     experts = draw(st.integers(1, 5))
@@ -145,6 +157,10 @@ def sizes(draw: st.DrawFn) -> Sizes:
         class_heads=what == "class" and base.class_token,
         mean_heads=what == "mean",
         distilled=base.class_token and draw(st.booleans()),
+        registers=draw(st.sampled_from([0, 0, 1, 3])),
+        pool_norm=what == "mean" and not norm,
+        head_channels=base.head_channels or (2,) * (what == "mean"),
+        entry=draw(st.booleans()),
     )
     if what == "patches" and draw(st.booleans()):
         base = replace(

@@ -201,6 +201,11 @@ def random_sizes(rng: np.random.Generator, config: AcceleratorConfig) -> Sizes:
         ahead=rng.random() < 0.4,
         expert_bits=int(rng.choice(WEIGHT_BITS)),
     )
+    if rng.random() < 0.3:
+        own = int(rng.choice([3, 5, 7]))
+        rows, columns = sizes.image_height // patch, sizes.image_width // patch
+        sizes = replace(sizes, patch=own, image_height=own * rows, image_width=own * columns)
+    sizes = replace(sizes, registers=int(rng.choice([0, 0, 1, 4])), entry=rng.random() < 0.4)
     if heads_on != "patches" or rng.random() < 0.6:
         return sizes
     channels = tuple(between(1, 5) for _ in range(between(1, tasks)))
