@@ -35,7 +35,7 @@ def test_a_sound_program_passes_both() -> None:
     network, program = made
     task, image = network.tasks[0], random_images(6, network.geometry)[0]
     want = Golden(network).run(image, task).output
-    (mutant,) = mutants(program, task, np.random.default_rng(1), ["count changed"])
+    (mutant,) = mutants(program, task, np.random.default_rng(1), ["wait dropped"])
     verdict = judge(
         type(mutant)(kind="", what="", task=task, program=program), image, want, range(3)
     )
