@@ -44,6 +44,8 @@ def moevit(
 
     monkeypatch.setenv("MOEVIT_CACHE", str(micro_cache))
     monkeypatch.delenv("MOEVIT_TRACEBACK", raising=False)
+    # What a slow machine is told of meanwhile is no part of the answer.
+    monkeypatch.setattr("moevit.cli.progress._PATIENCE_S", float("inf"))
     home = os.getcwd()
     os.chdir(tmp_path)
 
