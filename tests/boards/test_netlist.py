@@ -20,6 +20,9 @@ from moevit.quant.random_network import Sizes, random_images, random_network
 from moevit.sim.native_library import build_native
 
 
+@pytest.mark.skipif(
+    not os.environ.get("MOEVIT_LONG_TESTS"), reason="five minutes, cold: MOEVIT_LONG_TESTS=1"
+)
 @pytest.mark.slow
 def test_a_frame_after_synthesis_is_golden() -> None:
     """One frame of `micro` as a netlist of 7-series cells, in the cycles of the plain design.
