@@ -6,6 +6,7 @@ from typing import Any
 import cocotb
 import numpy as np
 from support.agents import (
+    PARAMETERS,
     Bench,
     Giver,
     Lender,
@@ -24,7 +25,8 @@ from moevit.hw.isa import INSTRUCTION_BYTES, Instruction, Load, LoadKind, Store
 from moevit.sim.engines import Bases, Engines
 from moevit.sim.memories import External, OnChip
 
-CONFIG = preset("micro")
+PORTS = PARAMETERS.get("ports", 1)
+CONFIG = preset("micro").but(array__inputs=8 * PORTS, array__outputs=4 * PORTS, memory__ports=PORTS)
 ARRAY, PIECE = CONFIG.array, CONFIG.piece_bytes
 SIZE = 1 << 18
 BASES = Bases(program=0x1000, image=0x1_0000, output=0x2_0000)
@@ -110,7 +112,7 @@ async def everything_at_once(dut: Any) -> None:
     bench = Bench(
         dut,
         [
-            *(Reads(dut, f"axi_r__{side}__", contents) for side in range(2)),
+            *(Reads(dut, f"axi_r__{side}__", contents) for side in range(PORTS)),
             Writes(dut, "axi_w__", contents),
             load, store, fetched, a_write, x_write, norm, give, stored,
             Lender(dut, "load_take"), Lender(dut, "store_take"),

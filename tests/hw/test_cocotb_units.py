@@ -38,6 +38,14 @@ def test_unit(name: str) -> None:
         assert run_bench(UNITS[name](config), f"bench_{name}", search=SEARCH, seed=seed)
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_data_of_two_ports(seed: int) -> None:
+    engine = data.DataEngine(
+        preset("micro").but(array__inputs=16, array__outputs=8, memory__ports=2)
+    )
+    assert run_bench(engine, "bench_data", search=SEARCH, parameters={"ports": 2}, seed=seed)
+
+
 @cache
 def _engine() -> str:
     return to_verilog(ComputeBench(preset("micro")), "top")

@@ -23,9 +23,9 @@ def execute(config: AcceleratorConfig, code: list[Instruction], chip: OnChip) ->
     )
     for i in code:
         if isinstance(i, Attention):
-            rows = np.arange(i.queries)
-            q = engines.attention_read(i, rows)
-            engines.attention_write(i, rows, engines.attention_values(i, q))
+            rows, heads = np.arange(i.queries), np.arange(i.heads)
+            q = engines.attention_read(i, rows, heads)
+            engines.attention_write(i, rows, engines.attention_values(i, q, heads), heads)
         elif isinstance(i, Gemm):
             engines.check_gemm(i)
             if engines.length(i):
