@@ -155,3 +155,19 @@ class Register(IntEnum):
     OUTPUT_BASE = 0x24, Access.READ_WRITE, "address of the outputs", 16
     IRQ_ENABLE = 0x28, Access.READ_WRITE, "bit 0 lets ``irq`` follow done or error"
     FRAMES = 0x2C, Access.READ_ONLY, "frames that ended since reset, complete or given up"
+    TOP_K = (
+        0x40,
+        Access.READ_WRITE,
+        "4 bits: the most experts a token, if below the router's; 0: as compiled",
+    )
+    MIN_SCORE = (
+        0x44,
+        Access.READ_WRITE,
+        "15 bits: no expert of a lower score, if above the router's least; 0: as compiled",
+    )
+    TOP_P = (
+        0x48,
+        Access.READ_WRITE,
+        "16 bits: no expert behind those whose scores add up to that, if below the router's sum; "
+        "0: as compiled",
+    )

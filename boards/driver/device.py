@@ -25,6 +25,7 @@ from moevit.hw.registers import (
     Register,
     Status,
 )
+from moevit.quant.dial import AS_COMPILED, Dial
 
 from .errors import (
     DriverError,
@@ -189,25 +190,31 @@ class Accelerator:
         self._memory, self._slots, self._free = None, [], []
 
     # Frames ------------------------------------------------------------------------------------
-    def run(self, image: Any, task: str, *, counters: bool = True) -> Result:
+    def run(
+        self, image: Any, task: str, *, dial: Dial = AS_COMPILED, counters: bool = True
+    ) -> Result:
         """One image ``(height, width, channels)`` uint8 under one task, or under ``ALL``."""
-        return self.submit(image, task, counters=counters).result()
+        return self.submit(image, task, dial=dial, counters=counters).result()
 
-    def submit(self, image: Any, task: str, *, counters: bool = False) -> Frame:
+    def submit(
+        self, image: Any, task: str, *, dial: Dial = AS_COMPILED, counters: bool = False
+    ) -> Frame:
         """Puts a frame in flight; waits for the oldest one if there are two already.
 
-        ``counters``: read all of them at its end, not only the cycles; 16 register reads and one
-        for each expert. Raises ``ValueError`` for an image of another shape, an unknown task, or
-        no program.
+        ``dial``: fewer experts a token, for this frame alone (:meth:`Dial.of`). ``counters``: read
+        all of them at its end, not only the cycles; 16 register reads and one
+        for each expert. Raises ``ValueError`` for an image of another shape, an unknown task, a
+        dial that asks for more than was compiled, or no program.
         """
         begun = self.transport.now()
         program = self.program
         entry = program.entry(task)
+        dial.check(program.dial)
         pixels = program.image.pack(image)
         while not self._free:
             self._finish_oldest()
         slot = self._free.pop()
-        frame = Frame(task, self, slot, begun, counters)
+        frame = Frame(task, dial, self, slot, begun, counters)
         slot.image.array[: len(pixels)] = pixels
         slot.image.to_device()
         for about in entry.outputs.values():  # nothing may be left from before
@@ -226,6 +233,9 @@ class Accelerator:
             self._write(Register.PROGRAM_BASE, memory.address + base)
             self._write(Register.IMAGE_BASE, slot.image.address)
             self._write(Register.OUTPUT_BASE, slot.output.address)
+            self._write(Register.TOP_K, frame.dial.top_k)
+            self._write(Register.MIN_SCORE, frame.dial.least)
+            self._write(Register.TOP_P, frame.dial.enough)
             self._write(Register.CONTROL, 1 << Control.START)
             self._running.append(frame)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moevit.hw.registers import Counter
+from moevit.quant.dial import Dial
 
 from .transport import Buffer
 
@@ -58,9 +59,10 @@ class Slot:
 
 @dataclass
 class Frame:
-    """A frame in flight."""
+    """A frame in flight, of a task, with its dial."""
 
     task: str
+    dial: Dial
     _owner: Accelerator = field(repr=False)
     _slot: Slot | None = field(repr=False)
     _begun: float = field(repr=False)

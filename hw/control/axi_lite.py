@@ -11,6 +11,7 @@ from amaranth.lib.wiring import In, Out, Signature
 from amaranth.utils import ceil_log2
 
 from ..config import ISA_VERSION, AcceleratorConfig
+from ..interfaces import dial
 from ..lib.component import Component
 from ..lib.queue import SmallFifo
 from ..registers import (
@@ -58,6 +59,9 @@ AxiLite = Signature(
 _BASES = {register: register.alignment for register in Register if register.alignment}
 """Alignment that a frame needs."""
 
+_DIAL = {Register.TOP_K: "top_k", Register.MIN_SCORE: "least", Register.TOP_P: "enough"}
+"""Registers of a frame's dial."""
+
 
 class ControlRegisters(Component):
     """Registers between a host and the sequencer.
@@ -65,7 +69,7 @@ class ControlRegisters(Component):
     One access at a time in each direction; a read takes three cycles, a write two. A write needs
     address and data together, in any order of their arrival. The two low address bits are ignored.
     Writing a register that cannot be written, and any address without a register, give SLVERR and
-    change nothing. A START takes the bases as they are into a queue of ``WAITING`` frames behind
+    change nothing. A START takes the bases and the dial as they are into a queue of ``WAITING`` frames behind
     the one that runs, which a failed frame empties.
 
     Members
@@ -109,6 +113,10 @@ class ControlRegisters(Component):
         busy = Signal()  # from START on, also before the sequencer says so
         start = Signal()
         bases = {register: Signal(32, name=register.name.lower()) for register in _BASES}
+        limits = {
+            register: Signal(dial[field].shape, name=register.name.lower())
+            for register, field in _DIAL.items()
+        }
         m.submodules.waiting = ResetInserter(self.failed)(
             waiting := SmallFifo(frame_bases, WAITING)
         )
@@ -121,6 +129,7 @@ class ControlRegisters(Component):
             frame.program.eq(bases[Register.PROGRAM_BASE]),
             frame.image.eq(bases[Register.IMAGE_BASE]),
             frame.output.eq(bases[Register.OUTPUT_BASE]),
+            *(frame.dial[field].eq(limits[register]) for register, field in _DIAL.items()),
             frame.bad.eq(
                 Cat(
                     bases[register][: ceil_log2(alignment)].any()
@@ -143,7 +152,7 @@ class ControlRegisters(Component):
             status[Status.FAILED].eq(failed),
             status[Status.FULL].eq(~waiting.i.ready),
         ]
-        writable = {**bases, Register.IRQ_ENABLE: irq_enable}
+        writable = {**bases, **limits, Register.IRQ_ENABLE: irq_enable}
         begins, clear = self._write(m, writable, start, waiting.i.ready)
         with m.If(clear | (begins & ~busy)):
             m.d.sync += [done.eq(0), failed.eq(0)]
