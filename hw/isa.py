@@ -236,9 +236,9 @@ class Gemm(Instruction):
     expert ``shift + e``; scores are quant/operators/gate.py's, and one below ``mult`` is not
     queued, nor one behind scores of the token that add up to ``target`` (0: none is). The registers
     TOP_K, MIN_SCORE and TOP_P, as a START took them, stand beside ``top_k``, ``mult`` and
-    ``target``, and of each pair the stricter holds. For KEY and VALUE ``otile_base`` is 0. Weights, keys and values are within +-127, the
-    array's bound (hw/compute/dot.py): weights by the compiler, keys and values because -128 becomes
-    -127.
+    ``target``, and of each pair the stricter holds. For KEY and VALUE ``otile_base`` is 0. Weights,
+    keys and values are within +-127, the array's bound (hw/compute/dot.py): weights by the
+    compiler, keys and values because -128 becomes -127.
     """
 
     OPCODE: ClassVar[Opcode] = Opcode.GEMM

@@ -61,8 +61,8 @@ class Sizes:
     of their own without ``norm``.
 
     ``window``: how many experts a task may choose among (0: all), in windows spread evenly over the
-    tasks; ``favourite`` counts from the window's first. ``renormalise``, ``threshold``, ``top_p``: of
-    the gate. ``ahead``: routers read the residual stream in front of the block.
+    tasks; ``favourite`` counts from the window's first. ``renormalise``, ``threshold``,
+    ``top_p``: of the gate. ``ahead``: routers read the residual stream in front of the block.
     """
 
     image_height: int = 16

@@ -118,9 +118,7 @@ class TorchDevice(_Software):
 
     name = "torch"
 
-    def __init__(
-        self, forward: Forward, dialled: Callable[[Dial], Forward] | None = None
-    ) -> None:
+    def __init__(self, forward: Forward, dialled: Callable[[Dial], Forward] | None = None) -> None:
         super().__init__()
         self._forward, self._dialled = forward, dialled
 

@@ -69,9 +69,7 @@ class DevicePool:
         """One image under one task, when a device is free; errors are those of the device."""
         return self._threads.submit(self._run, image, task, dial)
 
-    def map(
-        self, items: Iterable[tuple[Any, str]], dial: Dial = AS_COMPILED
-    ) -> Iterator[Result]:
+    def map(self, items: Iterable[tuple[Any, str]], dial: Dial = AS_COMPILED) -> Iterator[Result]:
         """The results of pairs of image and task, in their order."""
         futures: Sequence[Future[Result]] = [self.submit(*item, dial) for item in items]
         for future in futures:

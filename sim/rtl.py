@@ -232,7 +232,8 @@ class RtlDevice:
     ) -> Iterator[Result]:
         """Pictures under their tasks, one frame behind the other, as many waiting as can.
 
-        Each may bring a dial of its own. The cycles of a frame count from the end of the frame before. Raises as :meth:`run`.
+        Each may bring a dial of its own. The cycles of a frame count from the end of the
+        frame before. Raises as :meth:`run`.
         """
         sim, todo = self.simulator, iter(frames)
         free, under_way = list(self._places), deque[tuple[tuple[int, int], str]]()

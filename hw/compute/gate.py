@@ -3,9 +3,9 @@
 The rank of an expert is the number of experts that beat it. All pairs are compared at once, so the
 choice takes no loop: the experts of rank 0 to k-1 follow one another into the queues. A score is
 the expert's share of the exponentials of all experts, or of those chosen (``renormalise``); one
-below ``least``, and one behind scores that add up to ``enough``, is counted out at the queue's door.
-The frame's dial narrows all three when a token's logits are complete. A task that sees a window of the experts sends
-that many logits, and ``base`` is the number of the first.
+below ``least``, and one behind scores that add up to ``enough``, is counted out at the queue's
+door. The frame's dial narrows all three limits when a token's logits are complete. A task that sees
+a window of the experts sends that many logits, and ``base`` is the number of the first.
 """
 
 from __future__ import annotations

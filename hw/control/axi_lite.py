@@ -69,8 +69,8 @@ class ControlRegisters(Component):
     One access at a time in each direction; a read takes three cycles, a write two. A write needs
     address and data together, in any order of their arrival. The two low address bits are ignored.
     Writing a register that cannot be written, and any address without a register, give SLVERR and
-    change nothing. A START takes the bases and the dial as they are into a queue of ``WAITING`` frames behind
-    the one that runs, which a failed frame empties.
+    change nothing. A START takes the bases and the dial as they are into a queue of ``WAITING``
+    frames behind the one that runs, which a failed frame empties.
 
     Members
     -------

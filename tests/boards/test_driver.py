@@ -35,6 +35,8 @@ from moevit.boards.simulated import SimulatedBoard
 from moevit.hw.config import preset
 from moevit.hw.formats import ALL
 from moevit.hw.registers import Counter
+from moevit.quant.dial import AS_COMPILED, Dial
+from moevit.quant.golden import Golden
 from moevit.sim.rtl import RtlDevice
 
 pytestmark = pytest.mark.slow  # the first use of the configuration builds its simulator
@@ -111,6 +113,24 @@ def test_two_frames_in_flight(accelerator: Accelerator) -> None:
     assert [frame.finished for frame in frames[-3:]] == [True, False, False]
     for (n, task), frame in reversed(list(zip(wanted, frames, strict=True))):
         np.testing.assert_array_equal(frame.result().output, case.golden[n][task])
+
+
+def test_frames_in_flight_have_dials_of_their_own(accelerator: Accelerator) -> None:
+    case, task = make_case(), "task0"
+    dials = [Dial(top_k=1), AS_COMPILED, Dial(enough=9000), Dial(least=15000), AS_COMPILED]
+    frames = [accelerator.submit(case.images[0], task, dial=d, counters=True) for d in dials]
+    tokens = []
+    for dial, frame in zip(dials, frames, strict=True):
+        found = frame.result()
+        want = Golden(case.network.dialled(dial)).run(case.images[0], task)
+        np.testing.assert_array_equal(found.output, want.output)
+        assert found.expert_tokens is not None
+        tokens.append(sum(found.expert_tokens))
+        assert tokens[-1] == sum(sum(r.counts) for r in want.routing)
+    assert tokens[1] == tokens[4] == max(tokens) > tokens[0]
+    with pytest.raises(ValueError, match="more than the program was compiled for: top_k 9"):
+        accelerator.submit(case.images[0], task, dial=Dial(top_k=9))
+    assert case.program.dial == case.compiled.dial == case.network.dial
 
 
 def test_counters_are_those_of_the_simulator(accelerator: Accelerator) -> None:

@@ -16,7 +16,17 @@ from moevit.sim.memory_timing import MemoryTiming
 from moevit.sim.native import NativeSim
 from moevit.sim.rtl import build_simulator
 
-__all__ = ["CONFIGS", "ODD", "SMALL", "TIMINGS", "Board", "Frame", "mismatch", "random_dial", "random_sizes"]
+__all__ = [
+    "CONFIGS",
+    "ODD",
+    "SMALL",
+    "TIMINGS",
+    "Board",
+    "Frame",
+    "mismatch",
+    "random_dial",
+    "random_sizes",
+]
 
 SMALL = AcceleratorConfig(
     name="small",
