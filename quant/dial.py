@@ -14,6 +14,8 @@ __all__ = ["AS_COMPILED", "NEVER", "SCORE_BITS", "Dial", "enough_score", "least_
 SCORE_BITS = 15
 """Of an expert's score, a fraction of 1."""
 _ONE, _MOST = 1 << SCORE_BITS, (1 << SCORE_BITS) - 1
+_EXPERTS = (1 << 12) - 1
+"""More than any network has; the hardware's limits are far below (``limits.top_k``)."""
 NEVER = (1 << 16) - 1
 """``enough`` that no token's scores add up to: p = 1."""
 
@@ -49,7 +51,7 @@ class Dial:
     enough: int = 0
 
     def __post_init__(self) -> None:
-        for name, most in (("top_k", 15), ("least", _MOST), ("enough", NEVER)):
+        for name, most in (("top_k", _EXPERTS), ("least", _MOST), ("enough", NEVER)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
                 raise ValueError(f"Dial.{name} must be from 0 to {most}, not {value!r}")
@@ -66,8 +68,8 @@ class Dial:
         """
         values = {"top_k": 0, "least": 0, "enough": 0}
         if top_k is not None:
-            if isinstance(top_k, bool) or not isinstance(top_k, int) or not 1 <= top_k <= 15:
-                raise ValueError(f"top_k must be from 1 to 15, not {top_k!r}")
+            if isinstance(top_k, bool) or not isinstance(top_k, int) or not 1 <= top_k <= _EXPERTS:
+                raise ValueError(f"top_k must be from 1 to {_EXPERTS}, not {top_k!r}")
             values["top_k"] = top_k
         for name, field, value, convert in (
             ("min_score", "least", min_score, least_score),

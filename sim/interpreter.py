@@ -129,8 +129,8 @@ class Interpreter:
         """One frame on ``memory`` (uint8), which receives the output.
 
         ``dial`` is what the frame's registers would hold. ``poison`` seeds the noise that
-        the memories start with; ``watch`` is called after each instruction. Raises :class:`DeviceError` with the code that the device would report; what
-        would hang the device is ``HANG``.
+        the memories start with; ``watch`` is called after each instruction. Raises
+        :class:`DeviceError` with the code that the device would report; what would hang the device is ``HANG``.
         """
         bases = Bases(program=program_base, image=image_base, output=output_base, dial=dial)
         frame = open_frame(self.config, memory, bases, poison=poison)

@@ -146,9 +146,10 @@ def test_what_a_dial_may_ask_for() -> None:
         Dial(top_k=1).check(AS_COMPILED)
     assert Dial.of(top_p=1.0, min_score=0.0) == Dial(least=1, enough=NEVER)
     assert Dial.of() == AS_COMPILED
-    for wrong in ({"top_p": 0.0}, {"top_p": 1.1}, {"min_score": 1.0}, {"top_k": 0}, {"top_k": 16}):
-        with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be"):
-            Dial.of(**wrong)
+    for name, wrong in (("top_p", (0.0, 1.1)), ("min_score", (-0.1, 1.0)), ("top_k", (0, 4096))):
+        for value in wrong:
+            with pytest.raises(ValueError, match=f"{name} must be"):
+                Dial.of(**{name: value})
 
 
 @settings(max_examples=80, deadline=None)
