@@ -130,7 +130,8 @@ class Interpreter:
 
         ``dial`` is what the frame's registers would hold. ``poison`` seeds the noise that
         the memories start with; ``watch`` is called after each instruction. Raises
-        :class:`DeviceError` with the code that the device would report; what would hang the device is ``HANG``.
+        :class:`DeviceError` with the code that the device would report; what would hang the
+        device is ``HANG``.
         """
         bases = Bases(program=program_base, image=image_base, output=output_base, dial=dial)
         frame = open_frame(self.config, memory, bases, poison=poison)
