@@ -19,7 +19,7 @@ import numpy as np
 from moevit import model as model_package
 from moevit import quant as quant_package
 from moevit.quant.analysis.bootstrap import LEVEL
-from moevit.quant.dial import AS_COMPILED, Dial
+from moevit.quant.dial import Dial
 from moevit.quant.errors import CheckFailedError, UserError
 from moevit.quant.golden import Golden
 from moevit.quant.network import Moe

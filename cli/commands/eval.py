@@ -124,8 +124,8 @@ def command(
     mIoU (higher is better), depth RMSE in metres and delta1, mean angle of normals in degrees, F
     of edges, largest F of saliency (docs/training.md has all of them); and delta-m, the mean
     relative gain in percent over the float model on the same images. Intervals are those of a
-    bootstrap over the images, paired for delta-m. With --dial the golden model is scored, and cycles
-    are counted in RTL, with fewer and fewer experts a token.
+    bootstrap over the images, paired for delta-m. With --dial the golden model is scored, and
+    cycles are counted in RTL, with fewer and fewer experts a token.
     """
     check_backend(backend)
     if dial:
