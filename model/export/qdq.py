@@ -232,8 +232,8 @@ class _Builder(Graph):
             everyone = self.add("Softmax", logits, axis=-1)
             chosen = self.add("GatherElements", everyone, indices, axis=-1)
         if moe.gate.enough:
-            ends = self.constant(-1, np.int64)
-            before = self.add("CumSum", chosen, ends, exclusive=1)
+            along = self.constant(-1, np.int64)
+            before = self.add("CumSum", chosen, along, exclusive=1)
             limit = self.constant((moe.gate.enough - 0.5) / (1 << SCORE.frac))
             few = self.add("Less", before, limit)
             chosen = self.add("Where", few, chosen, self.constant(0.0))
