@@ -41,8 +41,8 @@ FRAMES = 4
 """Frames of each point and task whose cycles are counted, by default."""
 
 _BATCH = 20
-_TOP_P = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-_MIN_SCORE = (0.1, 0.2, 0.3)
+_TOP_P = (0.4, 0.6, 0.8)
+_MIN_SCORE = (0.2,)
 
 Point = dict[str, float]
 """What a dial is asked for, by the names of :meth:`~moevit.quant.dial.Dial.of`."""

@@ -49,7 +49,7 @@ def test_a_frame_with_fewer_experts(
 ) -> None:
     """A dial is of its frame alone, and never asks for more than was compiled."""
     k = network.integers.dial.top_k
-    dials: tuple[dict[str, float], ...] = ({"top_k": 1}, {"top_p": 0.4}, {"min_score": 0.6})
+    dials: tuple[dict[str, float], ...] = ({"top_k": 1}, {"top_p": 0.3}, {"min_score": 0.6})
     with moevit.open_device(backend, program) as device:
         whole = device.run(an_image(), "depth").planes
         for asked in dials:
