@@ -140,8 +140,8 @@ async def _result(request: Request, job: Job) -> dict[str, Any]:
         while not await request.is_disconnected():
             await asyncio.sleep(0.5)
 
-    work = asyncio.wrap_future(job.future)
-    watch = asyncio.ensure_future(gone())
+    work: asyncio.Future[Any] = asyncio.wrap_future(job.future)
+    watch: asyncio.Future[Any] = asyncio.ensure_future(gone())
     try:
         await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():

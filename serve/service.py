@@ -7,6 +7,7 @@ import functools
 import hashlib
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ class Service:
         model, linked = self.workload.model_config, self.workload.program.linked
         return About(
             version=__version__,
-            model=self.workload.name,
+            model=Path(self.workload.name).stem,
             preset=self.workload.config.name,
             config_hash=f"{self.workload.config.hash:016x}",
             program=self._programs_hash,

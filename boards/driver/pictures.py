@@ -31,7 +31,7 @@ def load_image(path: Path, form: ImageFormat) -> Any:
             raise ValueError(f"{path}: without Pillow, only .npy of {shape} uint8") from None
         with Image.open(path) as picture:
             mode = "RGB" if form.channels == 3 else "L"
-            upright = picture
+            upright: Image.Image = picture
             with contextlib.suppress(Exception):  # broken EXIF: as it lies
                 upright = ImageOps.exif_transpose(picture)
             image = np.asarray(upright.convert(mode).resize((form.width, form.height)))

@@ -4,7 +4,7 @@ import contextlib
 import secrets
 import socket
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -115,7 +115,12 @@ def command(
     with _listen(host, port) as listening:
         with progress("moevit serve") as report:
             source = image_source(data, root, calibration)
-            about = {"experts": experts, "method": method, "source": source, "report": report}
+            about: dict[str, Any] = {
+                "experts": experts,
+                "method": method,
+                "source": source,
+                "report": report,
+            }
             if program is None:
                 chosen = hardware(preset, config)
                 workload = open_workload(chosen, size=size, model=model, **about)

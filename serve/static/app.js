@@ -11,15 +11,19 @@ const bearer = token ? { Authorization: "Bearer " + token } : {};
 
 function say(text = "") { $("message").textContent = text; }
 
-function connect() {
+async function connect() {
+  const asked = await fetch("/api/v1/about", { headers: bearer }).catch(() => null);
+  if (asked?.status === 401) {
+    say("This server wants a token: open the address that it printed.");
+    return;
+  }
   const scheme = location.protocol === "https:" ? "wss:" : "ws:";
   socket = new WebSocket(`${scheme}//${location.host}/api/v1/live${query}`);
   socket.onmessage = (event) => receive(JSON.parse(event.data));
-  socket.onclose = (event) => {
+  socket.onclose = () => {
     waiting = false;
-    say(event.code === 4401 ? "This server wants a token: open the address that it printed."
-                            : "The server is away; trying again …");
-    if (event.code !== 4401) setTimeout(connect, 1500);
+    say("The server is away; trying again …");
+    setTimeout(connect, 1500);
   };
 }
 
