@@ -148,7 +148,8 @@ async def _result(request: Request, job: Job) -> dict[str, Any]:
             raise StoppedError("the client has gone")
         if work.cancelled():
             raise StoppedError("the service ends")
-        return await work
+        answers: dict[str, Any] = await work
+        return answers
     finally:
         watch.cancel()
         if not work.done():
