@@ -29,13 +29,14 @@ from moevit.hw.registers import (
 from moevit.quant.typing import Report, silent
 
 from .counters import Counters
-from .design import array_defines, design_verilog
+from .design import array_defines, design_verilog, watched_fields
 from .device import Progress, Result, failure, planes
 from .errors import DeviceError
 from .memory_timing import MemoryTiming
 from .native import NativeSim
 from .native_library import build_native
 from .stats import RunResult, Stats
+from .trace.recording import Recorder, Recording
 
 __all__ = ["RtlDevice", "Simulator", "board_memory", "build_simulator"]
 
@@ -104,6 +105,8 @@ class RtlDevice:
         Told of the progress of a first build.
     connect:
         Makes the simulator; by default verilates the configuration.
+    recorder:
+        Gets what the accelerator does in every cycle.
     """
 
     name = "sim"
@@ -116,6 +119,7 @@ class RtlDevice:
         max_cycles: int = MAX_CYCLES,
         report: Report = silent,
         connect: Connect | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         if max_cycles < 1:
             raise ValueError(f"max_cycles must be positive, not {max_cycles!r}")
@@ -124,6 +128,8 @@ class RtlDevice:
         self.max_cycles = max_cycles
         self._report = report
         self._connect = connect or self._verilate
+        self._recorder = recorder
+        self._recording: Recording | None = None
         self._simulator: Simulator | None = None
         self._program: Program | None = None
         self._places: list[tuple[int, int]] = []  # image and output of frames under way
@@ -183,6 +189,9 @@ class RtlDevice:
             sim.close()
             raise
         self._simulator, self._program, self._places = sim, program, places
+        if self._recorder is not None:
+            fields = watched_fields(self.config, self._report)
+            self._recording = self._recorder.start(sim, program, fields)
 
     def _identify(self, sim: Simulator) -> None:
         wanted = {
@@ -234,7 +243,7 @@ class RtlDevice:
                         break
                     about = self._loaded.task(task)
                     place = free.pop(0)
-                    self._start(place, image, about.base, about.output.size)
+                    self._start(place, image, task, about.base, about.output.size)
                     under_way.append((place, task))
                 if not under_way:
                     return
@@ -272,7 +281,7 @@ class RtlDevice:
         """Runs one frame to its end; ``written``: bytes of its output area."""
         sim = self.simulator
         sim.clear_stats()
-        self._start(self._places[0], image, base, written)
+        self._start(self._places[0], image, name, base, written)
         try:
             self._until_interrupt(name, progress)
         except DeviceError:
@@ -283,7 +292,9 @@ class RtlDevice:
         self._counters = self._read_counters(sim, sim.stats.seconds)
         sim.reg_write(Register.CONTROL, 1 << Control.CLEAR_IRQ)
 
-    def _start(self, place: tuple[int, int], image: Any, base: int, written: int) -> None:
+    def _start(
+        self, place: tuple[int, int], image: Any, name: str, base: int, written: int
+    ) -> None:
         """Puts an image into its place and starts its frame."""
         sim, (at, output) = self.simulator, place
         sim.write(at, self._loaded.image.pack(image).tobytes())
@@ -291,6 +302,8 @@ class RtlDevice:
         sim.reg_write(Register.PROGRAM_BASE, _MEMORY_BASE + base)
         sim.reg_write(Register.IMAGE_BASE, at)
         sim.reg_write(Register.OUTPUT_BASE, output)
+        if self._recording is not None:
+            self._recording.tasks.append(name)
         sim.reg_write(Register.CONTROL, 1 << Control.START)
 
     def _until_interrupt(self, name: str, progress: Progress | None) -> None:
@@ -333,13 +346,17 @@ class RtlDevice:
         sim.reg_write(Register.IRQ_ENABLE, 1)
 
     def _read_counters(self, sim: Simulator, seconds: float) -> Counters:
-        return Counters(
+        counters = Counters(
             values={c: sim.reg_read(COUNTER_BASE + 4 * c) for c in Counter},
             expert_tokens=tuple(
                 sim.reg_read(EXPERT_BASE + 4 * e) for e in range(self.config.limits.experts)
             ),
             seconds=seconds,
         )
+        if self._recording is not None:
+            self._recording.counted.append(counters)
+            self._recording.take(sim)
+        return counters
 
 
 def _pages(count: int) -> int:
