@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from amaranth.hdl import Fragment
-
 from .clocks import Clock
 from .config import AcceleratorConfig
 from .watch import Field, bring_out
@@ -58,11 +56,12 @@ def watched_rtlil(
 ) -> tuple[str, dict[str, list[Field]]]:
     """The same with outputs for signals within (:func:`.watch.bring_out`), and their fields."""
     from amaranth.back import rtlil  # type: ignore[attr-defined]
-    from amaranth.hdl._ir import PortDirection
+    from amaranth.hdl._ir import Fragment, PortDirection
 
+    get: Any = Fragment.get
     design = _design(config, platform)
     with _plain_memories():
-        design["elaboratable"] = top = Fragment.get(design["elaboratable"], platform)
+        design["elaboratable"] = top = get(design["elaboratable"], platform)
         signals, fields = bring_out(top, watch)
         design["ports"] |= {n: (s, PortDirection.Output) for n, s in signals.items()}
         text: str = rtlil.convert(**design, emit_src=False)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Fragment, Signal, Value
+from amaranth.hdl import Cat, Const, Signal, Value
 
 __all__ = ["Field", "bring_out"]
 
@@ -30,14 +30,14 @@ class Field:
 
 
 def bring_out(
-    fragment: Fragment, groups: Mapping[str, Mapping[str, str]]
+    fragment: Any, groups: Mapping[str, Mapping[str, str]]
 ) -> tuple[dict[str, Signal], dict[str, list[Field]]]:
     """Adds a signal for each of ``groups`` to an elaborated design.
 
     Parameters
     ----------
     fragment:
-        The design's top, elaborated.
+        The design's top, elaborated (``amaranth.hdl.Fragment``).
     groups:
         By the name of the port: the places of its fields by their names. A place is the path of
         a component through ``m.submodules`` and a member of its interface, as in
@@ -74,16 +74,17 @@ def bring_out(
     return signals, layout
 
 
-def _find(fragment: Fragment, place: str) -> Value:
+def _find(fragment: Any, place: str) -> Value:
     path, _, member = place.partition(":")
+    at = fragment
     try:
         for name in path.split("."):
-            fragment = fragment.find_subfragment(name)
-        # The component itself is what was elaborated, whatever a reset or a renaming made of it.
-        found: Any = fragment.origins[-1]  # type: ignore[index]
-        owners = [found, *fragment.origins]  # type: ignore[misc]
+            at = at.find_subfragment(name)
+        # The component itself is among what was elaborated, whatever a reset or a renaming made
+        # of it.
+        owners = at.origins[::-1]
         first, *rest = re.findall(r"\w+", member)
-        found = next(getattr(owner, first) for owner in owners if hasattr(owner, first))
+        found: Any = next(getattr(owner, first) for owner in owners if hasattr(owner, first))
         for name in rest:
             found = found[int(name)] if name.isdecimal() else getattr(found, name)
     except (NameError, AttributeError, IndexError, StopIteration):

@@ -10,7 +10,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, cast
 
 from moevit.compiler.program import ALL, Output, Program
 from moevit.hw import verilog
@@ -36,7 +36,7 @@ from .memory_timing import MemoryTiming
 from .native import NativeSim
 from .native_library import build_native
 from .stats import RunResult, Stats
-from .trace.recording import Recorder, Recording
+from .trace.recording import Recorder, Recording, Watchable
 
 __all__ = ["RtlDevice", "Simulator", "board_memory", "build_simulator"]
 
@@ -355,7 +355,7 @@ class RtlDevice:
         )
         if self._recording is not None:
             self._recording.counted.append(counters)
-            self._recording.take(sim)
+            self._recording.take(cast(Watchable, sim))
         return counters
 
 

@@ -1,1 +1,1 @@
-"""What every engine, port and unit does, cycle by cycle: recorded from the RTL, told in its terms."""
+"""What every engine, port and unit does, cycle by cycle, recorded from the RTL."""

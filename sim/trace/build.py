@@ -19,9 +19,9 @@ __all__ = ["timeline"]
 
 def timeline(recording: Recording, title: str = "RTL") -> Timeline:
     """Everything about a recording's frames. ``ValueError`` if none has ended."""
-    found = Timeline(title=title, program=recording.program, frames=frames(recording))
-    if not found.frames:
+    if not recording.counted:
         raise ValueError("No frame of the recording has ended")
+    found = Timeline(title=title, program=recording.program, frames=frames(recording))
     code = [found.code(frame.task) for frame in found.frames]
     all_works: dict[str, list[Work]] = defaultdict(list)
     all_credits: dict[str, list[Taken]] = defaultdict(list)

@@ -20,7 +20,8 @@ from .works import inside
 
 __all__ = ["Taken", "at", "taken"]
 
-_BY_TILE = {"norm": "norm.give.valid", "epilogue": "epilogue.give.valid"}
+_BY_TILE = {"norm": ("norm.give.valid", 1), "epilogue": ("epilogue.give.valid", 0)}
+"""Signals, and how many cycles late they are."""
 _IN_ORDER: dict[str, tuple[str, type[Instruction]]] = {
     "load": ("load_unit.give.valid", Load),
     "store": ("store_unit.give.valid", Store),
@@ -102,16 +103,14 @@ def _gives(
         givers = [n for n, i in enumerate(code) if isinstance(i, kind) and i.signal]
         cycles = inside(recording.pulses(signal), frame).tolist()
         gives += [(cycle, unit, n, 1) for cycle, n in zip(cycles, givers, strict=False)]
-    routers = [
-        n for n, i in enumerate(code) if isinstance(i, Gemm) and i.mode == Destination.GATE
-    ]
+    routers = [n for n, i in enumerate(code) if isinstance(i, Gemm) and i.mode == Destination.GATE]
     done = inside(recording.pulses("gate.done"), frame).tolist()
     gives += [
         (cycle, "gate", n, 1) for cycle, n in zip(done, routers, strict=False) if code[n].signal
     ]
-    for unit, signal in _BY_TILE.items():
+    for unit, (signal, late) in _BY_TILE.items():
         for cycle in inside(recording.pulses(signal), frame).tolist():
-            work = at(works[unit], cycle)
+            work = at(works[unit], cycle - late)
             if work is not None and code[work.index].signal:
                 given = code[work.index]
                 count = given.count if isinstance(given, Sync) else 1

@@ -61,9 +61,7 @@ def frames(recording: Recording) -> list[Frame]:
             for counter, waves in counts.items()
         }
         counters[Counter.CYCLES.name.lower()] = end - start
-        found.append(
-            Frame(task=recording.tasks[number], start=start, end=end, counters=counters)
-        )
+        found.append(Frame(task=recording.tasks[number], start=start, end=end, counters=counters))
     return found
 
 

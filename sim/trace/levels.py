@@ -56,9 +56,7 @@ def levels(recording: Recording, frames: list[Frame], experts: int) -> list[Leve
         last = np.append(times[1:] != times[:-1], True)[: len(times)]
         inner = last & (times >= start) & (times <= end)
         if inner.any():
-            found.append(
-                _level(f"queue of {queue}", "instructions", times[inner], lengths[inner])
-            )
+            found.append(_level(f"queue of {queue}", "instructions", times[inner], lengths[inner]))
     for expert in range(experts):
         lengths = recording.wave(f"lengths.{expert}").at(grid)
         if lengths.any():

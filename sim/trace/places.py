@@ -85,8 +85,6 @@ def places(config: AcceleratorConfig) -> dict[str, dict[str, str]]:
     levels = {
         **_members("core.weights", *(f"{ring}_filled" for ring in RINGS)),
         **_members("core.weights", *(f"{ring}_released" for ring in RINGS)),
-        **{
-            f"lengths.{e}": f"{compute}.gate:lengths.{e}" for e in range(config.limits.experts)
-        },
+        **{f"lengths.{e}": f"{compute}.gate:lengths.{e}" for e in range(config.limits.experts)},
     }
     return {EVENTS: events, LEVELS: levels}

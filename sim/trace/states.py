@@ -68,9 +68,7 @@ def _rules(recording: Recording) -> dict[str, Rules]:
             (
                 State.ARRAY,
                 ("reader.reading", "reader.start", "lookup.valid", "loader.i.ready"),
-                lambda reading, start, row, idle: (
-                    (reading == 0) & (start == 0) & row & (idle == 0)
-                ),
+                lambda reading, start, row, idle: (reading == 0) & (start == 0) & row & (idle == 0),
             ),
             (State.BUSY, ("loader.i.ready",), lambda idle: idle == 0),
         ],

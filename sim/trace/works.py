@@ -71,14 +71,15 @@ def _spans(what: str, starts: Any, ends: Any, indices: Sequence[int]) -> Spans:
     return list(zip(starts, ends, indices, strict=True))
 
 
-def _first(wave: Wave, cycles: Any, end: int) -> Cycles:
-    """The first cycle from each of ``cycles`` on in which a wave is not 0."""
+def _first(wave: Wave, after: Any, end: int) -> Cycles:
+    """The first cycle from each of ``after`` on in which a wave is not 0."""
     starts, ends = wave.runs(end)
-    cycles = np.asarray(cycles, np.int64)
+    cycles: Cycles = np.asarray(after, np.int64)
     if not len(starts):
         return cycles
     at = np.minimum(np.searchsorted(ends, cycles, side="right"), len(starts) - 1)
-    return np.maximum(cycles, starts[at])
+    found: Cycles = np.maximum(cycles, starts[at])
+    return found
 
 
 def _by_head(r: Recording, frame: Frame, stream: str, indices: Sequence[int]) -> Spans:
@@ -86,9 +87,7 @@ def _by_head(r: Recording, frame: Frame, stream: str, indices: Sequence[int]) ->
     return _heads(r, frame, stream, inside(r.fires(stream), frame), indices)
 
 
-def _heads(
-    r: Recording, frame: Frame, stream: str, done: Cycles, indices: Sequence[int]
-) -> Spans:
+def _heads(r: Recording, frame: Frame, stream: str, done: Cycles, indices: Sequence[int]) -> Spans:
     ends = done + 1
     starts = _first(r.wave(f"{stream}.valid"), np.append(frame.start, ends[:-1]), r.end)
     return _spans(stream, starts[: len(ends)], ends, indices)
@@ -104,9 +103,7 @@ def _by_last(r: Recording, frame: Frame, unit: str, last: str, indices: Sequence
     return _spans(unit, starts[: len(ends)], ends, indices)
 
 
-def _accepted(
-    r: Recording, frame: Frame, unit: str, busy: Wave, indices: Sequence[int]
-) -> Spans:
+def _accepted(r: Recording, frame: Frame, unit: str, busy: Wave, indices: Sequence[int]) -> Spans:
     """Instructions that leave their queue when they begin."""
     starts = inside(r.fires(f"{unit}.i"), frame)
     free = Wave(busy.times, (busy.values == 0).astype(np.int64))
