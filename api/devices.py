@@ -206,7 +206,7 @@ def open_pool(
         if backend == "sim":
             from moevit.sim.rtl import build_simulator
 
-            build_simulator(program.config, report)
+            build_simulator(program.config, report, watched=recorder is not None)
         elif backend == "torch":
             _ = sources.forward
         elif backend == "onnx":

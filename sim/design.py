@@ -86,26 +86,29 @@ def _optimised(rtlil: str) -> str:
     return done.stdout
 
 
-def design_verilog(config: AcceleratorConfig, report: Report = silent) -> str:
+def design_verilog(
+    config: AcceleratorConfig, report: Report = silent, *, watched: bool = False
+) -> str:
     """The Verilog of ``config`` for the simulator, with top module ``verilog.TOP_NAME``.
 
     Generated once for each configuration and version of the sources; then from the cache.
+    ``watched``: with the ports of :mod:`.trace.places`, which take 4 % of the speed.
     """
-    return (_generated(config, report) / "top.v").read_text(encoding="utf-8")
+    return (_generated(config, report, watched) / "top.v").read_text(encoding="utf-8")
 
 
 def watched_fields(config: AcceleratorConfig, report: Report = silent) -> dict[str, list[Field]]:
-    """The fields of the ports that :mod:`.trace.places` adds to :func:`design_verilog`."""
-    data = json.loads((_generated(config, report) / "watch.json").read_text(encoding="utf-8"))
+    """The fields of the ports that a watched :func:`design_verilog` has."""
+    data = json.loads((_generated(config, report, True) / "watch.json").read_text(encoding="utf-8"))
     return {port: [Field(**field) for field in fields] for port, fields in data.items()}
 
 
-def _generated(config: AcceleratorConfig, report: Report) -> Path:
+def _generated(config: AcceleratorConfig, report: Report, watched: bool) -> Path:
     """The folder with the Verilog and the fields."""
     data = config.to_dict()
     for name in ("name", "clock_mhz"):  # not in the hardware
         del data[name]
-    watch = places(config)
+    watch = places(config) if watched else {}
     key = cache.digest(
         json.dumps(data, sort_keys=True),
         cache.source_digest(*(Path(str(module.__file__)).parent for module in _generators())),

@@ -55,13 +55,17 @@ def board_memory(config: AcceleratorConfig) -> MemoryTiming:
     )
 
 
-def build_simulator(config: AcceleratorConfig, report: Report = silent) -> Path:
+def build_simulator(
+    config: AcceleratorConfig, report: Report = silent, *, watched: bool = False
+) -> Path:
     """The verilated accelerator as a shared library; from the cache after the first call.
+
+    ``watched``: one that can record what it does, a build of its own.
 
     Raises :class:`~.build.BuildError` or :class:`~.toolchain.ToolNotFoundError`.
     """
     return build_native(
-        design_verilog(config, report),
+        design_verilog(config, report, watched=watched),
         top=verilog.TOP_NAME,
         defines=array_defines(config),
         label=f"{config.hash:016x}",
@@ -160,7 +164,8 @@ class RtlDevice:
         return self._simulator
 
     def _verilate(self, base: int, size: int, timing: MemoryTiming) -> Simulator:
-        library = build_simulator(self.config, self._report)
+        watched = self._recorder is not None
+        library = build_simulator(self.config, self._report, watched=watched)
         return NativeSim(library, base=base, memory_bytes=size, timing=timing)
 
     # Programs ----------------------------------------------------------------------------------
