@@ -47,6 +47,7 @@ __all__ = [
     "Seed",
     "Size",
     "Task",
+    "Trace",
     "check_backend",
     "check_method",
     "chosen_tasks",
@@ -203,6 +204,15 @@ CalibrationFiles = Annotated[
 ]
 Seed = Annotated[
     int, typer.Option(metavar="N", help="Seed of everything random.", min=0, max=2**31 - 1)
+]
+Trace = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="What every engine, port and queue does, cycle by cycle, for Perfetto's viewer "
+        "(docs/trace.md).",
+        show_default=False,
+    ),
 ]
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object instead of text for people.")
