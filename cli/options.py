@@ -51,6 +51,7 @@ __all__ = [
     "Task",
     "TopK",
     "TopP",
+    "Trace",
     "check_backend",
     "check_method",
     "chosen_tasks",
@@ -228,6 +229,15 @@ MinScore = Annotated[
 Seed = Annotated[
     int, typer.Option(metavar="N", help="Seed of everything random.", min=0, max=2**31 - 1)
 ]
+Trace = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="What every engine, port and queue does, cycle by cycle, for Perfetto's viewer "
+        "(docs/trace.md).",
+        show_default=False,
+    ),
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object instead of text for people.")
 ]
@@ -256,7 +266,7 @@ def dial_of(top_p: float | None, min_score: float | None, top_k: int | None) -> 
 
 def side_by_side(backend: str, jobs: int) -> int:
     """Devices to run at a time: `jobs`, or one a processor for 0; of boards there is one."""
-    return 1 if backend == "board" else jobs or len(os.sched_getaffinity(0))
+    return 1 if backend in ("board", "remote") else jobs or len(os.sched_getaffinity(0))
 
 
 def check_method(name: str) -> str:

@@ -12,6 +12,7 @@ from enum import Enum, IntEnum
 __all__ = [
     "COUNTER_BASE",
     "DEVICE_ID",
+    "DIAL",
     "EXPERT_BASE",
     "REGISTER_ADDRESS_BITS",
     "Access",
@@ -171,3 +172,7 @@ class Register(IntEnum):
         "16 bits: no expert behind those whose scores add up to that, if below the router's sum; "
         "0: as compiled",
     )
+
+
+DIAL = {Register.TOP_K: "top_k", Register.MIN_SCORE: "least", Register.TOP_P: "enough"}
+"""Registers of a frame's dial, and their fields' names (quant/dial.py)."""

@@ -18,6 +18,7 @@ from typing import Any
 from moevit.hw.registers import (
     COUNTER_BASE,
     DEVICE_ID,
+    DIAL,
     EXPERT_BASE,
     Control,
     Counter,
@@ -233,9 +234,8 @@ class Accelerator:
             self._write(Register.PROGRAM_BASE, memory.address + base)
             self._write(Register.IMAGE_BASE, slot.image.address)
             self._write(Register.OUTPUT_BASE, slot.output.address)
-            self._write(Register.TOP_K, frame.dial.top_k)
-            self._write(Register.MIN_SCORE, frame.dial.least)
-            self._write(Register.TOP_P, frame.dial.enough)
+            for register, field in DIAL.items():
+                self._write(register, getattr(frame.dial, field))
             self._write(Register.CONTROL, 1 << Control.START)
             self._running.append(frame)
 

@@ -17,6 +17,7 @@ from ..lib.queue import SmallFifo
 from ..registers import (
     COUNTER_BASE,
     DEVICE_ID,
+    DIAL,
     EXPERT_BASE,
     REGISTER_ADDRESS_BITS,
     Control,
@@ -58,9 +59,6 @@ AxiLite = Signature(
 
 _BASES = {register: register.alignment for register in Register if register.alignment}
 """Alignment that a frame needs."""
-
-_DIAL = {Register.TOP_K: "top_k", Register.MIN_SCORE: "least", Register.TOP_P: "enough"}
-"""Registers of a frame's dial."""
 
 
 class ControlRegisters(Component):
@@ -115,7 +113,7 @@ class ControlRegisters(Component):
         bases = {register: Signal(32, name=register.name.lower()) for register in _BASES}
         limits = {
             register: Signal(dial[field].shape, name=register.name.lower())
-            for register, field in _DIAL.items()
+            for register, field in DIAL.items()
         }
         m.submodules.waiting = ResetInserter(self.failed)(
             waiting := SmallFifo(frame_bases, WAITING)
@@ -129,7 +127,7 @@ class ControlRegisters(Component):
             frame.program.eq(bases[Register.PROGRAM_BASE]),
             frame.image.eq(bases[Register.IMAGE_BASE]),
             frame.output.eq(bases[Register.OUTPUT_BASE]),
-            *(frame.dial[field].eq(limits[register]) for register, field in _DIAL.items()),
+            *(frame.dial[field].eq(limits[register]) for register, field in DIAL.items()),
             frame.bad.eq(
                 Cat(
                     bases[register][: ceil_log2(alignment)].any()

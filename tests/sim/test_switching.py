@@ -127,7 +127,7 @@ def test_a_bad_program_behind_a_good_one(network, device) -> None:
     sim, base = device.simulator, program.task(task).base
     frames = sim.reg_read(Register.FRAMES)
     for n, place in enumerate(device._places):
-        device._start(place, image, base + (0x40 if n == 1 else 0), 64)
+        device._start(place, image, task, base + (0x40 if n == 1 else 0), 64)
     for _ in range(2):
         sim.run(1_000_000)
         if not sim.reg_read(Register.STATUS) >> Status.FAILED & 1:

@@ -8,7 +8,16 @@ import numpy as np
 
 from moevit.compiler import Program
 from moevit.hw.config import AcceleratorConfig, ArrayConfig, LimitConfig, MemoryConfig, preset
-from moevit.hw.registers import COUNTER_BASE, EXPERT_BASE, Control, Counter, Error, Register, Status
+from moevit.hw.registers import (
+    COUNTER_BASE,
+    DIAL,
+    EXPERT_BASE,
+    Control,
+    Counter,
+    Error,
+    Register,
+    Status,
+)
 from moevit.quant.dial import AS_COMPILED, NEVER, Dial
 from moevit.quant.formats import SCORE, WEIGHT_BITS
 from moevit.quant.random_network import Sizes
@@ -137,9 +146,8 @@ class Board:
         sim.reg_write(Register.PROGRAM_BASE, program)
         sim.reg_write(Register.IMAGE_BASE, image)
         sim.reg_write(Register.OUTPUT_BASE, output)
-        sim.reg_write(Register.TOP_K, dial.top_k)
-        sim.reg_write(Register.MIN_SCORE, dial.least)
-        sim.reg_write(Register.TOP_P, dial.enough)
+        for register, field in DIAL.items():
+            sim.reg_write(register, getattr(dial, field))
         sim.reg_write(Register.CONTROL, 1 << Control.START)
 
     def wait(self, limit: int = 3_000_000) -> Frame:
