@@ -146,8 +146,8 @@ class Board:
         sim.reg_write(Register.PROGRAM_BASE, program)
         sim.reg_write(Register.IMAGE_BASE, image)
         sim.reg_write(Register.OUTPUT_BASE, output)
-        for register, field in DIAL.items():
-            sim.reg_write(register, getattr(dial, field))
+        for register, limit in DIAL.items():
+            sim.reg_write(register, getattr(dial, limit))
         sim.reg_write(Register.CONTROL, 1 << Control.START)
 
     def wait(self, limit: int = 3_000_000) -> Frame:
