@@ -10,7 +10,6 @@ from moevit.hw.config import AcceleratorConfig
 from moevit.hw.isa import (
     TO_BYTES,
     TO_KEY_VALUE,
-    WITH_LINES,
     Attention,
     Destination,
     Fetch,
@@ -24,7 +23,7 @@ from moevit.hw.isa import (
     Sync,
 )
 from moevit.hw.registers import Counter, Error
-from moevit.sim.counters import STALLS, Counters
+from moevit.sim.counters import Counters
 from moevit.sim.interpreter import Outcome
 
 __all__ = ["POINTS", "of_counters", "of_outcome", "of_program"]
@@ -40,14 +39,20 @@ def _gemm_points() -> Iterator[str]:
     queues = {Destination.GELU8, Destination.EXPERT}
     for mode in Destination:
         for flag in _GEMM:
-            if flag in ("lines", "spans") and mode not in WITH_LINES:
-                continue  # FIELD
             if flag in ("a queue's rows", "gather", "scatter", "demand") and mode not in queues:
                 continue  # nothing else has experts' rows
             if mode == Destination.EXPERT and flag in ("all rows", "gather"):
                 continue  # weighed by the score of a queue's slot, and read where fc1 wrote it
             if mode == Destination.GELU8 and flag == "scatter":
                 continue  # experts' hidden values lie by slot
+            if flag == "keep" and mode not in (
+                Destination.ACT8,
+                Destination.ACT16,
+                Destination.RESIDUAL,
+            ):
+                continue  # one product with each matrix; tiles of maps and of residuals share one
+            if flag in ("lines", "spans") and mode not in (Destination.ACT8, Destination.ACT16):
+                continue  # maps are activations; tests/hw/bench_windows.py has the others
             if flag == "further columns" and mode in (*TO_KEY_VALUE, Destination.GATE):
                 continue  # 0 there
             yield f"GEMM {mode.name}: {flag}"
@@ -84,7 +89,6 @@ def _points() -> Iterator[str]:
     yield from (f"misses: {n}" for n in ("none", "one", "several"))
     yield from (f"empty queues: {n}" for n in ("none", "some"))
     yield from (f"counter {c.name}" for c in Counter)
-    yield from (f"mostly {c.name}" for c in STALLS)
     yield from (f"error {e.name}" for e in Error if e != Error.NONE)
     yield from ("frames waiting: none", "frames waiting: one", "frames waiting: full")
     yield from ("frame of one task", "frame of all tasks")
@@ -234,7 +238,4 @@ def _few(n: int) -> str:
 def of_counters(counters: Counters) -> Tally[str]:
     """Points of a frame's performance counters."""
     values = counters.values
-    found = Tally(f"counter {c.name}" for c in Counter if values[c])
-    most = max(STALLS, key=lambda c: values[c])
-    found[f"mostly {most.name}"] += 1
-    return found
+    return Tally(f"counter {c.name}" for c in Counter if values[c])

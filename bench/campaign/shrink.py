@@ -116,7 +116,7 @@ def _sizes(s: Sizes) -> Iterator[dict[str, Any]]:
                 yield {f.name: plain}
             continue
         step = s.patch if f.name.startswith("image") else s.heads if f.name == "dim" else 1
-        floor = max(least, step)
+        floor = least if step == 1 else max(least, step)
         for value in dict.fromkeys((floor, (now + floor) // 2 // step * step, now - step)):
             if floor <= value < now:
                 yield {f.name: value}
