@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -79,7 +79,9 @@ class Case:
         """Inverse of :meth:`to_json`; ``UserError`` for anything else."""
         try:
             data = json.loads(text)
-            sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in data["sizes"].items()}
+            sizes: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in data["sizes"].items()
+            }
             made = {
                 **data,
                 "config": AcceleratorConfig.from_dict(data["config"]),
