@@ -66,8 +66,7 @@ def _gemm_points() -> Iterator[str]:
 
 def _points() -> Iterator[str]:
     yield from _gemm_points()
-    for kind in LoadKind:
-        yield f"LOAD {kind.name}"
+    yield from (f"LOAD {kind.name}" for kind in LoadKind)
     yield from ("LOAD RESIDUAL: stored", "LOAD ACTIVATION: stored")
     yield from (f"LOAD PIXELS: {s}" for s in ("one strip", "several strips"))
     yield from (f"NORM{p}: {t}" for p in ("", " plain") for t in _TILES)
@@ -79,11 +78,11 @@ def _points() -> Iterator[str]:
     yield from ("FETCH: carried out", "FETCH: skipped")
     yield from (f"SYNC: {s}" for s in ("takes", "gives", "both"))
     yield "HALT"
-    for kind in (Load, Norm, Gemm, Attention, Store, Fetch, Sync):
-        yield f"{kind.__name__.upper()}: takes"
-        yield f"{kind.__name__.upper()}: gives"
-    for kind in (Norm, Gemm, Attention, Store):
-        yield from (f"{kind.__name__.upper()}: takes {n}" for n in ("a tile's", "all at once"))
+    for name in ("LOAD", "NORM", "GEMM", "ATTENTION", "STORE", "FETCH", "SYNC"):
+        yield f"{name}: takes"
+        yield f"{name}: gives"
+    for name in ("NORM", "GEMM", "ATTENTION", "STORE"):
+        yield from (f"{name}: takes {n}" for n in ("a tile's", "all at once"))
     yield from (f"queue of {n}" for n in _LENGTHS)
     yield from (f"ring of {r}: wraps" for r in _RINGS)
     yield from (f"misses: {n}" for n in ("none", "one", "several"))

@@ -79,9 +79,13 @@ def _kind(failure: str) -> str:
 
 def _smaller(case: Case) -> Iterator[Case]:
     """Simpler cases, the boldest steps first; what is no network is left out."""
-    for name, value in (("schedule", "single"), ("fault", "none"), ("streamed", "all")):
-        if getattr(case, name) != value:
-            yield replace(case, **{name: value})
+    for simpler in (
+        replace(case, schedule="single"),
+        replace(case, fault="none"),
+        replace(case, streamed="all"),
+    ):
+        if simpler != case:
+            yield simpler
     if case.timing != TIMINGS["ideal"]:
         yield replace(case, memory="ideal", timing=TIMINGS["ideal"])
     for change in _sizes(case.sizes):
@@ -95,16 +99,17 @@ def _smaller(case: Case) -> Iterator[Case]:
 
 
 def _sizes(s: Sizes) -> Iterator[dict[str, Any]]:
-    for name, value in (
+    bold: tuple[tuple[str, dict[str, Any]], ...] = (
         ("depth", {"depth": 1, "moe": tuple(i for i in s.moe if i < 1)}),
         ("moe", {"moe": ()}),
         ("tasks", {"tasks": 1, "head_channels": s.head_channels[:1]}),
         ("head_channels", {"head_channels": (), "decoder_width": 0, "mean_heads": False}),
         ("experts", {"experts": 1, "top_k": 1, "window": 0, "favourite": 0, "style": "varied"}),
         ("dim", {"dim": 4, "heads": 1}),
-    ):
-        if getattr(s, name) != value[name]:  # type: ignore[index]
-            yield value  # type: ignore[misc]
+    )
+    for name, value in bold:
+        if getattr(s, name) != value[name]:
+            yield value
     default = Sizes()
     for f in fields(Sizes):
         now, least = getattr(s, f.name), getattr(_LEAST, f.name)
