@@ -59,9 +59,9 @@ class ArrayConfig:
             raise ValueError(
                 f"ArrayConfig.tokens must be even (two share a weight), not {self.tokens}"
             )
-        if self.outputs < 4 or self.outputs & (self.outputs - 1):
+        if self.outputs < 2 or self.outputs & (self.outputs - 1):
             raise ValueError(
-                f"ArrayConfig.outputs must be a power of two from 4, not {self.outputs}"
+                f"ArrayConfig.outputs must be a power of two from 2, not {self.outputs}"
             )
         if self.inputs < 2 * self.outputs or self.inputs & (self.inputs - 1):
             raise ValueError(
@@ -314,7 +314,26 @@ _PYNQ_Z2 = _MICRO.but(
 )
 """128 products a cycle: as many as 220 multipliers leave room for, at one product each."""
 
-_ALL = (_MICRO, _DEFAULT, _ZCU104, _ZCU104_2048, _ZCU102, _PYNQ_Z2)
+_ULX3S = AcceleratorConfig(
+    name="ulx3s",
+    array=ArrayConfig(tokens=4, inputs=16, outputs=2),
+    memory=MemoryConfig(
+        activation_words=4096,
+        residual_words=8192,
+        kv_rows=512,
+        ring_rows=1024,
+        demand_rows=128,
+        param_rows=512,
+        demand_param_rows=128,
+        norm_rows=256,
+        ports=1,
+        landing_beats=64,
+    ),
+    limits=LimitConfig(tokens=136, depth=1024, experts=16, top_k=2, routed=136),
+    clock_mhz=60.0,
+)
+
+_ALL = (_MICRO, _DEFAULT, _ZCU104, _ZCU104_2048, _ZCU102, _PYNQ_Z2, _ULX3S)
 PRESETS = {config.name: config for config in _ALL}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from .clocks import Clock
 from .config import AcceleratorConfig
 
-__all__ = ["LINT_WAIVERS", "TOP_NAME", "clocks", "generate", "rtlil", "write"]
+__all__ = ["LINT_WAIVERS", "TOP_NAME", "clocks", "generate", "plain_memories", "rtlil", "write"]
 
 TOP_NAME = "moevit"
 
@@ -39,7 +39,7 @@ def generate(config: AcceleratorConfig, platform: Any = None) -> str:
     os.environ.setdefault("AMARANTH_USE_YOSYS", "builtin")
     from amaranth.back import verilog
 
-    with _plain_memories():
+    with plain_memories():
         return verilog.convert(
             **_design(config, platform), emit_src=False, strip_internal_attrs=True
         )
@@ -49,7 +49,7 @@ def rtlil(config: AcceleratorConfig, platform: Any = None) -> str:
     """The same as Yosys's intermediate language, a module for each component; for synthesis."""
     from amaranth.back import rtlil  # type: ignore[attr-defined]
 
-    with _plain_memories():
+    with plain_memories():
         text: str = rtlil.convert(**_design(config, platform), emit_src=False)
     return text
 
@@ -73,7 +73,7 @@ def _design(config: AcceleratorConfig, platform: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def _plain_memories() -> Iterator[None]:
+def plain_memories() -> Iterator[None]:
     """Leave memories without initial values where those are all zero; nothing here reads them.
 
     Amaranth writes one statement a word otherwise, which is nine tenths of the text and of the
