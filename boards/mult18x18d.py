@@ -34,20 +34,25 @@ _HIDDEN = 5
 """Bits of the lower product from ``_CUT`` on."""
 _PRIMITIVE = 3
 """Registers in a multiplier."""
+_LEAST = 8
+"""Inputs from which on the adders fit ``DotProducts.latency``."""
 
 
 class Platform:
     """Given to :func:`moevit.hw.verilog.generate`, builds the array of MULT18X18D."""
 
     def dot_products(self, dot: DotProducts) -> Module:
-        """What drives ``dot.o``: ``tokens * inputs * outputs / 2`` multipliers, and adders."""
+        """What drives ``dot.o``: ``tokens * inputs * outputs / 2`` multipliers, and adders.
+
+        Raises ``ValueError`` for fewer than 8 inputs, whose sums would be late.
+        """
         m = Module()
         array = dot.array
+        if array.inputs < _LEAST:
+            raise ValueError(f"ArrayConfig.inputs must be {_LEAST} or more, not {array.inputs}")
         for o in range(0, array.outputs, 2):
             packed = [
-                _register(
-                    m, (dot.w[o + 1][i] << _CUT) + dot.w[o][i], signed(18), name=f"w_{o}_{i}"
-                )
+                _register(m, (dot.w[o + 1][i] << _CUT) + dot.w[o][i], signed(18), name=f"w_{o}_{i}")
                 for i in range(array.inputs)
             ]
             for t in range(array.tokens):

@@ -13,7 +13,7 @@ class ReportError(ValueError):
     """nextpnr's report is missing or cannot be read."""
 
 
-def judge(report: Path, log: Path, mhz: float) -> dict[str, Any]:
+def judge(report: Path, mhz: float) -> dict[str, Any]:
     """The figures of a report.
 
     ``used`` and ``available`` by kind of cell; ``reached_mhz``; ``met``; ``path``: the critical
@@ -36,7 +36,7 @@ def judge(report: Path, log: Path, mhz: float) -> dict[str, Any]:
         worst = max(
             (p for p in paths if _clock(p["from"]) == slowest), key=_length, default={"path": []}
         )
-        result = {
+        return {
             "used": {kind: value["used"] for kind, value in kinds.items()},
             "available": {kind: value["available"] for kind, value in kinds.items()},
             "clock_mhz": mhz,
@@ -46,8 +46,6 @@ def judge(report: Path, log: Path, mhz: float) -> dict[str, Any]:
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ReportError(f"{report}: is no report of nextpnr ({error!r})") from None
-    result["failed_to_route"] = "ERROR" in log.read_text(errors="replace")
-    return result
 
 
 def _clock(edge: str) -> str:

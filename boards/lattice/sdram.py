@@ -4,8 +4,7 @@ A beat of a memory port is one burst of eight 16-bit words, so a row that is ope
 cycle. Rows stay open, one a bank, until another row of the bank or a refresh is due.
 
 Commands leave their registers on the falling edge, half a cycle before the chip's rising one, and
-words are taken by a register of the rising edge (docs/boards.md says why this holds the chip's
-times up to 75 MHz with CAS latency 2).
+words are taken by a register of the rising edge (docs/ulx3s.md has the times).
 """
 
 from __future__ import annotations
@@ -136,7 +135,10 @@ class Sdram(Component):
         m.d.comb += [is_open.eq(opened.bit_select(bank, 1)), hit.eq(is_open & (rows[bank] == row))]
         known, known_hit = Signal(), Signal()  # registers of these two
         m.d.sync += [known.eq(is_open), known_hit.eq(hit), command.eq(Command.NOP)]
-        m.d.sync += [until.eq(Mux(until == 0, timing.refresh, until - 1)), turn.eq(turn - (turn != 0))]
+        m.d.sync += [
+            until.eq(Mux(until == 0, timing.refresh, until - 1)),
+            turn.eq(turn - (turn != 0)),
+        ]
         with m.If(until == 0):
             m.d.sync += due.eq(1)
         with m.If(wait != 0):
@@ -219,7 +221,12 @@ class Sdram(Component):
         return m
 
     def _words(
-        self, m: Module, begin_read: Signal, begin_write: Signal, command: Signal, a: Signal,
+        self,
+        m: Module,
+        begin_read: Signal,
+        begin_write: Signal,
+        command: Signal,
+        a: Signal,
         ba: Signal,
     ) -> None:
         """Words out with a WRITE and behind it; words in, ``_CAS_LATENCY`` behind a READ."""

