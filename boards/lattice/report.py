@@ -33,7 +33,7 @@ def judge(report: Path, mhz: float) -> dict[str, Any]:
         paths = [p for p in about["critical_paths"] if _within(p)]
         slowest = min(clocks, key=lambda name: clocks[name])
         reached = clocks[slowest]
-        worst = max(
+        worst: dict[str, Any] = max(
             (p for p in paths if _clock(p["from"]) == slowest), key=_length, default={"path": []}
         )
         return {
