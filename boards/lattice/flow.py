@@ -130,7 +130,7 @@ def _run(folder: Path, words: list[str], log: str, line: Callable[[str], None]) 
     last = ""
     try:
         assert process.stdout is not None
-        with (folder / log).open("w", encoding="utf-8") as kept:
+        with (folder / log).open("w", encoding="utf-8", buffering=1) as kept:  # by line
             for text in process.stdout:
                 kept.write(text)
                 if text.strip():
