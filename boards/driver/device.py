@@ -259,7 +259,7 @@ class Accelerator:
         """At least the oldest frame to its end, which is its result or its error."""
         frame = self._running[0]
         try:
-            count, error, cycles = self._wait(frame)
+            count, code, cycles = self._wait(frame)
         except BaseException as error:
             self._running.remove(frame)
             self._fail(frame, error)
@@ -270,21 +270,21 @@ class Accelerator:
             self._start_again()
             return
         ended = [self._running.popleft() for _ in range(count)]
-        last = ended.pop() if error else None
-        counters = self._counters(ended[-1]) if ended and not error else None
+        last = ended.pop() if code else None
+        counters = self._counters(ended[-1]) if ended and not code else None
         self._write(Register.CONTROL, 1 << Control.CLEAR_IRQ)
-        if error == Error.HANG:  # answers of this frame may still be under way
+        if code == Error.HANG:  # answers of this frame may still be under way
             self._reset()
-        if error or not (self._busy() or self._news()):
+        if code or not (self._busy() or self._news()):
             self._start_again()
         self._start_ready()  # before outputs are fetched: the next frame runs meanwhile
         for n, frame in enumerate(ended, 1):
             known = cycles if n == count else None
             self._fetch(frame, known, counters if n == count else None)
         if last is not None:
-            meaning = Error(error).meaning if error in list(Error) else "for a reason unknown here"
-            text = f"task {last.task}: {meaning} (error {error})"
-            self._fail(last, FrameError(error, text))
+            meaning = Error(code).meaning if code in list(Error) else "for a reason unknown here"
+            text = f"task {last.task}: {meaning} (error {code})"
+            self._fail(last, FrameError(code, text))
 
     def _fetch(self, frame: Frame, cycles: int | None, counters: Any) -> None:
         slot = frame._slot
