@@ -63,6 +63,7 @@ class Control(_Described):
     START = 0, "run the program at PROGRAM_BASE, behind those that wait; ignored while FULL"
     ABORT = 1, "give the frame up, and those that wait"
     CLEAR_IRQ = 2, "clear DONE and FAILED"
+    CHAINED = 3, "with START: ignored unless a frame runs or waits, so that none begins unseen"
 
 
 class Status(_Described):

@@ -40,12 +40,14 @@ from .native_library import build_native
 from .stats import RunResult, Stats
 from .trace.recording import Recorder, Recording, Watchable
 
-__all__ = ["RtlDevice", "Simulator", "board_memory", "build_simulator"]
+__all__ = ["MEMORY_BASE", "RtlDevice", "Simulator", "board_memory", "build_simulator"]
 
 MAX_CYCLES = 50_000_000
 """Of one frame, by default; the device's own watchdog finds a hang much earlier."""
 
-_MEMORY_BASE = 0x1000_0000  # not 0, so that a base address that is ignored shows
+MEMORY_BASE = 0x1000_0000
+"""Address of the program in the simulated memory: not 0, so that a base address that is ignored
+shows."""
 _PAGE = 4096
 _ABORT_CYCLES = 100_000
 
@@ -165,6 +167,11 @@ class RtlDevice:
             raise ValueError("The device has no program; load one first")
         return self._simulator
 
+    @property
+    def places(self) -> tuple[tuple[int, int], ...]:
+        """Addresses of the image and of the output area of each frame that can be under way."""
+        return tuple(self._places)
+
     def _verilate(self, base: int, size: int, timing: MemoryTiming) -> Simulator:
         watched = self._recorder is not None
         library = build_simulator(self.config, self._report, watched=watched)
@@ -179,18 +186,18 @@ class RtlDevice:
                 f"program for {program.config.name} {program.config.hash:016x}, "
                 f"device is {self.config.name} {self.config.hash:016x}",
             )
-        end = _MEMORY_BASE + _pages(len(program.memory))
+        end = MEMORY_BASE + _pages(len(program.memory))
         places = []
         for _ in range(1 + WAITING):
             output = end + _pages(program.image.size)
             places.append((end, output))
             end = output + _pages(program.output_bytes)
         self.close()
-        sim = self._connect(_MEMORY_BASE, end - _MEMORY_BASE, self.timing)
+        sim = self._connect(MEMORY_BASE, end - MEMORY_BASE, self.timing)
         try:
             sim.reset()
             self._identify(sim)
-            sim.write(_MEMORY_BASE, program.memory.tobytes())
+            sim.write(MEMORY_BASE, program.memory.tobytes())
             sim.reg_write(Register.IRQ_ENABLE, 1)
         except BaseException:
             sim.close()
@@ -331,7 +338,7 @@ class RtlDevice:
         dial.check(self._loaded.dial)
         sim.write(at, self._loaded.image.pack(image).tobytes())
         sim.write(output, b"\xa5" * written)  # nothing may be left from before
-        sim.reg_write(Register.PROGRAM_BASE, _MEMORY_BASE + base)
+        sim.reg_write(Register.PROGRAM_BASE, MEMORY_BASE + base)
         sim.reg_write(Register.IMAGE_BASE, at)
         sim.reg_write(Register.OUTPUT_BASE, output)
         for register, field in DIAL.items():

@@ -32,12 +32,14 @@ class Identity:
 class Result:
     """A frame: integers ``(rows, columns)`` by task, and what it cost.
 
-    ``cycles``: from START to done. ``counters`` and ``expert_tokens``: None unless asked for.
+    ``cycles``: from START, or the end of the frame before if that was later, to done; None where
+    the frame behind it ended before the driver looked. ``counters`` and ``expert_tokens``: None
+    unless asked for.
     ``seconds``: from the call with the image to the integers, transfers included.
     """
 
     outputs: dict[str, Array]
-    cycles: int
+    cycles: int | None
     seconds: float
     counters: dict[Counter, int] | None = None
     expert_tokens: tuple[int, ...] | None = None

@@ -151,7 +151,7 @@ class ControlRegisters(Component):
             status[Status.FULL].eq(~waiting.i.ready),
         ]
         writable = {**bases, **limits, Register.IRQ_ENABLE: irq_enable}
-        begins, clear = self._write(m, writable, start, waiting.i.ready)
+        begins, clear = self._write(m, writable, start, waiting.i.ready, busy & ~self.failed)
         with m.If(clear | (begins & ~busy)):
             m.d.sync += [done.eq(0), failed.eq(0)]
         with m.If(begins & ~busy):
@@ -173,9 +173,12 @@ class ControlRegisters(Component):
         return m
 
     def _write(
-        self, m: Module, writable: dict[Register, Any], start: Signal, room: Value
+        self, m: Module, writable: dict[Register, Any], start: Signal, room: Value, runs: Value
     ) -> tuple[Signal, Signal]:
-        """Registers in ``writable`` and CONTROL; returns "a START is taken" and CLEAR_IRQ."""
+        """Registers in ``writable`` and CONTROL; returns "a START is taken" and CLEAR_IRQ.
+
+        ``room``: for a START; ``runs``: a frame does, so that a chained one may be taken.
+        """
         bus = self.bus
         take, starts, clear = Signal(), Signal(), Signal()
         m.d.comb += [
@@ -193,7 +196,11 @@ class ControlRegisters(Component):
                     m.d.sync += bus.bresp.eq(_OKAY)
                     with m.If(bus.wstrb[0]):
                         m.d.comb += [
-                            starts.eq(bus.wdata[Control.START] & room),
+                            starts.eq(
+                                bus.wdata[Control.START]
+                                & room
+                                & (runs | ~bus.wdata[Control.CHAINED])
+                            ),
                             clear.eq(bus.wdata[Control.CLEAR_IRQ]),
                         ]
                         m.d.sync += self.abort.eq(bus.wdata[Control.ABORT])
