@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moevit.model.config import TOKEN_KINDS
+from moevit.quant.analysis.fit import fit_of
 from moevit.quant.golden import Golden
 from moevit.quant.typing import Array, Report, silent
 from moevit.sim.counters import Performance, performance
@@ -120,7 +121,7 @@ def compare(
         running = [pool.submit(p.pixels, task) for p in images for task in tasks]
         done = iter(running)
         for n, image in enumerate(images):
-            exact = golden.run_batch(image.pixels[None], tasks) if golden else {}
+            exact = {} if golden is None else _golden(workload, golden, image, tasks)
             floats = _float_planes(workload, image, tasks)
             outcomes.append(
                 [
@@ -128,7 +129,7 @@ def compare(
                         workload,
                         image,
                         next(done).result(),
-                        exact[task][0].output if exact else None,
+                        exact.get(task),
                         floats.get(task),
                     )
                     for task in tasks
@@ -136,6 +137,21 @@ def compare(
             )
             report(heading, (n + 1) / len(images))
     return outcomes
+
+
+def _golden(
+    workload: Workload, golden: Golden, image: NamedImage, tasks: Sequence[str]
+) -> dict[str, Array]:
+    """The golden model's outputs by task. A picture unlike the calibration's gets a note."""
+    first = golden.run(image.pixels, tasks[0], trace=True)
+    fit = fit_of(first.trace)
+    if not fit.good:
+        workload.note(
+            f"{image.name} is unlike what {workload.name} was calibrated on: {fit}; quantize "
+            "--calibration PATH takes pictures like it"
+        )
+    rest = golden.run_batch(image.pixels[None], tasks[1:])
+    return {tasks[0]: first.output, **{task: found[0].output for task, found in rest.items()}}
 
 
 def _float_planes(workload: Workload, image: NamedImage, tasks: Sequence[str]) -> dict[str, Array]:

@@ -1,6 +1,7 @@
 """`moevit quantize`."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -234,7 +235,7 @@ def _quantise(
     scenes: int,
     report: Report,
 ) -> tuple[str, dict[str, Any]]:
-    from moevit.bench.quant_report import draw_report, measure_report
+    from moevit.bench.quant_report import Picture, draw_report, measure_report
 
     share = 1.0 if folder is None else 0.2
     workload.remark()
@@ -257,7 +258,12 @@ def _quantise(
     text = f"{output}: {found['bytes']:,} bytes, tasks {', '.join(network.tasks)}"
     if folder is not None:
         config = workload.model_config
-        scored, _, _ = workload.source.validation(config, scenes or _REPORT_SCENES)
+        count = scenes or _REPORT_SCENES
+        scored: Iterable[Any]
+        if workload.source.own:  # no truth is known of them, but they are what the model will see
+            scored = [Picture(image=image) for image in workload.source.calibration(config, count)]
+        else:
+            scored, _, _ = workload.source.validation(config, count)
         measured = measure_report(
             made.exact,
             network,

@@ -16,9 +16,10 @@ from ..formats import ACCUMULATOR, ACTIVATION, WEIGHT, Multiplier, weight_max
 from ..operators.linear import Linear
 from ..reproducible import power, product
 from .calibrate import Site
+from .flow import Pair
 from .options import Options
 from .ranges import CODES, LEVELS, Encoding, channel_range, quantise_rows, rectified_range
-from .rounding import diffused, moment, round_weights, seeks
+from .rounding import compensated, diffused, moment, round_weights, seeks
 
 __all__ = ["Fixed", "Layers"]
 
@@ -65,6 +66,7 @@ class Layers:
         prior: Floats | None = None,
         pivot: float | Floats = 0.0,
         taps: int = 1,
+        pair: Pair | None = None,
     ) -> Linear:
         """Integers of ``layer`` on encoded inputs; one output step is ``out_scale``, 0 is
         ``out_offset``. The accumulator's bound holds by construction.
@@ -72,7 +74,8 @@ class Layers:
         ``rows`` ``(n, K)`` are real inputs of the layer, for rounding and bias correction, and
         ``prior`` more of them where they are few (:func:`~.rounding.moment`). Inputs of the code
         ``pivot`` meet no error of the weights: their zero point. ``taps`` pixels are read side by
-        side. Under ``name`` the real layer that
+        side. ``pair``: what the layer will read in integers and should give, for compensation.
+        Under ``name`` the real layer that
         the integers stand for is kept in :attr:`layers`.
         """
         outputs, depth = layer.weight.shape
@@ -80,13 +83,17 @@ class Layers:
         bias = layer.bias + _applied(layer.weight, encoding.offset) - out_offset
         top = weight_max(bits)
         known = self.fixed.steps.get(name)
+        if pair is not None and len(pair.seen) and known is None:
+            weight, bias = compensated(
+                weight, bias, pair.seen, pair.wanted - out_offset, self.options.compensate
+            )
         if known is None:
             codes, step = quantise_rows(weight, clip=self.options.clip, bits=bits)
         else:
             step, rows = known, None
             codes = np.clip(np.round(weight / step[:, None]), -top, top)
         if rows is not None and seeks(self.options.rounding, top):
-            codes = self.rounded(weight / step[:, None], encoding, top, rows, prior, pivot)
+            codes = self.rounded(weight / step[:, None], encoding, top, rows, prior, pivot, pair)
         elif rows is not None and taps > 1 and self.options.rounding == "auto":
             inputs = encoding.encode(rows.astype(np.float64)) - pivot
             codes = diffused(weight / step[:, None], taps, inputs, top)
@@ -124,9 +131,13 @@ class Layers:
         rows: Floats,
         prior: Floats | None,
         pivot: float | Floats,
+        pair: Pair | None = None,
     ) -> Floats:
         """Codes of ``weight`` (in steps) with little error on ``rows``."""
-        codes = encoding.encode(rows.astype(np.float64))
+        if pair is not None and len(pair.seen):
+            codes = pair.seen.astype(np.float64)
+        else:
+            codes = encoding.encode(rows.astype(np.float64))
         # What bias correction takes away need not be small.
         centre = codes.mean(axis=0) if self.options.bias_correction else pivot
         other = None if prior is None else encoding.encode(prior.astype(np.float64))
@@ -165,6 +176,7 @@ class Layers:
         options = self.options
         widths = widths or [8] * len(consumers)
         centre, half = channel_range(site, options.clip, options.percentile)
+        half = half * options.margin
         rows = site.sample(_TRIAL_ROWS).astype(np.float64)
         trials = []
         for exponent in options.migrate:

@@ -20,6 +20,9 @@ class Options:
     each channel its own range. ``headroom``: of the residual stream and the heads' outputs, over
     the calibrated maximum. ``expert_bits``: of the experts' weights, 8 or 4; all others have 8.
     ``rounding``: of weights. ``bias_correction``: keep the mean of each layer's outputs.
+    ``margin``: of activations' ranges, over what calibration gave. ``compensate``: each layer makes
+    up for what rounding did to its inputs, with weights moved as far as ``damping`` (a share of the
+    inputs' mean square) lets them; 0 moves none.
     ``finetune``: steps of fine-tuning with fake quantisation from there
     (``moevit.model.training.qat``).
     """
@@ -32,6 +35,8 @@ class Options:
     rounding: Rounding = "auto"
     bias_correction: bool = False
     finetune: int = 0
+    margin: float = 1.0
+    compensate: float = 0.0
 
     def __post_init__(self) -> None:
         check_clip(self.clip)
@@ -42,6 +47,10 @@ class Options:
             raise ValueError(f"Migrate must be exponents from 0 to 1, not {self.migrate!r}")
         if not self.headroom >= 1:
             raise ValueError(f"Headroom must be at least 1, not {self.headroom!r}")
+        if not self.margin >= 1:
+            raise ValueError(f"Margin must be at least 1, not {self.margin!r}")
+        if not self.compensate >= 0:
+            raise ValueError(f"Compensate must be at least 0, not {self.compensate!r}")
         if self.finetune < 0:
             raise ValueError(f"Finetune must be at least 0 steps, not {self.finetune!r}")
         if self.expert_bits not in WEIGHT_BITS:

@@ -40,7 +40,9 @@ from ..operators.gelu import GELU
 from ..operators.linear import GeluOutput, Linear
 from ..operators.rescale import Rescale
 from ..operators.softmax import Softmax
+from ..reproducible import product
 from .calibrate import Calibration, Site
+from .flow import Flow, Pair
 from .heads import HeadQuantiser, parts
 from .layers import Fixed, Layers
 from .options import Options
@@ -87,10 +89,19 @@ def quantise_with_parts(
 
 
 class _Quantiser(HeadQuantiser):
+    flow: Flow | None = None
+
     def run(self) -> Network:
         net = self.net
         embedding = RESIDUAL.saturate(np.round(net.embedding / self.residual)).astype(np.int16)
+        patch_embed = self.patch_embed()
         entry = None if net.entry is None else self.entry(net.entry)
+        self.flow = None
+        if self.options.compensate and not self.fixed.steps:
+            self.flow = Flow(net, self.stats.pictures, self.residual)
+            self.flow.embed(embedding, patch_embed)
+            if entry is not None:
+                self.flow.enter(entry)
         blocks = tuple(self.block(i, b) for i, b in enumerate(net.blocks))
         norm, encoding, step = None, None, 0.0
         if net.norm is not None and not net.heads:
@@ -101,7 +112,7 @@ class _Quantiser(HeadQuantiser):
         heads = {task: self.output(task, head, encoding) for task, head in net.heads.items()}
         return Network(
             geometry=net.geometry,
-            patch_embed=self.patch_embed(),
+            patch_embed=patch_embed,
             embedding=embedding,
             blocks=blocks,
             norm=norm,
@@ -125,7 +136,10 @@ class _Quantiser(HeadQuantiser):
             scale=np.tile(1 / net.pixel_std, pixels),
             offset=np.tile((PIXEL_OFFSET - net.pixel_mean) / net.pixel_std, pixels),
         )
-        return self.linear(net.patch_embed, encoding, self.residual, name="patch_embed")
+        rows = self.stats.site("patches").rows
+        return self.linear(
+            net.patch_embed, encoding, self.residual, name="patch_embed", rows=rows, taps=pixels
+        )
 
     def entry(self, norm: FloatNorm) -> Entry:
         """A norm in front of the blocks: its outputs go back to the residual one by one."""
@@ -137,9 +151,13 @@ class _Quantiser(HeadQuantiser):
     # Blocks ------------------------------------------------------------------------------------
     def block(self, index: int, block: FloatBlock) -> Block:
         prefix = f"blocks.{index}."
-        a, mlp = block.attention, block.mlp
+        a, mlp, flow = block.attention, block.mlp, self.flow
         norm1, enc1 = self.norm(block.norm1, prefix + "norm1", [a.q, a.k, a.v])
-        attention = self.attention(a, enc1, prefix, self.after(prefix + "norm1", block.norm1))
+        rows = self.after(prefix + "norm1", block.norm1)
+        if flow is not None and isinstance(mlp, FloatMoe):
+            flow.part()
+        seen = None if flow is None else flow.normed(norm1)
+        attention = self.attention(a, enc1, index, rows, seen)
         if isinstance(mlp, FloatMoe):
             norm2, enc2 = self.norm(
                 block.norm2,
@@ -147,35 +165,73 @@ class _Quantiser(HeadQuantiser):
                 [] if mlp.ahead else list(mlp.routers.values()),
                 [expert.fc1 for expert in mlp.experts],
             )
-            moe = self.moe(mlp, block.norm2, enc2, index)
+            seen = None if flow is None else flow.normed(norm2)
+            moe = self.moe(mlp, block.norm2, enc2, index, seen)
+            if flow is not None:
+                flow.mixture(moe, seen)
             return Block(norm1=norm1, attention=attention, norm2=norm2, mlp=moe)
         norm2, enc2 = self.norm(block.norm2, prefix + "norm2", [mlp.fc1])
+        seen = None if flow is None else flow.normed(norm2)
         rows = self.after(prefix + "norm2", block.norm2)
-        dense = self.mlp(mlp, enc2, self.stats.site(prefix + "hidden"), prefix, rows=rows)
+        real = self.real(flow, prefix + "norm2", block.norm2)
+        missing = None if flow is None else flow.missing(prefix + "proj")
+        dense = self.mlp(
+            mlp,
+            enc2,
+            self.stats.site(prefix + "hidden"),
+            prefix,
+            rows=rows,
+            seen=seen,
+            real=real,
+            missing=missing,
+        )
+        if flow is not None:
+            flow.dense(dense, seen)
         return Block(norm1=norm1, attention=attention, norm2=norm2, mlp=dense)
 
+    @staticmethod
+    def real(flow: Flow | None, name: str, norm: FloatNorm) -> Floats | None:
+        """Outputs of a norm on the pictures that go along."""
+        return None if flow is None else flow.floats(name) * norm.gain + norm.bias
+
+    @staticmethod
+    def pair(layer: FloatLinear, seen: Floats | None, real: Floats | None) -> Pair | None:
+        """For compensation: codes and real inputs of a layer."""
+        if seen is None or real is None:
+            return None
+        return Pair(seen=seen, wanted=product(real, layer.weight) + layer.bias)
+
     def attention(
-        self, a: FloatAttention, encoding: Encoding, prefix: str, rows: Floats
+        self, a: FloatAttention, encoding: Encoding, index: int, rows: Floats, seen: Floats | None
     ) -> Attention:
-        options, stats = self.options, self.stats
+        options, stats, flow, prefix = self.options, self.stats, self.flow, f"blocks.{index}."
         head_dim = self.net.geometry.head_dim
+        real = self.real(flow, prefix + "norm1", self.net.blocks[index].norm1)
+
+        def layer(name: str, scale: Floats, offset: float | Floats = 0.0) -> Linear:
+            exact = getattr(a, name)
+            pair = self.pair(exact, seen, real)
+            return self.linear(
+                exact, encoding, scale, offset, name=prefix + name, rows=rows, pair=pair
+            )
+
         # Scores: steps of q and k may differ in each channel as long as their product is the same.
         clip, percentile = options.clip, options.percentile
         _, q_half = channel_range(stats.site(prefix + "q"), clip, percentile, centred=False)
         k_centre, k_half = channel_range(stats.site(prefix + "k"), clip, percentile)
-        product = float((q_half * k_half).max()) / CODES**2
+        q_half, k_half = q_half * options.margin, k_half * options.margin
+        square = float((q_half * k_half).max()) / CODES**2
         balance = np.sqrt(q_half / k_half)
-        q_scale, k_scale = np.sqrt(product) * balance, np.sqrt(product) / balance
+        q_scale, k_scale = np.sqrt(square) * balance, np.sqrt(square) / balance
         self.encodings[prefix + "q"] = Encoding(scale=q_scale, offset=np.zeros_like(q_scale))
         self.encodings[prefix + "k"] = Encoding(scale=k_scale, offset=k_centre)
-        q = self.linear(a.q, encoding, q_scale, name=prefix + "q", rows=rows)
-        k = self.linear(a.k, encoding, k_scale, k_centre, name=prefix + "k", rows=rows)
-        score = product * head_dim**-0.5 * log2(np.e) * (1 << LOGIT.frac)
+        q, k = layer("q", q_scale), layer("k", k_scale, k_centre)
+        score = square * head_dim**-0.5 * log2(np.e) * (1 << LOGIT.frac)
         # Values: the output is a mean of them, so it has their channels' scales and centres.
         site = stats.site(prefix + "attention")
         values = self.channels(prefix + "v", stats.site(prefix + "v"), [a.proj])
         self.encodings[prefix + "v"] = values
-        v = self.linear(a.v, encoding, values.scale, values.offset, name=prefix + "v", rows=rows)
+        v = layer("v", values.scale, values.offset)
         peak = max(
             float(((site.high - values.offset) / values.scale).max()),
             float(((values.offset - site.low) / values.scale).max()),
@@ -186,16 +242,24 @@ class _Quantiser(HeadQuantiser):
         elif clip == "mse":
             steps = (site.sample(SEARCH_ROWS) - values.offset) / values.scale
             peak *= float(search(steps.reshape(-1, 1), np.array([peak]))[0])
-        gain = CODES / max(peak, 1.0)
+        gain = CODES / max(peak * options.margin, 1.0)
         out = Encoding(scale=values.scale / gain, offset=values.offset)
         self.encodings[prefix + "attention"] = out
-        return Attention(
-            q=q,
-            k=k,
-            v=v,
-            softmax=Softmax(score=Multiplier.from_scale(score), out=Multiplier.from_scale(gain)),
-            proj=self.linear(a.proj, out, self.residual, name=prefix + "proj", rows=site.rows),
+        softmax = Softmax(score=Multiplier.from_scale(score), out=Multiplier.from_scale(gain))
+        codes, pair = None, None
+        if flow is not None and seen is not None:
+            codes = flow.attended(q, k, v, softmax, seen)
+            pair = self.pair(a.proj, codes, flow.floats(prefix + "attention"))
+            before = "embed" if not index else f"blocks.{index - 1}.mlp"
+            if not index and self.net.entry is not None:
+                before = "entered"
+            pair = pair.plus(flow.missing(before))
+        proj = self.linear(
+            a.proj, out, self.residual, name=prefix + "proj", rows=site.rows, pair=pair
         )
+        if flow is not None:
+            flow.project(proj, codes)
+        return Attention(q=q, k=k, v=v, softmax=softmax, proj=proj)
 
     def mlp(
         self,
@@ -207,16 +271,22 @@ class _Quantiser(HeadQuantiser):
         rows: Floats,
         prior: Floats | None = None,
         bits: int = 8,
+        seen: Floats | None = None,
+        real: Floats | None = None,
+        missing: Floats | None = None,
     ) -> Mlp:
         """``site``: of the hidden activations, whose codes start at GELU's minimum.
 
         ``rows``: inputs of the layer; ``prior``: of any expert, where these are an expert's.
+        ``seen``, ``real``: input codes and floats of the pictures that go along, ``missing``: what
+        else its outputs should make up for.
         """
         low, high = float(site.low.min()), float(site.high.max())
         if self.options.clip == "percentile":
             high = float(np.percentile(site.rows, self.options.percentile))
         elif self.options.clip == "mse":
             high = self.hidden_high(site.sample(SEARCH_ROWS), low, high, mlp.fc2)
+        high *= self.options.margin
         levels = ACTIVATION.max - ACTIVATION.min
         step = max((high - low) / levels, 1 / (_FINEST_GELU * (1 << GELU.frac)))
         zero_point = ACTIVATION.min + round(-low / step)
@@ -236,9 +306,16 @@ class _Quantiser(HeadQuantiser):
             bits=bits,
             rows=rows,
             prior=prior,
+            pair=self.pair(mlp.fc1, seen, real),
         )
         self.encodings[prefix + "hidden"] = out
         hidden_prior = None if prior is None else gelu(mlp.fc1(prior))
+        pair = None
+        if seen is not None and real is not None:
+            exact = gelu(product(real, mlp.fc1.weight) + mlp.fc1.bias)
+            pair = self.pair(mlp.fc2, gelu_out.compute(fc1.values(seen)), exact)
+            if missing is not None:
+                pair = pair.plus(missing)
         fc2 = self.linear(
             mlp.fc2,
             out,
@@ -248,6 +325,7 @@ class _Quantiser(HeadQuantiser):
             rows=site.rows,
             prior=hidden_prior,
             pivot=zero_point,
+            pair=pair,
         )
         return Mlp(fc1=fc1, gelu=gelu_out, fc2=fc2)
 
@@ -266,8 +344,16 @@ class _Quantiser(HeadQuantiser):
                 best, least = high * float(factor), error
         return best
 
-    def moe(self, moe: FloatMoe, norm: FloatNorm, encoding: Encoding, index: int) -> Moe:
-        prefix = f"blocks.{index}."
+    def moe(
+        self,
+        moe: FloatMoe,
+        norm: FloatNorm,
+        encoding: Encoding,
+        index: int,
+        codes: Floats | None,
+    ) -> Moe:
+        prefix, flow = f"blocks.{index}.", self.flow
+        real = self.real(flow, prefix + "norm2", norm)
         logit = 1 / (log2(np.e) * (1 << LOGIT.frac))
         usage = self.stats.usage[index]
         bits = self.options.expert_bits
@@ -279,6 +365,24 @@ class _Quantiser(HeadQuantiser):
             ahead = Rescale.from_affine(self.residual / seen.scale, -seen.offset / seen.scale)
             gate_rows = self.stats.site(prefix + "ahead").rows
             self.encodings[prefix + "ahead"] = seen
+        gate_codes, gate_real, chosen = codes, real, None
+        if flow is not None:
+            chosen = flow.chosen(prefix)
+            if ahead is not None:
+                gate_codes = flow.normed(ahead, flow.before)
+                gate_real = flow.floats(prefix + "ahead")
+
+        def router(task: str, exact: FloatLinear) -> Linear:
+            pair = None
+            if flow is not None:
+                at = flow.lane(task)
+                pair = self.pair(exact, gate_codes[at], gate_real[at])
+            name = f"{prefix}routers.{task}"
+            return self.linear(exact, seen, logit, name=name, rows=gate_rows, pair=pair)
+
+        def own(rows: Floats | None, e: int) -> Floats | None:
+            return None if rows is None else rows[(chosen == e).any(axis=1)]
+
         return Moe(
             gate=Gate(
                 experts=len(next(iter(moe.routers.values())).bias),
@@ -288,10 +392,7 @@ class _Quantiser(HeadQuantiser):
             ),
             starts=dict(moe.starts),
             ahead=ahead,
-            routers={
-                t: self.linear(r, seen, logit, name=f"{prefix}routers.{t}", rows=gate_rows)
-                for t, r in moe.routers.items()
-            },
+            routers={t: router(t, r) for t, r in moe.routers.items()},
             experts=tuple(
                 self.mlp(
                     expert,
@@ -301,6 +402,8 @@ class _Quantiser(HeadQuantiser):
                     rows=self.expert_rows(everything, prefix, e),
                     prior=everything[:: -(-len(everything) // _PRIOR_ROWS)],
                     bits=bits,
+                    seen=own(codes, e),
+                    real=own(real, e),
                 )
                 for e, expert in enumerate(moe.experts)
             ),
