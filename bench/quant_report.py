@@ -131,7 +131,8 @@ class _Scores:
         for task in self.config.tasks:
             tally = scorer(task.kind, task.channels)
             raw = self.network.planes(outputs[task.name], task.name)
-            truth = np.stack([truth_of(scene, task.kind) for scene in self.scenes])
+            known = [scene for scene in self.scenes if not isinstance(scene, Picture)]
+            truth = np.stack([truth_of(scene, task.kind) for scene in known])
             tally.update(predict(task.kind, raw, self.config.image), truth)
             results[task.name] = tally.result()
         return results

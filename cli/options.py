@@ -68,6 +68,8 @@ QUANTISATION = (
     "descent",
     "default",
     "all",
+    "balance",
+    "compensate",
     "qat",
 )
 

@@ -89,6 +89,32 @@ Bias = Annotated[
         show_default=False,
     ),
 ]
+Balance = Annotated[
+    bool | None,
+    typer.Option(
+        "--balance/--no-balance",
+        help="Widen ranges of channels by how little they matter, not up to the widest channel's, "
+        "instead of what the method does.",
+        show_default=False,
+    ),
+]
+Margin = Annotated[
+    float | None,
+    typer.Option(
+        metavar="F",
+        help="Of activations' ranges, times what calibration gave (1 by default).",
+        show_default=False,
+    ),
+]
+Compensate = Annotated[
+    float | None,
+    typer.Option(
+        metavar="F",
+        help="Let layers make up for the rounding before them, damped by this share of their "
+        "inputs' mean square (0.3 with --method compensate; 0: not at all).",
+        show_default=False,
+    ),
+]
 Finetune = Annotated[
     int | None,
     typer.Option(
@@ -153,6 +179,9 @@ def command(
     migrate: Migrate = None,
     rounding: Rounding = None,
     bias_correction: Bias = None,
+    balance: Balance = None,
+    margin: Margin = None,
+    compensate: Compensate = None,
     finetune: Finetune = None,
     report_folder: Folder = None,
     compare: Compare = None,
@@ -199,6 +228,9 @@ def command(
             "migrate": None if migrate is None else _numbers(migrate),
             "rounding": rounding,
             "bias_correction": bias_correction,
+            "balance": balance,
+            "margin": margin,
+            "compensate": compensate,
             "finetune": finetune,
         }
         changes = {name: value for name, value in changes.items() if value is not None}

@@ -157,8 +157,7 @@ class FloatNetwork:
 
         A head on the class token gives one row, an upsampling head ``(B, pixels, C)``; a task
         without a head gives its tokens ``(B, tokens, D)``. What precedes the first MoE layer
-        is computed, and observed, once. Sites: ``patches`` (pixels as they
-        enter), ``residual`` after every addition, ``blocks.<i>.x``
+        is computed, and observed, once. Sites: ``residual`` after every addition, ``blocks.<i>.x``
         with x one of ``norm1 q k v attention norm2`` (the norms' ``x_hat``, before gain and bias),
         ``blocks.<i>.hidden`` or ``blocks.<i>.experts.<e>.x`` with x one of ``input hidden``,
         ``blocks.<i>.logits.<task>``, ``blocks.<i>.ahead`` (what a gate in front of the block
@@ -190,9 +189,7 @@ class FloatNetwork:
     def _embed(self, images: Any, watch: _Tap) -> Floats32:
         pixels = ((images - self.pixel_mean) / self.pixel_std).astype(np.float32)
         x = np.repeat(self.embedding[None], len(images), axis=0).astype(np.float32)
-        patches = patchify(pixels, self.geometry.patch)
-        watch.observe("patches", _rows(patches))
-        x[:, self.geometry.front :] += self.patch_embed(patches)
+        x[:, self.geometry.front :] += self.patch_embed(patchify(pixels, self.geometry.patch))
         x = watch("residual", x)
         return x if self.entry is None else watch("residual", self._entered(self.entry, x, watch))
 

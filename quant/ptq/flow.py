@@ -32,14 +32,14 @@ PICTURES = 16
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pair:
-    """A layer's input codes ``(n, K)`` in integers, and its real outputs ``(n, O)`` in floats."""
+    """A layer's input codes ``(n, K)`` in integers, and its real outputs ``(n, O)`` in floats.
+
+    ``damping``: of the change of its weights (:func:`~.rounding.compensated`).
+    """
 
     seen: Floats
     wanted: Floats
-
-    def plus(self, error: Floats) -> Pair:
-        """With ``error`` ``(n, O)`` more to be given."""
-        return Pair(seen=self.seen, wanted=self.wanted + error)
+    damping: float
 
 
 @dataclass(kw_only=True, eq=False)

@@ -20,9 +20,11 @@ class Options:
     each channel its own range. ``headroom``: of the residual stream and the heads' outputs, over
     the calibrated maximum. ``expert_bits``: of the experts' weights, 8 or 4; all others have 8.
     ``rounding``: of weights. ``bias_correction``: keep the mean of each layer's outputs.
-    ``margin``: of activations' ranges, over what calibration gave. ``compensate``: each layer makes
-    up for what rounding did to its inputs, with weights moved as far as ``damping`` (a share of the
-    inputs' mean square) lets them; 0 moves none.
+    ``balance``: channels that matter little to the consumers get wider ranges, instead of all
+    channels ranges up to the widest one's. ``margin``: of activations' ranges, over what
+    calibration gave. ``compensate``: layers make up for what rounding did to their inputs; a change
+    of the weights costs as much as on inputs of that share of the real ones' mean square, and 0
+    changes none.
     ``finetune``: steps of fine-tuning with fake quantisation from there
     (``moevit.model.training.qat``).
     """
@@ -35,6 +37,7 @@ class Options:
     rounding: Rounding = "auto"
     bias_correction: bool = False
     finetune: int = 0
+    balance: bool = False
     margin: float = 1.0
     compensate: float = 0.0
 

@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 
 from ..float.network import (
-    FloatAttention,
     FloatBlock,
     FloatLinear,
     FloatMlp,
@@ -33,20 +32,21 @@ from ..float.network import (
     gelu,
 )
 from ..formats import ACTIVATION, LOGIT, RESIDUAL, Multiplier
-from ..golden import PIXEL_OFFSET
-from ..network import Attention, Block, Entry, Mlp, Moe, Network, expert_order
+from ..golden import PIXEL_OFFSET, patchify
+from ..network import Block, Entry, Mlp, Moe, Network, expert_order
 from ..operators.gate import Gate
 from ..operators.gelu import GELU
 from ..operators.linear import GeluOutput, Linear
 from ..operators.rescale import Rescale
-from ..operators.softmax import Softmax
 from ..reproducible import product
+from .attention import AttentionQuantiser
 from .calibrate import Calibration, Site
-from .flow import Flow, Pair
-from .heads import HeadQuantiser, parts
+from .flow import PICTURES, Flow
+from .heads import parts
 from .layers import Fixed, Layers
 from .options import Options
-from .ranges import CODES, SEARCH_ROWS, Encoding, channel_range, search
+from .ranges import SEARCH_ROWS, Encoding
+from .rounding import Rounding
 
 __all__ = ["Options", "quantise", "quantise_with_parts"]
 
@@ -54,6 +54,9 @@ Floats = np.ndarray[Any, np.dtype[Any]]
 
 _FINEST_GELU = 0.73
 """Output steps for each 1/256 of GELU, at most: keeps int8 GELU within one step of exact."""
+
+_ROUTER_SHARE = 0.03
+"""Of the damping, for routers: a wrong choice costs more than a logit's error does."""
 
 _FEW_ROWS = 64
 _PRIOR_ROWS = 1024
@@ -88,9 +91,7 @@ def quantise_with_parts(
     return quantiser.run(), quantiser
 
 
-class _Quantiser(HeadQuantiser):
-    flow: Flow | None = None
-
+class _Quantiser(AttentionQuantiser):
     def run(self) -> Network:
         net = self.net
         embedding = RESIDUAL.saturate(np.round(net.embedding / self.residual)).astype(np.int16)
@@ -136,7 +137,11 @@ class _Quantiser(HeadQuantiser):
             scale=np.tile(1 / net.pixel_std, pixels),
             offset=np.tile((PIXEL_OFFSET - net.pixel_mean) / net.pixel_std, pixels),
         )
-        rows = self.stats.site("patches").rows
+        rows = None
+        if self.options.compensate:  # neighbours are alike, so that their errors add up
+            pixel = patchify(self.stats.pictures[:PICTURES], net.geometry.patch)
+            codes = pixel.reshape(-1, pixel.shape[-1]).astype(np.float64) - PIXEL_OFFSET
+            rows = encoding.decode(codes)
         return self.linear(
             net.patch_embed, encoding, self.residual, name="patch_embed", rows=rows, taps=pixels
         )
@@ -167,14 +172,14 @@ class _Quantiser(HeadQuantiser):
             )
             seen = None if flow is None else flow.normed(norm2)
             moe = self.moe(mlp, block.norm2, enc2, index, seen)
-            if flow is not None:
+            if flow is not None and seen is not None:
                 flow.mixture(moe, seen)
             return Block(norm1=norm1, attention=attention, norm2=norm2, mlp=moe)
         norm2, enc2 = self.norm(block.norm2, prefix + "norm2", [mlp.fc1])
         seen = None if flow is None else flow.normed(norm2)
         rows = self.after(prefix + "norm2", block.norm2)
         real = self.real(flow, prefix + "norm2", block.norm2)
-        missing = None if flow is None else flow.missing(prefix + "proj")
+        missing = 0.0 if flow is None else flow.missing(prefix + "proj")
         dense = self.mlp(
             mlp,
             enc2,
@@ -185,81 +190,9 @@ class _Quantiser(HeadQuantiser):
             real=real,
             missing=missing,
         )
-        if flow is not None:
+        if flow is not None and seen is not None:
             flow.dense(dense, seen)
         return Block(norm1=norm1, attention=attention, norm2=norm2, mlp=dense)
-
-    @staticmethod
-    def real(flow: Flow | None, name: str, norm: FloatNorm) -> Floats | None:
-        """Outputs of a norm on the pictures that go along."""
-        return None if flow is None else flow.floats(name) * norm.gain + norm.bias
-
-    @staticmethod
-    def pair(layer: FloatLinear, seen: Floats | None, real: Floats | None) -> Pair | None:
-        """For compensation: codes and real inputs of a layer."""
-        if seen is None or real is None:
-            return None
-        return Pair(seen=seen, wanted=product(real, layer.weight) + layer.bias)
-
-    def attention(
-        self, a: FloatAttention, encoding: Encoding, index: int, rows: Floats, seen: Floats | None
-    ) -> Attention:
-        options, stats, flow, prefix = self.options, self.stats, self.flow, f"blocks.{index}."
-        head_dim = self.net.geometry.head_dim
-        real = self.real(flow, prefix + "norm1", self.net.blocks[index].norm1)
-
-        def layer(name: str, scale: Floats, offset: float | Floats = 0.0) -> Linear:
-            exact = getattr(a, name)
-            pair = self.pair(exact, seen, real)
-            return self.linear(
-                exact, encoding, scale, offset, name=prefix + name, rows=rows, pair=pair
-            )
-
-        # Scores: steps of q and k may differ in each channel as long as their product is the same.
-        clip, percentile = options.clip, options.percentile
-        _, q_half = channel_range(stats.site(prefix + "q"), clip, percentile, centred=False)
-        k_centre, k_half = channel_range(stats.site(prefix + "k"), clip, percentile)
-        q_half, k_half = q_half * options.margin, k_half * options.margin
-        square = float((q_half * k_half).max()) / CODES**2
-        balance = np.sqrt(q_half / k_half)
-        q_scale, k_scale = np.sqrt(square) * balance, np.sqrt(square) / balance
-        self.encodings[prefix + "q"] = Encoding(scale=q_scale, offset=np.zeros_like(q_scale))
-        self.encodings[prefix + "k"] = Encoding(scale=k_scale, offset=k_centre)
-        q, k = layer("q", q_scale), layer("k", k_scale, k_centre)
-        score = square * head_dim**-0.5 * log2(np.e) * (1 << LOGIT.frac)
-        # Values: the output is a mean of them, so it has their channels' scales and centres.
-        site = stats.site(prefix + "attention")
-        values = self.channels(prefix + "v", stats.site(prefix + "v"), [a.proj])
-        self.encodings[prefix + "v"] = values
-        v = layer("v", values.scale, values.offset)
-        peak = max(
-            float(((site.high - values.offset) / values.scale).max()),
-            float(((values.offset - site.low) / values.scale).max()),
-        )
-        if clip == "percentile":
-            steps = (site.rows - values.offset) / values.scale
-            peak = float(np.percentile(np.abs(steps), percentile))
-        elif clip == "mse":
-            steps = (site.sample(SEARCH_ROWS) - values.offset) / values.scale
-            peak *= float(search(steps.reshape(-1, 1), np.array([peak]))[0])
-        gain = CODES / max(peak * options.margin, 1.0)
-        out = Encoding(scale=values.scale / gain, offset=values.offset)
-        self.encodings[prefix + "attention"] = out
-        softmax = Softmax(score=Multiplier.from_scale(score), out=Multiplier.from_scale(gain))
-        codes, pair = None, None
-        if flow is not None and seen is not None:
-            codes = flow.attended(q, k, v, softmax, seen)
-            pair = self.pair(a.proj, codes, flow.floats(prefix + "attention"))
-            before = "embed" if not index else f"blocks.{index - 1}.mlp"
-            if not index and self.net.entry is not None:
-                before = "entered"
-            pair = pair.plus(flow.missing(before))
-        proj = self.linear(
-            a.proj, out, self.residual, name=prefix + "proj", rows=site.rows, pair=pair
-        )
-        if flow is not None:
-            flow.project(proj, codes)
-        return Attention(q=q, k=k, v=v, softmax=softmax, proj=proj)
 
     def mlp(
         self,
@@ -273,7 +206,7 @@ class _Quantiser(HeadQuantiser):
         bits: int = 8,
         seen: Floats | None = None,
         real: Floats | None = None,
-        missing: Floats | None = None,
+        missing: Floats | float = 0.0,
     ) -> Mlp:
         """``site``: of the hidden activations, whose codes start at GELU's minimum.
 
@@ -313,9 +246,7 @@ class _Quantiser(HeadQuantiser):
         pair = None
         if seen is not None and real is not None:
             exact = gelu(product(real, mlp.fc1.weight) + mlp.fc1.bias)
-            pair = self.pair(mlp.fc2, gelu_out.compute(fc1.values(seen)), exact)
-            if missing is not None:
-                pair = pair.plus(missing)
+            pair = self.pair(mlp.fc2, gelu_out.compute(fc1.values(seen)), exact, missing)
         fc2 = self.linear(
             mlp.fc2,
             out,
@@ -365,23 +296,27 @@ class _Quantiser(HeadQuantiser):
             ahead = Rescale.from_affine(self.residual / seen.scale, -seen.offset / seen.scale)
             gate_rows = self.stats.site(prefix + "ahead").rows
             self.encodings[prefix + "ahead"] = seen
-        gate_codes, gate_real, chosen = codes, real, None
-        if flow is not None:
-            chosen = flow.chosen(prefix)
-            if ahead is not None:
-                gate_codes = flow.normed(ahead, flow.before)
-                gate_real = flow.floats(prefix + "ahead")
+        gate_codes, gate_real = codes, real
+        if flow is not None and ahead is not None:
+            gate_codes = flow.normed(ahead, flow.before)
+            gate_real = flow.floats(prefix + "ahead")
+        chosen = None if flow is None else flow.chosen(prefix)
 
         def router(task: str, exact: FloatLinear) -> Linear:
-            pair = None
-            if flow is not None:
+            name, pair = f"{prefix}routers.{task}", None
+            rounding: Rounding | None = None
+            if flow is not None and gate_codes is not None and gate_real is not None:
                 at = flow.lane(task)
-                pair = self.pair(exact, gate_codes[at], gate_real[at])
-            name = f"{prefix}routers.{task}"
-            return self.linear(exact, seen, logit, name=name, rows=gate_rows, pair=pair)
+                pair = self.pair(exact, gate_codes[at], gate_real[at], share=_ROUTER_SHARE)
+                rounding = "descent"  # small, and what it gets wrong sends tokens elsewhere
+            return self.linear(
+                exact, seen, logit, name=name, rows=gate_rows, pair=pair, rounding=rounding
+            )
 
         def own(rows: Floats | None, e: int) -> Floats | None:
-            return None if rows is None else rows[(chosen == e).any(axis=1)]
+            if rows is None or chosen is None:
+                return None
+            return rows[(chosen == e).any(axis=1)]
 
         return Moe(
             gate=Gate(
