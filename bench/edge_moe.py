@@ -125,16 +125,15 @@ def command(
     for about, images in (("the picture", image), (f"{_SCENES} rendered scenes", scenes)):
         statistics = calibrate(network, images)
         for name in names:
-            typer.echo(f"calibrated on {about}: {name}", err=True)
             integers = quantise(network, statistics, method(name))
-            rows.append(
-                {
-                    "calibrated": about,
-                    "method": name,
-                    "picture": measure(network, integers, image),
-                    "views": measure(network, integers, views(image)),
-                }
-            )
+            row = {
+                "calibrated": about,
+                "method": name,
+                "picture": measure(network, integers, image),
+                "views": measure(network, integers, views(image)),
+            }
+            rows.append(row)
+            typer.echo(json.dumps(row), err=True)
     typer.echo(json.dumps(rows, indent=2) if as_json else _table(rows, network.tasks))
 
 

@@ -111,7 +111,7 @@ Compensate = Annotated[
     typer.Option(
         metavar="F",
         help="Let layers make up for the rounding before them, damped by this share of their "
-        "inputs' mean square (0.3 with --method compensate; 0: not at all).",
+        "inputs' mean square (0.2 with --method compensate; 0: not at all).",
         show_default=False,
     ),
 ]

@@ -37,7 +37,7 @@ METHODS: dict[str, tuple[Options, str]] = {
         "ranges by how much a channel matters, none cut: for images unlike the calibration's",
     ),
     COMPENSATE: (
-        Options(clip="minmax", migrate=(0.5,), balance=True, compensate=0.3),
+        Options(clip="minmax", migrate=(0.5,), balance=True, compensate=0.2),
         "`balance`, and layers that make up for the rounding before them: for images like its",
     ),
     "qat": (

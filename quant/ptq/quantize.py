@@ -316,7 +316,8 @@ class _Quantiser(AttentionQuantiser):
         def own(rows: Floats | None, e: int) -> Floats | None:
             if rows is None or chosen is None:
                 return None
-            return rows[(chosen == e).any(axis=1)]
+            found: Floats = rows[(chosen == e).any(axis=1)]
+            return found
 
         return Moe(
             gate=Gate(
