@@ -144,7 +144,7 @@ def _golden(
 ) -> dict[str, Array]:
     """The golden model's outputs by task. A picture unlike the calibration's gets a note."""
     first = golden.run(image.pixels, tasks[0], trace=True)
-    fit = fit_of(first.trace)
+    fit = fit_of(first.trace, golden.network.meta.get("clipped"))
     if not fit.good:
         workload.note(
             f"{image.name} is unlike what {workload.name} was calibrated on: {fit}; quantize "

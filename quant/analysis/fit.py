@@ -9,19 +9,20 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ..formats import ACTIVATION, WEIGHT
 from ..typing import Ints
 
-__all__ = ["CLIPPED", "USED", "Fit", "fit_of"]
+__all__ = ["Fit", "fit_of", "is_activation", "saturated"]
 
-CLIPPED = 0.001
-"""Share of saturated values from which on a picture is unlike the calibration's: pictures of one
-kind have a fifth of it, even where ranges leave outliers out."""
+TWICE, SLACK = 2.0, 0.0005
+"""A picture is unlike the calibration's from so many times its share of saturated values on, and
+so much over it: what ranges leave out on purpose is no news."""
 
-USED = 0.2
+USED = 0.1
 """Share of the codes' range below which a picture is unlike the calibration's."""
 
 _SITES = re.compile(r"(blocks\.\d+\.(norm[12]|ahead|[qkv]|attention)|norm|entry)")
@@ -30,39 +31,57 @@ _SITES = re.compile(r"(blocks\.\d+\.(norm[12]|ahead|[qkv]|attention)|norm|entry)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
     """``clipped``: share of all activations that saturate, and ``worst`` that of the tensor
-    ``where``. ``used``: mean share of the codes between a channel's lowest and highest."""
+    ``where``. ``usual``: what ``clipped`` was on the calibration's own, None where nobody wrote it
+    down. ``used``: mean share of the codes between a channel's lowest and highest."""
 
     clipped: float
     worst: float
     where: str
     used: float
+    usual: float | None = None
 
     @property
     def good(self) -> bool:
         """Whether the picture is like the calibration's, as far as ranges tell."""
-        return self.clipped < CLIPPED and self.used > USED
+        most = 1.0 if self.usual is None else TWICE * self.usual + SLACK
+        return self.clipped <= most and self.used >= USED
 
     def __str__(self) -> str:
         return (
-            f"{100 * self.clipped:.2g} % of its values are beyond the calibrated ranges "
-            f"({100 * self.worst:.2g} % in {self.where}), {100 * self.used:.0f} % of the ranges "
-            "are used"
+            f"{100 * self.clipped:.2g} % of its values are at the ends of the ranges "
+            f"({100 * self.worst:.2g} % in {self.where}; in calibration "
+            f"{100 * (self.usual or 0):.2g} %), {100 * self.used:.0f} % of the ranges are used"
         )
 
 
-def fit_of(trace: Mapping[str, Ints]) -> Fit:
+def fit_of(trace: Mapping[str, Ints], usual: float | None = None) -> Fit:
     """The fit of a picture, of a golden model's trace (:class:`~..golden.GoldenResult`)."""
     shares, sizes, used = {}, {}, []
     for name, codes in trace.items():
-        if not _SITES.fullmatch(name):
+        if not is_activation(name):
             continue
-        low = -WEIGHT.max if name[-1] in "kv" else ACTIVATION.min
-        ends = (codes <= low) | (codes >= ACTIVATION.max)
-        shares[name], sizes[name] = float(ends.mean()), codes.size
+        shares[name], sizes[name] = saturated(name, codes), codes.size
         span = codes.max(axis=0) - codes.min(axis=0)
         used.append(float(span.mean()) / (ACTIVATION.max - ACTIVATION.min))
     if not shares:
         raise ValueError("The trace holds no activations")
     where = max(shares, key=lambda name: shares[name])
     total = sum(shares[name] * sizes[name] for name in shares) / sum(sizes.values())
-    return Fit(clipped=total, worst=shares[where], where=where, used=float(np.mean(used)))
+    return Fit(
+        clipped=total,
+        worst=shares[where],
+        where=where,
+        used=float(np.mean(used)),
+        usual=usual,
+    )
+
+
+def is_activation(name: str) -> bool:
+    """Whether a tensor has ranges that a picture can leave on both sides."""
+    return _SITES.fullmatch(name) is not None
+
+
+def saturated(name: str, codes: Any) -> float:
+    """Share of a tensor's codes that are the lowest or the highest one."""
+    low = -WEIGHT.max if name[-2:] in (".k", ".v") else ACTIVATION.min
+    return float(((codes <= low) | (codes >= ACTIVATION.max)).mean())

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from ..analysis.fit import is_activation, saturated
 from ..float.network import (
     FloatBlock,
     FloatLinear,
@@ -125,8 +126,18 @@ class _Quantiser(AttentionQuantiser):
             meta={
                 **net.meta,
                 "quantisation": {**asdict(self.options), "images": self.stats.images},
+                "clipped": self.clipped(),
             },
         )
+
+    def clipped(self) -> float:
+        """Share of calibrated activations that saturate."""
+        shares = [0.0]
+        for name, encoding in self.encodings.items():
+            site = self.stats.sites.get(name)
+            if site is not None and is_activation(name):
+                shares.append(saturated(name, encoding.encode(site.sample(SEARCH_ROWS))))
+        return round(float(np.mean(shares)), 6)
 
     # Layers ------------------------------------------------------------------------------------
     def patch_embed(self) -> Linear:
