@@ -18,9 +18,10 @@ from ..typing import Ints
 
 __all__ = ["Fit", "fit_of", "is_activation", "saturated"]
 
-TWICE, SLACK = 2.0, 0.0005
+USUAL, SLACK, WORST_SLACK = 4.0, 0.001, 0.01
 """A picture is unlike the calibration's from so many times its share of saturated values on, and
-so much over it: what ranges leave out on purpose is no news."""
+so much over it, in all or in the worst tensor: pictures differ, and what ranges leave out on
+purpose is no news."""
 
 USED = 0.1
 """Share of the codes' range below which a picture is unlike the calibration's."""
@@ -43,8 +44,12 @@ class Fit:
     @property
     def good(self) -> bool:
         """Whether the picture is like the calibration's, as far as ranges tell."""
-        most = 1.0 if self.usual is None else TWICE * self.usual + SLACK
-        return self.clipped <= most and self.used >= USED
+        if self.used < USED:
+            return False
+        if self.usual is None:
+            return True
+        usual = USUAL * self.usual
+        return self.clipped <= usual + SLACK and self.worst <= usual + WORST_SLACK
 
     def __str__(self) -> str:
         return (
