@@ -153,8 +153,11 @@ def _golden(
             f"{image.name} is unlike what {workload.name} was calibrated on: {fit}; quantize "
             "--calibration PATH takes pictures like it"
         )
-    rest = golden.run_batch(image.pixels[None], tasks[1:])
-    return {tasks[0]: first.output, **{task: found[0].output for task, found in rest.items()}}
+    exact = {tasks[0]: first.output}
+    if rest := tasks[1:]:
+        found = golden.run_batch(image.pixels[None], rest)
+        exact |= {task: found[task][0].output for task in rest}
+    return exact
 
 
 def _float_planes(workload: Workload, image: NamedImage, tasks: Sequence[str]) -> dict[str, Array]:
