@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moevit.model.config import TOKEN_KINDS
-from moevit.quant.analysis.fit import fit_of
+from moevit.quant.analysis.fit import Fit, fit_of
 from moevit.quant.golden import Golden
 from moevit.quant.typing import Array, Report, silent
 from moevit.sim.counters import Performance, performance
@@ -124,7 +124,7 @@ def compare(
         running = [pool.submit(p.pixels, task) for p in images for task in tasks]
         done = iter(running)
         for n, image in enumerate(images):
-            exact = {} if golden is None else _golden(workload, golden, image, tasks)
+            exact, fit = ({}, None) if golden is None else _golden(golden, image, tasks)
             floats = _float_planes(workload, image, tasks)
             outcomes.append(
                 [
@@ -138,26 +138,26 @@ def compare(
                     for task in tasks
                 ]
             )
+            integers = any(outcome.difference is not None for outcome in outcomes[-1])
+            if integers and fit is not None and not fit.good:
+                workload.note(
+                    f"{image.name} is unlike what {workload.name} was calibrated on: {fit}; "
+                    "quantize --calibration PATH takes pictures like it"
+                )
             report(heading, (n + 1) / len(images))
     return outcomes
 
 
 def _golden(
-    workload: Workload, golden: Golden, image: NamedImage, tasks: Sequence[str]
-) -> dict[str, Array]:
-    """The golden model's outputs by task. A picture unlike the calibration's gets a note."""
+    golden: Golden, image: NamedImage, tasks: Sequence[str]
+) -> tuple[dict[str, Array], Fit]:
+    """The golden model's outputs by task, and how well the picture fits the calibration."""
     first = golden.run(image.pixels, tasks[0], trace=True)
-    fit = fit_of(first.trace, golden.network.meta.get("clipped"))
-    if not fit.good:
-        workload.note(
-            f"{image.name} is unlike what {workload.name} was calibrated on: {fit}; quantize "
-            "--calibration PATH takes pictures like it"
-        )
     exact = {tasks[0]: first.output}
     if rest := tasks[1:]:
         found = golden.run_batch(image.pixels[None], rest)
         exact |= {task: found[task][0].output for task in rest}
-    return exact
+    return exact, fit_of(first.trace, golden.network.meta.get("clipped"))
 
 
 def _float_planes(workload: Workload, image: NamedImage, tasks: Sequence[str]) -> dict[str, Array]:
