@@ -353,7 +353,7 @@ class _Builder:
         )
         idle = self.linear(sizes.dim, va, 1000.0)
         attention = Attention(q=q, k=k, v=v, softmax=softmax, proj=idle)
-        out = attend(attention, sizes.heads, qa, ka, va)
+        out = attend(attention.softmax, sizes.heads, qa, ka, va)
         proj = self.linear(sizes.dim, out, 1000.0)
         return Attention(q=q, k=k, v=v, softmax=softmax, proj=proj), out
 

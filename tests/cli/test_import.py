@@ -36,6 +36,8 @@ def test_m3vit_to_tokens(moevit, tmp_path: Path) -> None:
         given = ["--model", "m.safetensors", "--preset", "micro", "--backend", backend]
         status, out, err = moevit("run", *given, "-o", backend, "--json")
         assert status == 0, err
+        if backend == "interpreter":
+            assert "m.safetensors is imported and is calibrated on rendered scenes" in err
         exact = None if backend == "onnx" else True
         assert [r["bit_exact"] for r in json.loads(out)["results"]] == [exact] * 3
     found = sorted(path.name for path in Path("onnx").iterdir())
