@@ -45,12 +45,15 @@ def generate(config: AcceleratorConfig, platform: Any = None) -> str:
         )
 
 
-def rtlil(config: AcceleratorConfig, platform: Any = None) -> str:
-    """The same as Yosys's intermediate language, a module for each component; for synthesis."""
+def rtlil(config: AcceleratorConfig, platform: Any = None, *, sources: bool = False) -> str:
+    """The same as Yosys's intermediate language, a module for each component; for synthesis.
+
+    ``sources``: with the Python line that each signal comes from.
+    """
     from amaranth.back import rtlil  # type: ignore[attr-defined]
 
     with _plain_memories():
-        text: str = rtlil.convert(**_design(config, platform), emit_src=False)
+        text: str = rtlil.convert(**_design(config, platform), emit_src=sources)
     return text
 
 

@@ -33,6 +33,9 @@ _VERILATE = (
     *("-Wno-fatal", "-Wno-lint", "-Wno-style"),
 )
 
+# Counts which lines ran and which bits changed; such a simulator is several times slower.
+_COVERAGE = ("--coverage-line", "--coverage-toggle")
+
 # The harness and the evaluation of a cycle are compiled for this machine; what runs once is not
 # optimised at all, which halves the build. The library keeps its symbols to itself, so that
 # simulators of several configurations live in one process.
@@ -119,8 +122,9 @@ def _compile_counter(total: int, report: Report) -> Callable[[str], None]:
     return line
 
 
-def _make_flags() -> list[str]:
-    fast, slow, other = f"OPT_FAST={_FAST}", f"OPT_SLOW={_SLOW}", f"OPT_GLOBAL={_GLOBAL}"
+def _make_flags(coverage: bool) -> list[str]:
+    fast = f"OPT_FAST={'-O1' if coverage else _FAST}"
+    slow, other = f"OPT_SLOW={_SLOW}", f"OPT_GLOBAL={_GLOBAL}"
     return [fast, slow, other, "CXX=g++", f"OBJCACHE={objcache.launcher()}"]
 
 
@@ -141,6 +145,7 @@ def build_library(
     sources: Sequence[Path],
     headers: Mapping[str, str] | None = None,
     label: str = "",
+    coverage: bool = False,
     report: Report = silent,
 ) -> Path:
     """The path of a shared library of `verilog`, verilated as class `V<top>`, and `sources`.
@@ -160,6 +165,8 @@ def build_library(
         Texts of generated headers by file name, which the sources include.
     label:
         Anything that shall tell apart otherwise equal builds, a configuration's hash say.
+    coverage:
+        With Verilator's counters of lines and toggles; optimised less, as such a build is large.
     report:
         Told of the progress; not called if there is nothing to do.
 
@@ -173,7 +180,7 @@ def build_library(
     tools = require_build_tools()
     headers = dict(headers or {})
     compiler = find_program("g++") or Path("g++")
-    flags = [*_VERILATE, _COMPILE, _FAST, _SLOW, _GLOBAL]
+    flags = [*_VERILATE, _COMPILE, _FAST, _SLOW, _GLOBAL, *(_COVERAGE if coverage else ())]
     key = cache.digest(
         verilog,
         top,
@@ -188,7 +195,7 @@ def build_library(
 
     def make(folder: Path) -> None:
         with workplace(folder, tools, sources) as place:
-            _build(folder, place, compiler, verilog, top, headers, report)
+            _build(folder, place, compiler, verilog, top, headers, coverage, report)
 
     def waiting() -> None:
         report("waiting for another process that builds the same simulator", 0.0)
@@ -203,6 +210,7 @@ def _build(
     verilog: str,
     top: str,
     headers: Mapping[str, str],
+    coverage: bool,
     report: Report,
 ) -> None:
     started = time.monotonic()
@@ -220,6 +228,7 @@ def _build(
         [
             tools.executable,
             *_VERILATE,
+            *(_COVERAGE if coverage else ()),
             *("--top-module", top, "--prefix", f"V{top}", "-Mdir", work),
             *("-CFLAGS", _COMPILE, design),
         ],
@@ -243,7 +252,10 @@ def _build(
     )
     total = len(list(work.glob("*.cpp"))) + len(sources) + 3
     run_tool(
-        ["make", f"-j{_jobs()}", "-C", work, "-f", makefile.name, *_make_flags(), "default"],
+        [
+            *("make", f"-j{_jobs()}", "-C", work, "-f", makefile.name),
+            *(*_make_flags(coverage), "default"),
+        ],
         environment=environment,
         log=log,
         line=_compile_counter(total, report),

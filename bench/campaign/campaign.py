@@ -26,7 +26,17 @@ from .machines import random_machine
 from .record import Record, bits_of, summary
 from .running import Bench, Outcomes, TooLargeError
 
-__all__ = ["BATCH", "MACHINES", "Plan", "case_of", "local_processes", "run", "run_case"]
+__all__ = [
+    "BATCH",
+    "MACHINES",
+    "Plan",
+    "case_of",
+    "first_that_fits",
+    "local_processes",
+    "machine_of",
+    "run",
+    "run_case",
+]
 
 MACHINES = 18
 """Configurations of a campaign: those have all pairs of array shapes, ports and rings."""
@@ -83,7 +93,7 @@ def run_batch(seed: int, machines: int, numbers: tuple[int, ...]) -> dict[str, A
     bench = Bench(config, library)
     try:
         for number in numbers:
-            case, outcome, refused = _first_that_fits(bench, seed, number, config)
+            case, outcome, refused = first_that_fits(bench, seed, number, config)
             redrawn += refused
             total.frames += outcome.frames
             total.cycles += outcome.cycles
@@ -119,9 +129,10 @@ def run_batch(seed: int, machines: int, numbers: tuple[int, ...]) -> dict[str, A
     }
 
 
-def _first_that_fits(
+def first_that_fits(
     bench: Bench, seed: int, number: int, config: AcceleratorConfig
 ) -> tuple[Case, Outcomes, int]:
+    """Runs case ``number``; itself, what it did, and how many draws did not fit before it."""
     for refused, case in enumerate(draw(seed, number, config)):
         with contextlib.suppress(TooLargeError):
             return case, bench.run(case), refused
