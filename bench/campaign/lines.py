@@ -47,7 +47,7 @@ def _text(config: AcceleratorConfig) -> str:
 
 
 def _rtlil(config: AcceleratorConfig) -> str:
-    return _cached(config, "il", lambda: verilog.rtlil(config, sources=True))
+    return _cached(config, "il", lambda: verilog.located_rtlil(config))
 
 
 def _cached(config: AcceleratorConfig, kind: str, make_text: Callable[[], str]) -> str:
