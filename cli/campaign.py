@@ -106,6 +106,7 @@ def coverage(
     machines: int | None,
     jobs: int,
     output: Path,
+    toggles: bool,
     as_json: bool,
 ) -> None:
     """``--coverage``: a campaign that counts lines, and what never ran."""
@@ -118,7 +119,7 @@ def coverage(
         progress("moevit verify", quiet=as_json) as report,
         campaign.local_processes(jobs) as executor,
     ):
-        found = cover(plan, executor, report)
+        found = cover(plan, executor, toggles=toggles, report=report)
     write_json(output, found)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
@@ -127,7 +128,8 @@ def coverage(
         ("lines", found["lines_run"], found["lines"]),
         ("toggles", found["toggled"], found["toggles"]),
     ):
-        typer.echo(f"{what}: {ran:,} of {every:,}, {ran / max(every, 1):.2%}")
+        if every:
+            typer.echo(f"{what}: {ran:,} of {every:,}, {ran / every:.2%}")
     for line in found["missing"][:_SHOWN]:
         typer.echo(f"never: {line['component']}, {line['signal']}: {line['line']}")
     typer.echo(f"all of them: {output}")

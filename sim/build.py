@@ -33,9 +33,6 @@ _VERILATE = (
     *("-Wno-fatal", "-Wno-lint", "-Wno-style"),
 )
 
-# Counts which lines ran and which bits changed; such a simulator is several times slower.
-_COVERAGE = ("--coverage-line", "--coverage-toggle")
-
 # The harness and the evaluation of a cycle are compiled for this machine; what runs once is not
 # optimised at all, which halves the build. The library keeps its symbols to itself, so that
 # simulators of several configurations live in one process.
@@ -122,8 +119,12 @@ def _compile_counter(total: int, report: Report) -> Callable[[str], None]:
     return line
 
 
-def _make_flags(coverage: bool) -> list[str]:
-    fast = f"OPT_FAST={'-O1' if coverage else _FAST}"
+def _counting(coverage: Sequence[str]) -> list[str]:
+    return [f"--coverage-{kind}" for kind in coverage]
+
+
+def _make_flags(counting: bool) -> list[str]:
+    fast = f"OPT_FAST={'-O1' if counting else _FAST}"
     slow, other = f"OPT_SLOW={_SLOW}", f"OPT_GLOBAL={_GLOBAL}"
     return [fast, slow, other, "CXX=g++", f"OBJCACHE={objcache.launcher()}"]
 
@@ -145,7 +146,7 @@ def build_library(
     sources: Sequence[Path],
     headers: Mapping[str, str] | None = None,
     label: str = "",
-    coverage: bool = False,
+    coverage: Sequence[str] = (),
     report: Report = silent,
 ) -> Path:
     """The path of a shared library of `verilog`, verilated as class `V<top>`, and `sources`.
@@ -166,7 +167,7 @@ def build_library(
     label:
         Anything that shall tell apart otherwise equal builds, a configuration's hash say.
     coverage:
-        With Verilator's counters of lines and toggles; optimised less, as such a build is large.
+        What Verilator is to count, `line` and `toggle`; optimised less, as such a build is large.
     report:
         Told of the progress; not called if there is nothing to do.
 
@@ -180,7 +181,7 @@ def build_library(
     tools = require_build_tools()
     headers = dict(headers or {})
     compiler = find_program("g++") or Path("g++")
-    flags = [*_VERILATE, _COMPILE, _FAST, _SLOW, _GLOBAL, *(_COVERAGE if coverage else ())]
+    flags = [*_VERILATE, _COMPILE, _FAST, _SLOW, _GLOBAL, *_counting(coverage)]
     key = cache.digest(
         verilog,
         top,
@@ -210,7 +211,7 @@ def _build(
     verilog: str,
     top: str,
     headers: Mapping[str, str],
-    coverage: bool,
+    coverage: Sequence[str],
     report: Report,
 ) -> None:
     started = time.monotonic()
@@ -228,7 +229,7 @@ def _build(
         [
             tools.executable,
             *_VERILATE,
-            *(_COVERAGE if coverage else ()),
+            *_counting(coverage),
             *("--top-module", top, "--prefix", f"V{top}", "-Mdir", work),
             *("-CFLAGS", _COMPILE, design),
         ],
@@ -254,7 +255,7 @@ def _build(
     run_tool(
         [
             *("make", f"-j{_jobs()}", "-C", work, "-f", makefile.name),
-            *(*_make_flags(coverage), "default"),
+            *(*_make_flags(bool(coverage)), "default"),
         ],
         environment=environment,
         log=log,

@@ -4,7 +4,7 @@ import ctypes
 import functools
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +61,7 @@ def build_native(
     *,
     defines: Mapping[str, str] | None = None,
     label: str = "",
-    coverage: bool = False,
+    coverage: Sequence[str] = (),
     report: Report = silent,
 ) -> Path:
     """Builds `verilog` with the memory harness for `NativeSim`, or finds it in the cache.
@@ -82,7 +82,7 @@ def build_native(
     return build_library(
         verilog=verilog,
         top=top,
-        sources=[_HARNESS / name for name in ("harness.cpp", "coverage.cpp")[: 1 + coverage]],
+        sources=[_HARNESS / name for name in ("harness.cpp", "coverage.cpp")[: 1 + bool(coverage)]],
         headers={"moevit_ports.h": header},
         label=label,
         coverage=coverage,

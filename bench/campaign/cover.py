@@ -18,7 +18,9 @@ from .running import Bench
 __all__ = ["cover"]
 
 
-def cover(plan: Plan, executor: Executor, report: Report = silent) -> dict[str, Any]:
+def cover(
+    plan: Plan, executor: Executor, *, toggles: bool = False, report: Report = silent
+) -> dict[str, Any]:
     """Runs ``plan``, a machine in each process; lines that ran of all, and those that never did.
 
     Builds take minutes and frames several times as long as without counting. Raises
@@ -31,7 +33,8 @@ def cover(plan: Plan, executor: Executor, report: Report = silent) -> dict[str, 
     total, frames, machines = Lines(), 0, {}
     report(f"machines (0/{len(by_machine)})", 0.0)
     futures = {
-        executor.submit(_machine, plan, numbers): index for index, numbers in by_machine.items()
+        executor.submit(_machine, plan, numbers, toggles): index
+        for index, numbers in by_machine.items()
     }
     for future in as_completed(futures):
         lines, ran = future.result()
@@ -62,10 +65,10 @@ def _counts(lines: Lines) -> dict[str, int]:
     }
 
 
-def _machine(plan: Plan, numbers: list[int]) -> tuple[Lines, int]:
+def _machine(plan: Plan, numbers: list[int], toggles: bool) -> tuple[Lines, int]:
     """The cases of one machine: what they covered, and their frames."""
     _, config = machine_of(plan.seed, numbers[0], plan.machines)
-    library = build_counting(config)
+    library = build_counting(config, toggles=toggles)
     frames = 0
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "coverage.dat"

@@ -28,8 +28,12 @@ Branch = tuple[str, str, int, str]
 place in the process, and its text."""
 
 
-def build_counting(config: AcceleratorConfig, report: Report = silent) -> Path:
-    """The simulator of ``config`` with counters, of plain Verilog; from the cache the second time.
+def build_counting(
+    config: AcceleratorConfig, *, toggles: bool = False, report: Report = silent
+) -> Path:
+    """The simulator of ``config`` that counts lines, of plain Verilog; cached.
+
+    ``toggles``: and which bits change, which makes the build three times as long.
 
     Raises as :func:`moevit.sim.rtl.build_simulator`.
     """
@@ -37,7 +41,7 @@ def build_counting(config: AcceleratorConfig, report: Report = silent) -> Path:
         _text(config),
         top=verilog.TOP_NAME,
         label=f"coverage {config.hash:016x}",
-        coverage=True,
+        coverage=("line", "toggle") if toggles else ("line",),
         report=report,
     )
 

@@ -66,9 +66,12 @@ Coverage = Annotated[
     bool,
     typer.Option(
         "--coverage",
-        help="With --random: count the lines and toggles of the RTL with Verilator instead; builds "
-        "take minutes, and frames several times as long.",
+        help="With --random: count with Verilator the lines of the RTL that run; builds take "
+        "minutes, and frames several times as long.",
     ),
+]
+Toggles = Annotated[
+    bool, typer.Option("--toggles", help="With --coverage: count the bits that change as well.")
 ]
 Soak = Annotated[
     int | None,
@@ -93,6 +96,7 @@ def command(
     case: One = None,
     soak: Soak = None,
     coverage: Coverage = False,
+    toggles: Toggles = False,
     as_json: Json = False,
 ) -> None:
     """Prove a program: no race, no deadlock, every weight used once and in order.
@@ -113,7 +117,7 @@ def command(
         raise UserError("--coverage: only with --random")
     if coverage and random is not None:
         output = output or Path("out") / f"coverage-{seed}.json"
-        campaign.coverage(random, seed, first, machines, jobs, output, as_json)
+        campaign.coverage(random, seed, first, machines, jobs, output, toggles, as_json)
     elif random is not None:
         output = output or Path("out") / f"verify-{seed}.jsonl"
         campaign.random(random, seed, first, machines, jobs, output, as_json)
