@@ -85,6 +85,8 @@ def sources() -> str:
 
 def run_batch(seed: int, machines: int, numbers: tuple[int, ...]) -> dict[str, Any]:
     """Runs cases with consecutive ``numbers`` of one machine; their line of the record."""
+    if _ending:
+        sys.exit(1)
     index, config = machine_of(seed, numbers[0], machines)
     library = build_simulator(config)
     total = Outcomes()
@@ -210,7 +212,17 @@ def local_processes(jobs: int) -> Iterator[Executor]:
 def _prepare() -> None:
     """In each process: Ctrl-C is the parent's affair, which sends SIGTERM."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGTERM, _end)
+
+
+_ending = False
+
+
+def _end(*_: object) -> None:
+    """A process is to end: at once, and without the batches that it has been sent already."""
+    global _ending
+    _ending = True
+    sys.exit(1)
 
 
 def _stop(pool: ProcessPoolExecutor) -> None:
