@@ -6,6 +6,8 @@ from enum import IntEnum
 
 from amaranth.lib import enum
 
+from moevit.quant.operators.activations import ACTIVATIONS, IntegerActivation
+
 __all__ = [
     "ACTIVATED",
     "TO_ACTIVATIONS",
@@ -16,6 +18,7 @@ __all__ = [
     "Destination",
     "LoadKind",
     "Opcode",
+    "activated",
 ]
 
 
@@ -53,7 +56,12 @@ class Destination(enum.IntEnum, shape=4):
     """router logits to the gate unit"""
 
 
-ACTIVATED = (Destination.GELU8,)
+def activated(function: IntegerActivation) -> Destination:
+    """The destination that an activation function is part of."""
+    return Destination[f"{function.name.upper()}8"]
+
+
+ACTIVATED = {activated(a.integer): a.integer for a in ACTIVATIONS.values()}
 """An activation function, then ``mult`` and ``shift``."""
 TO_BYTES = (Destination.ACT8, *ACTIVATED)
 """Bytes of the activation memory, with a zero point."""

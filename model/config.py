@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from moevit.quant.operators.activations import ACTIVATIONS
+
 from .scenes.layout import CLASSES
 
 __all__ = [
@@ -120,7 +122,9 @@ class ModelConfig:
     :data:`DECODERS`; an upsampling one has ``decoder_width`` channels inside. ``align_corners``:
     its doublings keep the outermost pixels' centres in their places, not their edges.
     ``crop_mode``, one of :data:`CROP_MODES`, ``crop_pct`` and ``interpolation``, one of
-    :data:`INTERPOLATIONS`: how pictures of any size become the model's images.
+    :data:`INTERPOLATIONS`: how pictures of any size become the model's images. ``activation``: of
+    the dense blocks, one of :data:`~moevit.quant.operators.activations.ACTIVATIONS`;
+    ``expert_activation``: of the experts (empty: the same).
 
     Raises ``ValueError`` naming the field for sizes that do not fit one another.
     """
@@ -165,6 +169,8 @@ class ModelConfig:
     crop_mode: str = "cover"
     crop_pct: float = 1.0
     interpolation: str = "lanczos"
+    activation: str = "gelu"
+    expert_activation: str = ""
 
     def __post_init__(self) -> None:
         _positive(
@@ -188,6 +194,14 @@ class ModelConfig:
             raise ValueError(f"Model top_k {self.top_k} must be at most experts {self.experts}")
         self._check_routing()
         self._check_pictures()
+        for name, value in (
+            ("activation", self.activation),
+            ("expert_activation", self.experts_activation),
+        ):
+            if value not in ACTIVATIONS:
+                raise ValueError(
+                    f"Model {name} must be one of {', '.join(ACTIVATIONS)}, not {value!r}"
+                )
         if self.mlp_hidden < 1:
             raise ValueError(f"Model mlp_ratio must be positive, not {self.mlp_ratio!r}")
         if not self.norm_eps > 0:
@@ -330,6 +344,11 @@ class ModelConfig:
     def mlp_hidden(self) -> int:
         """Hidden width of the dense blocks."""
         return int(self.dim * self.mlp_ratio)
+
+    @property
+    def experts_activation(self) -> str:
+        """Activation function of the experts."""
+        return self.expert_activation or self.activation
 
     @property
     def task_names(self) -> tuple[str, ...]:

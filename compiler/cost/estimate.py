@@ -21,6 +21,7 @@ from moevit.hw.image import BlockHeader
 from moevit.hw.isa import (
     INSTRUCTION_BYTES,
     SEMAPHORES,
+    TO_ACTIVATIONS,
     Attention,
     Destination,
     Fetch,
@@ -43,7 +44,6 @@ from .timing import Latencies, MemorySpeed, Timing, pixel_cycles
 __all__ = ["Estimate", "calibration_lengths", "estimate", "router_lengths"]
 
 _OPERAND_HALVES = 2
-_ACTIVATIONS = (Destination.ACT8, Destination.GELU8, Destination.ACT16)
 _AHEAD = 2
 """Tiles by which scores are ahead of weighted values."""
 
@@ -351,7 +351,7 @@ class _Model:
                 self.busy["stall_weight"] += stalled - end
                 end = stalled
             self.busy["array"] += block
-            end = self.drain(rows, i.otiles, i.depth, start, end, shared=i.mode in _ACTIVATIONS)
+            end = self.drain(rows, i.otiles, i.depth, start, end, shared=i.mode in TO_ACTIVATIONS)
             self.array_free = end
             self.halves.append(end)
             if n + 1 == len(tiles) and not i.keep:

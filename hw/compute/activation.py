@@ -1,7 +1,7 @@
 """The epilogue's second product: an activation times its output's scale, or a value times a score.
 
 Every function is ReLU less a correction that depends on the magnitude alone and vanishes from some
-magnitude on (quant/operators/gelu.py): a table. So another one is an entry of :data:`TABLES`.
+magnitude on (quant/operators/activations.py): a table.
 """
 
 from __future__ import annotations
@@ -9,21 +9,19 @@ from __future__ import annotations
 from amaranth.hdl import Const, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib.data import ArrayLayout
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2
 
 from moevit.quant.formats import SCORE, VALUE
-from moevit.quant.operators.gelu import GELU, Gelu
 
 from ..config import AcceleratorConfig
-from ..isa import Destination, Gemm
+from ..isa import ACTIVATED, Destination, Gemm
 from ..lib.component import Component
 from ..lib.pipeline import Pipeline
 from ..lib.storage import Memory, Style
 
-__all__ = ["TABLES", "Activate", "products"]
+__all__ = ["Activate", "products"]
 
-TABLES: dict[Destination, Gelu] = {Destination.GELU8: GELU}
-"""Corrections of the functions that have one."""
+_PART_BITS = 8
+"""A table's part has 2**8 entries: what the multiplexers of a slice choose among."""
 
 
 def products(config: AcceleratorConfig) -> ArrayLayout:
@@ -82,15 +80,14 @@ class Activate(Component):
         return m
 
     def _corrections(self, m: Module, value: Value, lane: int) -> list[tuple[Value, Value]]:
-        """Of each half of each table: the entry, and whether it is the one that counts."""
+        """Of each part of each table: the entry, and whether it is the one that counts."""
         size = Signal(VALUE.width, name=f"size_{lane}")
         m.d.comb += size.eq(Mux(value < 0, -value, value))
         found = []
-        for destination, function in TABLES.items():
-            half_bits = ceil_log2(len(function.table)) - 1
+        for destination, function in ACTIVATED.items():
             index = size >> function.step_bits
-            for part in range(2):
-                table = function.table[part << half_bits :][: 1 << half_bits]
+            for part in range(len(function.table) >> _PART_BITS):
+                table = function.table[part << _PART_BITS :][: 1 << _PART_BITS]
                 rom = Memory(
                     shape=unsigned(function.entry_bits),
                     depth=len(table),
@@ -100,6 +97,6 @@ class Activate(Component):
                 m.submodules[f"{destination.name.lower()}_{lane}_{part}"] = rom
                 read = rom.read_port(domain="comb")
                 m.d.comb += read.addr.eq(index)
-                here = (index >> half_bits == part) & (self.mode == destination)
+                here = (index >> _PART_BITS == part) & (self.mode == destination)
                 found.append((read.data, here))
         return found

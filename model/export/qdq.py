@@ -6,9 +6,9 @@ Every tensor that the accelerator keeps as integers goes through ``QuantizeLinea
 times the weights added. Eight bits are unsigned throughout, for the sake of processors without VNNI
 (:mod:`.qdq_graph`), and both operands of a product come straight from ``DequantizeLinear``, lest a
 runtime quantises a float one by itself. Between integers the graph computes in floats, so it is
-close to the golden model, not equal: it has no tables for GELU, exponentials and reciprocals, no
-15-bit scores, and halves are rounded to even. Where a rounding moves a token to another expert,
-that token differs by more.
+close to the golden model, not equal: it has no tables for activation functions, exponentials and
+reciprocals, no 15-bit scores, and halves are rounded to even. Where a rounding moves a token to
+another expert, that token differs by more.
 
 Scales are real ones except behind a LayerNorm and in keys, queries and values: there the network
 has folded a scale for each channel into the neighbouring weights, and a step of the tensor is 1
@@ -31,7 +31,7 @@ import numpy as np
 from moevit.quant.formats import LOGIT, SCORE
 from moevit.quant.golden import PIXEL_OFFSET, Golden
 from moevit.quant.network import Attention, Mlp, Moe, Network
-from moevit.quant.operators.gelu import GELU
+from moevit.quant.operators.activations import Activation, activation
 from moevit.quant.operators.layernorm import X_HAT_FRAC, LayerNorm
 from moevit.quant.operators.linear import Linear
 from moevit.quant.operators.rescale import Rescale
@@ -147,11 +147,17 @@ class _Builder(Graph):
     def residual(self, x: str) -> str:
         return self.qdq(x, self.net.residual_scale, 0, np.int16)
 
-    def hidden(self, value: str, scale: Any, zero: Any, axis: int | None = None) -> str:
-        """Pre-activation through 16 bits, GELU, 8 bits."""
-        pre = self.qdq(value, 1 / (1 << GELU.frac), 0, np.int16)
-        out = self.qdq(self.add("Gelu", pre), 1 / (1 << GELU.frac), 0, np.int16)
-        return self.byte(out, scale, zero, axis)
+    def hidden(
+        self, value: str, function: Activation, scale: Any, zero: Any, axis: int | None = None
+    ) -> str:
+        """Pre-activation through 16 bits, the function, 8 bits."""
+        x = self.qdq(value, function.step, 0, np.int16)
+        if function.gain != 1:
+            x = self.scaled(x, function.gain)
+        x = function.onnx(self.add, x)
+        if function.gain != 1:
+            x = self.scaled(x, 1 / function.gain)
+        return self.byte(self.qdq(x, function.step, 0, np.int16), scale, zero, axis)
 
     # Network -----------------------------------------------------------------------------------
     def embed(self) -> str:
@@ -206,9 +212,9 @@ class _Builder(Graph):
         return self.linear(f"{path}.proj", out, a.proj, self.net.residual_scale, step)
 
     def mlp(self, path: str, y: str, mlp: Mlp) -> str:
-        pre = self.linear(f"{path}.fc1", y, mlp.fc1, 1 / (1 << GELU.frac))
-        step, zero = _hidden(mlp)
-        hidden = self.hidden(pre, step, zero)
+        function, step, zero = activation(mlp.hidden.function), *_hidden(mlp)
+        pre = self.linear(f"{path}.fc1", y, mlp.fc1, function.step)
+        hidden = self.hidden(pre, function, step, zero)
         return self.linear(f"{path}.fc2", hidden, mlp.fc2, self.net.residual_scale, step, zero)
 
     def scores(self, path: str, y: str, before: str, moe: Moe, task: str) -> str:
@@ -248,13 +254,13 @@ class _Builder(Graph):
         """All experts on all tokens, weighted by the scores of the chosen ones."""
         g, experts = self.net.geometry, len(moe.experts)
         scores = self.scores(path, y, before, moe, task)
-        weight, bias = self.weights(
-            f"{path}.fc1", [x.fc1 for x in moe.experts], 1 / (1 << GELU.frac), 1.0
-        )
+        function = activation(moe.experts[0].hidden.function)
+        weight, bias = self.weights(f"{path}.fc1", [x.fc1 for x in moe.experts], function.step, 1.0)
         pre = self.add("Add", self.add("MatMul", y, weight), bias)  # (B, N, E * hidden)
         width = moe.experts[0].fc1.weight.shape[0]
         steps, zeros = zip(*(_hidden(x) for x in moe.experts), strict=True)
-        hidden = self.hidden(pre, np.repeat(steps, width), np.repeat(zeros, width), axis=2)
+        steps_of, zeros_of = np.repeat(steps, width), np.repeat(zeros, width)
+        hidden = self.hidden(pre, function, steps_of, zeros_of, axis=2)
         hidden = self.reshape(hidden, -1, g.tokens, experts, width)
         hidden = self.transpose(hidden, 2, 0, 1, 3)  # (E, B, N, hidden)
         hidden = self.add("Mul", hidden, self.columns(scores))
@@ -363,7 +369,7 @@ class _Builder(Graph):
 
 def _hidden(mlp: Mlp) -> tuple[float, int]:
     """Real step and zero point of an MLP's hidden activations."""
-    return 1 / (mlp.gelu.out.scale * (1 << GELU.frac)), mlp.gelu.zero_point
+    return mlp.hidden.scale, mlp.hidden.zero_point
 
 
 def export_qdq(

@@ -30,14 +30,12 @@ from ..float.network import (
     FloatMoe,
     FloatNetwork,
     FloatNorm,
-    gelu,
 )
 from ..formats import ACTIVATION, LOGIT, RESIDUAL, Multiplier
 from ..golden import PIXEL_OFFSET
 from ..network import Attention, Block, Entry, Mlp, Moe, Network, expert_order
 from ..operators.gate import Gate
-from ..operators.gelu import GELU
-from ..operators.linear import GeluOutput, Linear
+from ..operators.linear import HiddenOutput, Linear
 from ..operators.rescale import Rescale
 from ..operators.softmax import Softmax
 from .calibrate import Calibration, Site
@@ -49,9 +47,6 @@ from .ranges import CODES, SEARCH_ROWS, Encoding, channel_range, search
 __all__ = ["Options", "quantise", "quantise_with_parts"]
 
 Floats = np.ndarray[Any, np.dtype[Any]]
-
-_FINEST_GELU = 0.73
-"""Output steps for each 1/256 of GELU, at most: keeps int8 GELU within one step of exact."""
 
 _FEW_ROWS = 64
 _PRIOR_ROWS = 1024
@@ -208,7 +203,7 @@ class _Quantiser(HeadQuantiser):
         prior: Floats | None = None,
         bits: int = 8,
     ) -> Mlp:
-        """``site``: of the hidden activations, whose codes start at GELU's minimum.
+        """``site``: of the hidden activations, whose codes start at their minimum.
 
         ``rows``: inputs of the layer; ``prior``: of any expert, where these are an expert's.
         """
@@ -218,27 +213,29 @@ class _Quantiser(HeadQuantiser):
         elif self.options.clip == "mse":
             high = self.hidden_high(site.sample(SEARCH_ROWS), low, high, mlp.fc2)
         levels = ACTIVATION.max - ACTIVATION.min
-        step = max((high - low) / levels, 1 / (_FINEST_GELU * (1 << GELU.frac)))
+        step = max((high - low) / levels, mlp.activation.finest)
         zero_point = ACTIVATION.min + round(-low / step)
         if (known := self.fixed.encodings.get(prefix + "hidden")) is not None:
             step = float(known.scale[0])
             zero_point = round(-float(known.offset[0]) / step)
-        gelu_out = GeluOutput(
-            out=Multiplier.from_scale(1 / (step * (1 << GELU.frac))), zero_point=zero_point
+        hidden = HiddenOutput(
+            out=Multiplier.from_scale(mlp.activation.step / step),
+            zero_point=zero_point,
+            function=mlp.activation.name,
         )
-        hidden = mlp.fc2.weight.shape[1]
-        out = Encoding(scale=np.full(hidden, step), offset=np.full(hidden, -step * zero_point))
+        width = mlp.fc2.weight.shape[1]
+        out = Encoding(scale=np.full(width, step), offset=np.full(width, -step * zero_point))
         fc1 = self.linear(
             mlp.fc1,
             encoding,
-            1 / (1 << GELU.frac),
+            mlp.activation.step,
             name=prefix + "fc1",
             bits=bits,
             rows=rows,
             prior=prior,
         )
         self.encodings[prefix + "hidden"] = out
-        hidden_prior = None if prior is None else gelu(mlp.fc1(prior))
+        hidden_prior = None if prior is None else mlp.hidden(prior)
         fc2 = self.linear(
             mlp.fc2,
             out,
@@ -249,7 +246,7 @@ class _Quantiser(HeadQuantiser):
             prior=hidden_prior,
             pivot=zero_point,
         )
-        return Mlp(fc1=fc1, gelu=gelu_out, fc2=fc2)
+        return Mlp(fc1=fc1, hidden=hidden, fc2=fc2)
 
     @staticmethod
     def hidden_high(rows: Floats, low: float, high: float, fc2: FloatLinear) -> float:
@@ -320,7 +317,7 @@ class _Quantiser(HeadQuantiser):
         if site is not None and site.count >= _FEW_ROWS:
             return site
         x_hat = self.stats.site(prefix + "norm2").rows
-        rows = gelu(expert.fc1(x_hat * norm.gain + norm.bias))
+        rows = expert.hidden(x_hat * norm.gain + norm.bias)
         if site is not None:
             rows = np.concatenate([rows, site.rows])
         return Site(

@@ -81,7 +81,7 @@ def test_the_file_holds_the_networks_integers(exported: Any) -> None:
     assert stacked.data_type == (onnx.TensorProto.INT4 if narrow else onnx.TensorProto.UINT8)
     expected = np.concatenate([expert.fc2.weight.T for expert in moe.experts], axis=1)
     assert np.array_equal(codes(stacked), expected)
-    biases = [x.fc2.bias + x.gelu.zero_point * x.fc2.weight.sum(axis=1) for x in moe.experts]
+    biases = [x.fc2.bias + x.hidden.zero_point * x.fc2.weight.sum(axis=1) for x in moe.experts]
     found = numpy_helper.to_array(tensors["blocks.1.fc2.bias"])
     assert np.array_equal(found, np.concatenate(biases))
     names = [name for name in tensors if name.endswith(".weight")]

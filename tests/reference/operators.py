@@ -13,6 +13,7 @@ from functools import cache
 from math import factorial, floor, isqrt
 
 __all__ = [
+    "FUNCTIONS",
     "add",
     "attention",
     "exponential",
@@ -187,7 +188,7 @@ def token_mean(rows: Sequence[Sequence[int]], gain: tuple[int, int]) -> list[int
     return values_of([127] * len(rows), columns, *gain)
 
 
-# GELU ---------------------------------------------------------------------------------------------
+# Activation functions -----------------------------------------------------------------------------
 def _pi() -> Fraction:
     """Machin's formula."""
 
@@ -229,9 +230,14 @@ def gelu(value: int) -> int:
     return max(value, 0) - (_gelu_table()[a // 2] if a < 1024 else 0)
 
 
-def hidden(value: int, mult: int, shift: int, zero_point: int) -> int:
+FUNCTIONS: dict[str, Callable[[int], int]] = {"gelu": gelu}
+
+
+def hidden(
+    function: Callable[[int], int], value: int, mult: int, shift: int, zero_point: int
+) -> int:
     """The hidden activation of a pre-activation."""
-    return sat8(nearest(Fraction(gelu(value) * mult, 2**shift)) + zero_point)
+    return sat8(nearest(Fraction(function(value) * mult, 2**shift)) + zero_point)
 
 
 # Norms --------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from moevit.compiler import Program
 from moevit.quant.formats import WEIGHT_BITS
+from moevit.quant.operators.activations import ACTIVATIONS
 from moevit.quant.random_network import Sizes
 from moevit.sim.interpreter import Interpreter, Outcome
 
@@ -150,6 +151,8 @@ def sizes(draw: st.DrawFn) -> Sizes:
         threshold=draw(st.sampled_from([0.0, 0.0, 0.1, 0.3, 0.9])),
         ahead=draw(st.booleans()),
         expert_bits=draw(st.sampled_from(WEIGHT_BITS)),
+        activation=draw(st.sampled_from(list(ACTIVATIONS))),
+        expert_activation=draw(st.sampled_from(["", *ACTIVATIONS])),
     )
     what = draw(st.sampled_from(["patches", "class", "mean"]))
     base = replace(

@@ -1,0 +1,138 @@
+"""Activation functions, each one object: floats, integers and its form in every export.
+
+The accelerator computes ``relu(v) - t(|v|)`` (the form in which Edge-MoE has GELU, Sarkar et al.
+2023, section IV-D): a correction that depends on the magnitude alone, vanishes from some magnitude
+on, and is a table. ``x * s(x)`` is of that form wherever ``s(x) + s(-x) = 1``, with
+``t(u) = u * s(-u)``. The argument is a 16-bit number with 8 fractional bits, the result likewise.
+
+To add a function is to write its :class:`Activation` here, and the destination of its integers in
+``hw/codes.py`` where these are new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import erfc, sqrt
+from typing import Any
+
+import numpy as np
+
+from ..formats import VALUE
+from ..reproducible import ndtr
+from ..typing import Floats32
+
+__all__ = ["ACTIVATIONS", "FRAC", "GELU", "Activation", "IntegerActivation", "activation"]
+
+FRAC = 8
+"""Fractional bits of an argument and of a result."""
+
+AddNode = Callable[..., str]
+"""Adds a node of ONNX, from the operator and its inputs' names, and returns its output's name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntegerActivation:
+    """``compute(v)`` for ``v`` in units of ``2**-FRAC``; ``name`` is that of its destination.
+
+    ``correction`` is ``t(u)`` of real ``u >= 0``, or None for ReLU itself. An entry of its table of
+    ``2**table_bits`` covers ``2**step_bits`` arguments and holds the value at their middle.
+    ``finest``: as many output steps for each ``2**-FRAC``, at most, as keep int8 within one step of
+    exact.
+    """
+
+    name: str
+    correction: Callable[[float], float] | None
+    finest: float
+    step_bits: int = 1
+    table_bits: int = 9
+
+    @cached_property
+    def table(self) -> list[int]:
+        """``round(2**FRAC * t(u))`` at the middle of each step; empty for ReLU itself."""
+        if self.correction is None:
+            return []
+        step = 1 << self.step_bits
+        middles = (np.arange(1 << self.table_bits) * step + (step - 1) / 2) / (1 << FRAC)
+        return [round(self.correction(u) * (1 << FRAC)) for u in middles.tolist()]
+
+    @property
+    def entry_bits(self) -> int:
+        """Width of a table entry, unsigned."""
+        return max(self.table, default=0).bit_length()
+
+    def compute(self, value: Any) -> Any:
+        """The function of ``value`` (16 bits, ``FRAC`` fractional bits), in the same format."""
+        v = VALUE.saturate(np.asarray(value, np.int64))
+        out = np.maximum(v, 0)
+        if self.table:
+            index = np.abs(v) >> self.step_bits
+            inside = index < len(self.table)
+            out -= np.where(inside, np.asarray(self.table)[np.where(inside, index, 0)], 0)
+        return out if isinstance(value, np.ndarray) else int(out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activation:
+    """An activation function ``f(x) = base(gain * x) / gain`` as a model's configuration names it.
+
+    ``base`` takes and gives float32, the same on every machine. ``integer`` is what the accelerator
+    has of it. ``layer``: class of ``torch.nn`` and its arguments. ``onnx`` makes ``base`` of
+    standard operators of opset 20 on. The last three are of ``base`` too: a gain is folded
+    into the scales of what surrounds it.
+    """
+
+    name: str
+    base: Callable[[Floats32], Floats32]
+    integer: IntegerActivation
+    layer: tuple[str, Mapping[str, Any]]
+    onnx: Callable[[AddNode, str], str]
+    gain: float = field(default=1.0)
+
+    def __reduce__(self) -> tuple[Callable[[str], Activation], tuple[str]]:
+        return activation, (self.name,)
+
+    def __call__(self, x: Floats32) -> Floats32:
+        """The function of floats."""
+        if self.gain == 1:
+            return self.base(x)
+        out: Floats32 = self.base(x * np.float32(self.gain)) / np.float32(self.gain)
+        return out
+
+    @property
+    def step(self) -> float:
+        """Real value of one step of the integers, argument and result."""
+        return 1 / ((1 << FRAC) * self.gain)
+
+    @property
+    def finest(self) -> float:
+        """Smallest step of int8 results that keeps them within one step of exact."""
+        return self.step / self.integer.finest
+
+
+def _gelu(x: Floats32) -> Floats32:
+    out: Floats32 = x * ndtr(x)
+    return out
+
+
+GELU = Activation(
+    name="gelu",
+    base=_gelu,
+    integer=IntegerActivation(
+        name="gelu", correction=lambda u: u * (0.5 * erfc(u / sqrt(2))), finest=0.73
+    ),
+    layer=("GELU", {}),
+    onnx=lambda add, x: add("Gelu", x),
+)
+"""Exact GELU, ``x * Phi(x)`` (Hendrycks and Gimpel 2016)."""
+
+ACTIVATIONS: dict[str, Activation] = {a.name: a for a in (GELU,)}
+"""All of them by name."""
+
+
+def activation(name: str) -> Activation:
+    """One by name; ``ValueError`` naming the known ones otherwise."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"must be one of {', '.join(ACTIVATIONS)}, not {name!r}")
+    return ACTIVATIONS[name]
