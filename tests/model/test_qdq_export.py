@@ -18,6 +18,7 @@ from moevit.model.export.qdq import QDQ_OPSET, export_qdq
 from moevit.quant.float.network import FloatLinear, FloatMoe
 from moevit.quant.golden import Golden
 from moevit.quant.network import Moe, Network
+from moevit.quant.operators.activations import ACTIVATIONS, Activation
 from moevit.quant.operators.upsampling import UpsamplingHead
 from moevit.quant.ptq.calibrate import calibrate
 from moevit.quant.ptq.quantize import Options, quantise
@@ -92,6 +93,13 @@ def test_the_file_holds_the_networks_integers(exported: Any) -> None:
 @pytest.mark.parametrize("what", [{"moe": ()}, {"class_token": False}, {"k": 1, "moe": (0, 2)}])
 def test_other_networks(what: dict[str, Any], tmp_path: Path) -> None:
     network = quantised(6, **what)
+    report = export_qdq(network, tmp_path / "m.onnx", images=random_images(3, network.geometry, 8))
+    assert min(found["sqnr_db"] for found in report["difference"].values()) > 28
+
+
+@pytest.mark.parametrize("function", list(ACTIVATIONS.values())[1:], ids=list(ACTIVATIONS)[1:])
+def test_activation_functions(function: Activation, tmp_path: Path) -> None:
+    network = quantised(6, depth=2, activation=function)
     report = export_qdq(network, tmp_path / "m.onnx", images=random_images(3, network.geometry, 8))
     assert min(found["sqnr_db"] for found in report["difference"].values()) > 28
 
