@@ -54,6 +54,8 @@ class Destination(enum.IntEnum, shape=4):
     """``KV`` in the value layout, v saturated at +-127"""
     GATE = 7
     """router logits to the gate unit"""
+    SILU8 = 8
+    """``A`` byte = sat8(round(silu(v) * mult / 2**shift) + zero_point)"""
 
 
 def activated(function: IntegerActivation) -> Destination:

@@ -1,7 +1,7 @@
 """The epilogue's second product: an activation times its output's scale, or a value times a score.
 
 Every function is ReLU less a correction that depends on the magnitude alone and vanishes from some
-magnitude on (quant/operators/activations.py): a table.
+magnitude on (quant/operators/activations.py): a table for each segment of magnitudes.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from amaranth.hdl import Const, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib.data import ArrayLayout
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
 
 from moevit.quant.formats import SCORE, VALUE
 
@@ -19,9 +20,6 @@ from ..lib.pipeline import Pipeline
 from ..lib.storage import Memory, Style
 
 __all__ = ["Activate", "products"]
-
-_PART_BITS = 8
-"""A table's part has 2**8 entries: what the multiplexers of a slice choose among."""
 
 
 def products(config: AcceleratorConfig) -> ArrayLayout:
@@ -67,7 +65,7 @@ class Activate(Component):
             for n, v in enumerate(self.values):
                 base = reg(Mux((v < 0) & ~weighs, 0, v).as_signed(), name="base")
                 # A subtraction for the pre-adder of a DSP block, which also chooses among the
-                # parts of the tables, or 0 beyond them and for a function without one.
+                # segments, or 0 beyond them and for a function without tables.
                 parts = [(reg(e), reg(here)) for e, here in self._corrections(m, v, n)]
                 entries.append((base, parts))
         with p.step() as reg:
@@ -80,23 +78,30 @@ class Activate(Component):
         return m
 
     def _corrections(self, m: Module, value: Value, lane: int) -> list[tuple[Value, Value]]:
-        """Of each part of each table: the entry, and whether it is the one that counts."""
+        """Of each segment of magnitudes: the function's entry, and whether it is the one that
+        counts."""
         size = Signal(VALUE.width, name=f"size_{lane}")
         m.d.comb += size.eq(Mux(value < 0, -value, value))
-        found = []
+        segments: dict[int, tuple[Value, Value]] = {}
         for destination, function in ACTIVATED.items():
-            index = size >> function.step_bits
-            for part in range(len(function.table) >> _PART_BITS):
-                table = function.table[part << _PART_BITS :][: 1 << _PART_BITS]
+            for k, (steps, table) in enumerate(function.tables):
+                bits = ceil_log2(len(table))
+                init = [0] * (1 << bits)
+                for magnitude, entry in zip(steps, table, strict=True):
+                    init[magnitude // steps.step % len(init)] = entry
                 rom = Memory(
-                    shape=unsigned(function.entry_bits),
-                    depth=len(table),
-                    init=table,
+                    shape=unsigned(max(table).bit_length()),
+                    depth=len(init),
+                    init=init,
                     ram_style=Style.LOGIC,
                 )
-                m.submodules[f"{destination.name.lower()}_{lane}_{part}"] = rom
+                m.submodules[f"{destination.name.lower()}_{lane}_{k}"] = rom
                 read = rom.read_port(domain="comb")
-                m.d.comb += read.addr.eq(index)
-                here = (index >> _PART_BITS == part) & (self.mode == destination)
-                found.append((read.data, here))
-        return found
+                m.d.comb += read.addr.eq(size >> ceil_log2(steps.step))
+                chosen = self.mode == destination
+                inside = ~size[ceil_log2(steps.stop) :].any()
+                if steps.start:
+                    inside &= size[ceil_log2(steps.start) :].any()
+                other, here = segments.get(k, (read.data, Const(0, 1)))
+                segments[k] = Mux(chosen, read.data, other), here | (chosen & inside)
+        return list(segments.values())

@@ -14,16 +14,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import erfc, sqrt
+from math import erfc, exp, sqrt
 from typing import Any
 
 import numpy as np
 
+from .. import reproducible
 from ..formats import VALUE
-from ..reproducible import ndtr
 from ..typing import Floats32
 
-__all__ = ["ACTIVATIONS", "FRAC", "GELU", "Activation", "IntegerActivation", "activation"]
+__all__ = [
+    "ACTIVATIONS",
+    "FRAC",
+    "GELU",
+    "SILU",
+    "Activation",
+    "IntegerActivation",
+    "activation",
+]
 
 FRAC = 8
 """Fractional bits of an argument and of a result."""
@@ -36,8 +44,9 @@ AddNode = Callable[..., str]
 class IntegerActivation:
     """``compute(v)`` for ``v`` in units of ``2**-FRAC``; ``name`` is that of its destination.
 
-    ``correction`` is ``t(u)`` of real ``u >= 0``, or None for ReLU itself. An entry of its table of
-    ``2**table_bits`` covers ``2**step_bits`` arguments and holds the value at their middle.
+    ``correction`` is ``t(u)`` of real ``u >= 0``, or None for ReLU itself. Magnitudes are divided
+    into at most two ``segments``, each given by its end and a step, powers of 2 in arguments: an
+    entry of the table holds the value at the middle of a step. Behind the last segment it is 0.
     ``finest``: as many output steps for each ``2**-FRAC``, at most, as keep int8 within one step of
     exact.
     """
@@ -45,31 +54,30 @@ class IntegerActivation:
     name: str
     correction: Callable[[float], float] | None
     finest: float
-    step_bits: int = 1
-    table_bits: int = 9
+    segments: tuple[tuple[int, int], ...] = ()
 
     @cached_property
-    def table(self) -> list[int]:
-        """``round(2**FRAC * t(u))`` at the middle of each step; empty for ReLU itself."""
-        if self.correction is None:
-            return []
-        step = 1 << self.step_bits
-        middles = (np.arange(1 << self.table_bits) * step + (step - 1) / 2) / (1 << FRAC)
-        return [round(self.correction(u) * (1 << FRAC)) for u in middles.tolist()]
-
-    @property
-    def entry_bits(self) -> int:
-        """Width of a table entry, unsigned."""
-        return max(self.table, default=0).bit_length()
+    def tables(self) -> list[tuple[range, list[int]]]:
+        """For each segment its steps' first magnitudes, and ``round(2**FRAC * t(u))`` of their
+        middles."""
+        found: list[tuple[range, list[int]]] = []
+        start = 0
+        for stop, step in self.segments:
+            middles = ((n + (step - 1) / 2) / (1 << FRAC) for n in range(start, stop, step))
+            assert self.correction is not None
+            table = [round(self.correction(u) * (1 << FRAC)) for u in middles]
+            found.append((range(start, stop, step), table))
+            start = stop
+        return found
 
     def compute(self, value: Any) -> Any:
         """The function of ``value`` (16 bits, ``FRAC`` fractional bits), in the same format."""
         v = VALUE.saturate(np.asarray(value, np.int64))
-        out = np.maximum(v, 0)
-        if self.table:
-            index = np.abs(v) >> self.step_bits
-            inside = index < len(self.table)
-            out -= np.where(inside, np.asarray(self.table)[np.where(inside, index, 0)], 0)
+        size, out = np.abs(v), np.maximum(v, 0)
+        for steps, table in self.tables:
+            inside = (size >= steps.start) & (size < steps.stop)
+            index = np.where(inside, (size - steps.start) // steps.step, 0)
+            out -= np.where(inside, np.asarray(table)[index], 0)
         return out if isinstance(value, np.ndarray) else int(out)
 
 
@@ -112,7 +120,7 @@ class Activation:
 
 
 def _gelu(x: Floats32) -> Floats32:
-    out: Floats32 = x * ndtr(x)
+    out: Floats32 = x * reproducible.ndtr(x)
     return out
 
 
@@ -120,14 +128,39 @@ GELU = Activation(
     name="gelu",
     base=_gelu,
     integer=IntegerActivation(
-        name="gelu", correction=lambda u: u * (0.5 * erfc(u / sqrt(2))), finest=0.73
+        name="gelu",
+        correction=lambda u: u * (0.5 * erfc(u / sqrt(2))),
+        finest=0.73,
+        segments=((512, 2), (1024, 2)),
     ),
     layer=("GELU", {}),
     onnx=lambda add, x: add("Gelu", x),
 )
 """Exact GELU, ``x * Phi(x)`` (Hendrycks and Gimpel 2016)."""
 
-ACTIVATIONS: dict[str, Activation] = {a.name: a for a in (GELU,)}
+
+def _silu(x: Floats32) -> Floats32:
+    small = reproducible.exp(-np.abs(x))  # so that nothing overflows
+    out: Floats32 = x * np.where(x < 0, small, 1) / (1 + small)
+    return out
+
+
+SILU = Activation(
+    name="silu",
+    base=_silu,
+    integer=IntegerActivation(
+        name="silu",
+        correction=lambda u: u / (1 + exp(u)),
+        finest=0.59,
+        segments=((512, 2), (2048, 8)),
+    ),
+    layer=("SiLU", {}),
+    onnx=lambda add, x: add("Mul", x, add("Sigmoid", x)),
+)
+"""SiLU or swish, ``x / (1 + exp(-x))`` (Elfwing et al. 2018). Its correction is 0.7
+of a step where the table ends, at 8."""
+
+ACTIVATIONS: dict[str, Activation] = {a.name: a for a in (GELU, SILU)}
 """All of them by name."""
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "root",
     "row",
     "sat",
+    "silu",
     "stage",
     "token_mean",
     "values_of",
@@ -230,7 +231,25 @@ def gelu(value: int) -> int:
     return max(value, 0) - (_gelu_table()[a // 2] if a < 1024 else 0)
 
 
-FUNCTIONS: dict[str, Callable[[int], int]] = {"gelu": gelu}
+@cache
+def _silu_table() -> tuple[int, ...]:
+    def exp(u: Fraction) -> Fraction:  # u <= 8
+        return sum((u**n / factorial(n) for n in range(80)), Fraction(0))
+
+    table = []
+    for step, first, end in ((2, 0, 512), (8, 512, 2048)):
+        for i in range(first // step, end // step):
+            u = (step * i + Fraction(step - 1, 2)) / 256
+            table += [surely(256 * u / (1 + exp(u)))] * step
+    return tuple(table)
+
+
+def silu(value: int) -> int:
+    a = abs(value)
+    return max(value, 0) - (_silu_table()[a] if a < 2048 else 0)
+
+
+FUNCTIONS: dict[str, Callable[[int], int]] = {"gelu": gelu, "silu": silu}
 
 
 def hidden(

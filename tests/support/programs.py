@@ -52,6 +52,8 @@ def run_program(
     return output.unpack(memory[start : start + output.size]), outcome
 
 
+_FUNCTIONS = list(ACTIVATIONS)
+
 AWKWARD = {
     "plain": Sizes(),
     "one expert": Sizes(experts=1, top_k=1, expert_hidden=20, moe=(0, 1)),
@@ -111,6 +113,10 @@ AWKWARD = {
     "nothing kept": Sizes(experts=4, threshold=0.99, moe=(0, 1)),
     "gate ahead": Sizes(ahead=True, moe=(0, 1), dim=20, head_channels=()),
     "gate ahead, no norm": Sizes(ahead=True, norm=False, head_channels=(), class_token=False),
+    **{
+        f"{dense}, experts {expert}": Sizes(activation=dense, expert_activation=expert)
+        for dense, expert in zip(_FUNCTIONS[1::2], _FUNCTIONS[2::2], strict=False)
+    },
     "pruned": Sizes(ahead=True, experts=6, top_k=3, threshold=0.2, moe=(0,)),
 }
 """Shapes that found, or would find, a mistake each."""
