@@ -56,6 +56,8 @@ class Destination(enum.IntEnum, shape=4):
     """router logits to the gate unit"""
     SILU8 = 8
     """``A`` byte = sat8(round(silu(v) * mult / 2**shift) + zero_point)"""
+    RELU8 = 9
+    """``A`` byte = sat8(round(max(v, 0) * mult / 2**shift) + zero_point)"""
 
 
 def activated(function: IntegerActivation) -> Destination:

@@ -27,6 +27,7 @@ __all__ = [
     "ACTIVATIONS",
     "FRAC",
     "GELU",
+    "RELU",
     "SILU",
     "Activation",
     "IntegerActivation",
@@ -160,7 +161,16 @@ SILU = Activation(
 """SiLU or swish, ``x / (1 + exp(-x))`` (Elfwing et al. 2018). Its correction is 0.7
 of a step where the table ends, at 8."""
 
-ACTIVATIONS: dict[str, Activation] = {a.name: a for a in (GELU, SILU)}
+RELU = Activation(
+    name="relu",
+    base=lambda x: np.maximum(x, 0),
+    integer=IntegerActivation(name="relu", correction=None, finest=1.0),
+    layer=("ReLU", {}),
+    onnx=lambda add, x: add("Relu", x),
+)
+"""The larger of ``x`` and 0."""
+
+ACTIVATIONS: dict[str, Activation] = {a.name: a for a in (GELU, SILU, RELU)}
 """All of them by name."""
 
 

@@ -14,6 +14,7 @@ ALL = np.arange(VALUE.min, VALUE.max + 1)
 EXACT = {
     "gelu": lambda x: x * ndtr(x),
     "silu": lambda x: x * expit(x),
+    "relu": lambda x: np.maximum(x, 0),
 }
 
 

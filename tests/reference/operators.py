@@ -23,6 +23,7 @@ __all__ = [
     "layer_norm",
     "linear",
     "reciprocal",
+    "relu",
     "requantised",
     "rescale",
     "root",
@@ -249,7 +250,11 @@ def silu(value: int) -> int:
     return max(value, 0) - (_silu_table()[a] if a < 2048 else 0)
 
 
-FUNCTIONS: dict[str, Callable[[int], int]] = {"gelu": gelu, "silu": silu}
+def relu(value: int) -> int:
+    return max(value, 0)
+
+
+FUNCTIONS: dict[str, Callable[[int], int]] = {"gelu": gelu, "silu": silu, "relu": relu}
 
 
 def hidden(
