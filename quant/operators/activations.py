@@ -12,9 +12,9 @@ To add a function is to write its :class:`Activation` here, and the destination 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import erfc, exp, sqrt
+from math import erfc, exp, pi, sqrt
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ __all__ = [
     "ACTIVATIONS",
     "FRAC",
     "GELU",
+    "GELU_TANH",
+    "QUICK_GELU",
     "RELU",
     "SILU",
     "Activation",
@@ -48,13 +50,10 @@ class IntegerActivation:
     ``correction`` is ``t(u)`` of real ``u >= 0``, or None for ReLU itself. Magnitudes are divided
     into at most two ``segments``, each given by its end and a step, powers of 2 in arguments: an
     entry of the table holds the value at the middle of a step. Behind the last segment it is 0.
-    ``finest``: as many output steps for each ``2**-FRAC``, at most, as keep int8 within one step of
-    exact.
     """
 
     name: str
     correction: Callable[[float], float] | None
-    finest: float
     segments: tuple[tuple[int, int], ...] = ()
 
     @cached_property
@@ -87,14 +86,16 @@ class Activation:
     """An activation function ``f(x) = base(gain * x) / gain`` as a model's configuration names it.
 
     ``base`` takes and gives float32, the same on every machine. ``integer`` is what the accelerator
-    has of it. ``layer``: class of ``torch.nn`` and its arguments. ``onnx`` makes ``base`` of
-    standard operators of opset 20 on. The last three are of ``base`` too: a gain is folded
-    into the scales of what surrounds it.
+    has of it. ``finest``: as many steps of int8 results for each step of the integers, at most, as
+    keep them within one step of exact. ``layer``: class of ``torch.nn`` and its arguments. ``onnx``
+    makes ``base`` of standard operators of opset 20 on. All are of ``base``: a gain is folded into
+    the scales of what surrounds it.
     """
 
     name: str
     base: Callable[[Floats32], Floats32]
     integer: IntegerActivation
+    finest: float
     layer: tuple[str, Mapping[str, Any]]
     onnx: Callable[[AddNode, str], str]
     gain: float = field(default=1.0)
@@ -115,9 +116,9 @@ class Activation:
         return 1 / ((1 << FRAC) * self.gain)
 
     @property
-    def finest(self) -> float:
+    def finest_step(self) -> float:
         """Smallest step of int8 results that keeps them within one step of exact."""
-        return self.step / self.integer.finest
+        return self.step / self.finest
 
 
 def _gelu(x: Floats32) -> Floats32:
@@ -131,9 +132,9 @@ GELU = Activation(
     integer=IntegerActivation(
         name="gelu",
         correction=lambda u: u * (0.5 * erfc(u / sqrt(2))),
-        finest=0.73,
         segments=((512, 2), (1024, 2)),
     ),
+    finest=0.73,
     layer=("GELU", {}),
     onnx=lambda add, x: add("Gelu", x),
 )
@@ -142,7 +143,7 @@ GELU = Activation(
 
 def _silu(x: Floats32) -> Floats32:
     small = reproducible.exp(-np.abs(x))  # so that nothing overflows
-    out: Floats32 = x * np.where(x < 0, small, 1) / (1 + small)
+    out: Floats32 = x * np.where(x < 0, small, np.float32(1)) / (1 + small)
     return out
 
 
@@ -152,9 +153,9 @@ SILU = Activation(
     integer=IntegerActivation(
         name="silu",
         correction=lambda u: u / (1 + exp(u)),
-        finest=0.59,
         segments=((512, 2), (2048, 8)),
     ),
+    finest=0.59,
     layer=("SiLU", {}),
     onnx=lambda add, x: add("Mul", x, add("Sigmoid", x)),
 )
@@ -164,13 +165,36 @@ of a step where the table ends, at 8."""
 RELU = Activation(
     name="relu",
     base=lambda x: np.maximum(x, 0),
-    integer=IntegerActivation(name="relu", correction=None, finest=1.0),
+    integer=IntegerActivation(name="relu", correction=None),
+    finest=1.0,
     layer=("ReLU", {}),
     onnx=lambda add, x: add("Relu", x),
 )
 """The larger of ``x`` and 0."""
 
-ACTIVATIONS: dict[str, Activation] = {a.name: a for a in (GELU, SILU, RELU)}
+
+def _gelu_tanh(x: Floats32) -> Floats32:
+    z = np.float32(2 * sqrt(2 / pi)) * (x + np.float32(0.044715) * x * x * x)
+    small = reproducible.exp(-np.abs(z))
+    out: Floats32 = x * np.where(z < 0, small, np.float32(1)) / (1 + small)
+    return out
+
+
+GELU_TANH = replace(
+    GELU,
+    name="gelu_tanh",
+    base=_gelu_tanh,
+    finest=0.63,
+    layer=("GELU", {"approximate": "tanh"}),
+    onnx=lambda add, x: add("Gelu", x, approximate="tanh"),
+)
+"""GELU's approximation by tanh (Hendrycks and Gimpel 2016): at most an eighth of a step of the
+integers from GELU, whose integers it has."""
+
+QUICK_GELU = replace(SILU, name="quick_gelu", gain=1.702)
+"""``x * sigmoid(1.702 x)``, CLIP's: SiLU of another scale."""
+
+ACTIVATIONS: dict[str, Activation] = {a.name: a for a in (GELU, SILU, RELU, GELU_TANH, QUICK_GELU)}
 """All of them by name."""
 
 

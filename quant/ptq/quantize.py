@@ -213,7 +213,7 @@ class _Quantiser(HeadQuantiser):
         elif self.options.clip == "mse":
             high = self.hidden_high(site.sample(SEARCH_ROWS), low, high, mlp.fc2)
         levels = ACTIVATION.max - ACTIVATION.min
-        step = max((high - low) / levels, mlp.activation.finest)
+        step = max((high - low) / levels, mlp.activation.finest_step)
         zero_point = ACTIVATION.min + round(-low / step)
         if (known := self.fixed.encodings.get(prefix + "hidden")) is not None:
             step = float(known.scale[0])

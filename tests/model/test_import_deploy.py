@@ -95,6 +95,14 @@ def clip(folder: Path) -> M3ViT:
     return classifier(folder, "vit_base_patch32_clip_224")
 
 
+def quick_gelu(folder: Path) -> M3ViT:
+    return classifier(folder, "vit_base_patch32_clip_quickgelu_224")
+
+
+def tanh_gelu(folder: Path) -> M3ViT:
+    return classifier(folder, "vit_base_patch32_siglip_gap_256", num_classes=0)
+
+
 def norm_behind_mean(folder: Path) -> M3ViT:
     return classifier(folder, "vit_medium_patch16_reg4_gap_256")
 
@@ -121,6 +129,8 @@ SOURCES = [
     pooled_registers,
     clip,
     norm_behind_mean,
+    quick_gelu,
+    tanh_gelu,
 ]
 
 

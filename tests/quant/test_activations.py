@@ -14,6 +14,8 @@ ALL = np.arange(VALUE.min, VALUE.max + 1)
 EXACT = {
     "gelu": lambda x: x * ndtr(x),
     "silu": lambda x: x * expit(x),
+    "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+    "quick_gelu": lambda x: x * expit(1.702 * x),
     "relu": lambda x: np.maximum(x, 0),
 }
 
@@ -39,7 +41,7 @@ def test_floats(function: Activation) -> None:
 
 def test_own_format_is_within_one_step(function: Activation) -> None:
     error = np.abs(function.integer.compute(ALL) - exact(function))
-    assert error.max() <= 0.5 / function.integer.finest
+    assert error.max() <= 0.5 / function.finest
 
 
 def test_far_from_zero_it_is_relu(function: Activation) -> None:
@@ -58,7 +60,7 @@ def test_inputs_saturate_and_integers_agree_with_arrays(function: Activation) ->
 @pytest.mark.parametrize("zero_point", [0, -100, -128])
 def test_int8_is_within_one_step(function: Activation, zero_point: int) -> None:
     """Scales up to the finest: output steps for each step of the function."""
-    finest = function.integer.finest
+    finest = function.finest
     for scale in (*np.geomspace(0.01, finest, 40), 0.25, 0.5):
         out = Multiplier.from_scale(float(scale))
         got = HiddenOutput(out=out, zero_point=zero_point, function=function.name).compute(ALL)
