@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from moevit.files import atomic_path
-from moevit.model.config import LABELLED
+from moevit.model.kinds import TASK_KINDS, Colours, Scale
 from moevit.quant.typing import Array
 
 __all__ = ["PALETTE", "Row", "draw", "save"]
@@ -47,10 +47,6 @@ def _palette() -> list[tuple[float, float, float]]:
 
 PALETTE = _palette()
 """RGB from 0 to 1 of each label of a segmentation."""
-
-_DEPTH_MAP = "cividis"  # perceptually uniform, the same to the colour-blind
-_HEAT_MAP = "inferno"
-_EDGE_MAP = "gray_r"
 
 _TITLE = 90  # characters
 _CELL = 3.1  # inches: width of an image
@@ -80,12 +76,13 @@ def _colour(labels: Array) -> Array:
     return table[labels.astype(np.int64) % len(table)]
 
 
-def _normals(vectors: Array) -> Array:
-    """Camera coordinates (x right, y down, z forward) to RGB: right red, up green, to us blue."""
-    return np.clip((vectors * (1, -1, -1) + 1) / 2, 0, 1)
+def _limits(row: Row) -> tuple[float, float]:
+    """What the colours of numbers go from and to."""
+    picture = TASK_KINDS[row.kind].picture
+    return _range(row) if isinstance(picture, Scale) and not picture.fixed else (0.0, 1.0)
 
 
-def _depth_range(row: Row) -> tuple[float, float]:
+def _range(row: Row) -> tuple[float, float]:
     """Of all columns together, without the farthest pixels that would flatten the rest."""
     values = np.concatenate([p.ravel() for _, p in row.columns if p is not None])
     low, high = np.percentile(values, (0.5, 99.5))
@@ -93,15 +90,15 @@ def _depth_range(row: Row) -> tuple[float, float]:
 
 
 def _show(axes: Axes, row: Row, pixels: Array, limits: tuple[float, float]) -> None:
-    if row.kind in LABELLED:
+    picture = TASK_KINDS[row.kind].picture
+    if picture is None:
         axes.imshow(_colour(pixels), interpolation="nearest")
-    elif row.kind == "normals":
-        axes.imshow(_normals(pixels), interpolation="nearest")
+    elif isinstance(picture, Colours):
+        axes.imshow(picture.rgb(pixels), interpolation="nearest")
     else:
-        name = {"depth": _DEPTH_MAP, "edges": _EDGE_MAP}.get(row.kind, _HEAT_MAP)
         axes.imshow(
             pixels.astype(np.float32),
-            cmap=name,
+            cmap=picture.colours,
             vmin=limits[0],
             vmax=limits[1],
             interpolation="nearest",
@@ -125,19 +122,18 @@ def _bar(figure: Figure, axes: Axes, name: str, limits: tuple[float, float], tex
     bar.outline.set_linewidth(0.5)
 
 
-def _sphere(axes: Axes) -> None:
-    """Normals of a ball: the key of their colours."""
+def _example(axes: Axes, picture: Colours) -> None:
+    """Vectors that one knows: the key of the others' colours."""
     y, x = np.mgrid[-1:1:96j, -1:1:96j]
-    inside = x * x + y * y < 1
-    z = -np.sqrt(np.where(inside, 1 - x * x - y * y, 0))
-    ball = np.ones((*x.shape, 4))
-    ball[..., :3] = _normals(np.stack([x, y, z], axis=-1))
-    ball[..., 3] = inside
+    vectors, inside = picture.key(x, y)
+    shown = np.ones((*x.shape, 4))
+    shown[..., :3] = picture.rgb(vectors)
+    shown[..., 3] = inside
     inner = axes.inset_axes((0.0, 0.14, 0.5, 0.72))
-    inner.imshow(ball)
+    inner.imshow(shown)
     inner.set_axis_off()
     axes.text(
-        *(0.52, 0.5, "normals\nof a ball"),
+        *(0.52, 0.5, picture.label),
         fontsize=8,
         color=_INK,
         va="center",
@@ -170,16 +166,13 @@ def _legend(axes: Axes, classes: Sequence[str]) -> None:
 
 def _key(figure: Figure, axes: Axes, row: Row, limits: tuple[float, float]) -> None:
     axes.set_axis_off()
-    if row.kind in LABELLED:
+    picture = TASK_KINDS[row.kind].picture
+    if picture is None:
         _legend(axes, row.classes)
-    elif row.kind == "depth":
-        _bar(figure, axes, _DEPTH_MAP, limits, "metres")
-    elif row.kind == "normals":
-        _sphere(axes)
-    elif row.kind == "edges":
-        _bar(figure, axes, _EDGE_MAP, limits, "edge probability")
+    elif isinstance(picture, Colours):
+        _example(axes, picture)
     else:
-        _bar(figure, axes, _HEAT_MAP, limits, "salient probability")
+        _bar(figure, axes, picture.colours, limits, picture.label)
 
 
 def _short(title: str) -> str:
@@ -222,7 +215,7 @@ def draw(image: Array, rows: Sequence[Row], *, title: str, subtitle: str = "") -
     write(left - 0.12, top + cell / 2, "input", fontsize=11, ha="right", va="center")
     for n, row in enumerate(rows):
         y = top + (n + 1) * (cell + gap)
-        limits = _depth_range(row) if row.kind == "depth" else (0.0, 1.0)
+        limits = _limits(row)
         write(left - 0.12, y + cell / 2 - 0.02, row.task, fontsize=11, ha="right", va="bottom")
         write(left - 0.12, y + cell / 2 + 0.04, row.note, fontsize=8, ha="right", color=_GREY)
         for c, (heading, pixels) in enumerate(row.columns):

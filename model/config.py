@@ -11,11 +11,13 @@ from typing import Any
 
 from moevit.quant.operators.activations import ACTIVATIONS
 
+from .kinds import TASK_KINDS
 from .scenes.layout import CLASSES
 
 __all__ = [
     "CROP_MODES",
     "DECODERS",
+    "DEFAULT_KINDS",
     "GATES",
     "INTERPOLATIONS",
     "KINDS",
@@ -27,6 +29,7 @@ __all__ = [
     "ModelConfig",
     "TaskConfig",
     "preset",
+    "scene_task",
 ]
 
 GATES = ("multi", "one", "conditioned")
@@ -41,19 +44,22 @@ INTERPOLATIONS = ("lanczos", "bicubic", "bilinear", "nearest", "hamming", "box")
 DECODERS = ("linear", "upsampling")
 """Heads of tasks that give images: linear, or M3ViT's convolutions with bilinear upsampling."""
 
-KINDS = ("segmentation", "depth", "normals", "edges", "saliency", "human_parts")
-"""Kinds of task: how a head's raw output is decoded, trained and scored (:mod:`.tasks`)."""
+KINDS = tuple(TASK_KINDS)
+"""Kinds of task: how a head's raw output is decoded, trained and scored (:mod:`.kinds`)."""
 
-SCENE_KINDS = KINDS[:5]
+SCENE_KINDS = tuple(kind.name for kind in TASK_KINDS.values() if kind.scene_weight is not None)
 """Those that the procedural scenes know the truth of."""
 
-LABELLED = frozenset({"segmentation", "human_parts"})
+DEFAULT_KINDS = ("segmentation", "depth", "normals", "edges", "saliency")
+"""Those of a new model."""
+
+LABELLED = frozenset(kind.name for kind in TASK_KINDS.values() if kind.channels is None)
 """Kinds whose pixels have one label of several."""
 
 TOKEN_KINDS = ("classification", "tokens")
 """Kinds whose result is no image: logits from the class token; the backbone's tokens, no head."""
 
-_FIXED_CHANNELS = {"depth": 1, "normals": 3, "edges": 1, "saliency": 1}
+_FIXED_CHANNELS = {k.name: k.channels for k in TASK_KINDS.values() if k.channels is not None}
 
 
 def _positive(owner: str, **values: int) -> None:
@@ -430,12 +436,14 @@ def _checked(owner: str, values: object, kind: type[Any]) -> dict[str, Any]:
     return dict(values)
 
 
+def scene_task(kind: str, stride: int) -> TaskConfig:
+    """A task of a kind that the scenes know, under the kind's name."""
+    channels = TASK_KINDS[kind].channels or len(CLASSES)
+    return TaskConfig(name=kind, kind=kind, channels=channels, stride=stride)
+
+
 def _scene_tasks(stride: int) -> tuple[TaskConfig, ...]:
-    channels = {"segmentation": len(CLASSES), **_FIXED_CHANNELS}
-    return tuple(
-        TaskConfig(name=kind, kind=kind, channels=channels[kind], stride=stride)
-        for kind in SCENE_KINDS
-    )
+    return tuple(scene_task(kind, stride) for kind in DEFAULT_KINDS)
 
 
 SCENE_TASKS = _scene_tasks(2)
