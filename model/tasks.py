@@ -1,23 +1,12 @@
-"""What the heads' raw outputs mean, the same for every backend (:mod:`.kinds`).
+"""What the heads' raw outputs mean, the same for every backend.
 
-A raw output ``(B, C, h, w)`` is first enlarged bilinearly to the image's size, then decoded by
-the kind of its task:
-
-=============  ==  ==================================================================
-kind            C  decoded
-=============  ==  ==================================================================
-segmentation    K  label of the largest of K logits, uint8 ``(B, H, W)``
-depth           1  ``exp`` of the raw value: metres, float32 ``(B, H, W)``
-normals         3  the raw vector over its length, float32 ``(B, H, W, 3)``
-edges           1  logistic of the logit: probability, float32 ``(B, H, W)``
-saliency        1  the same
-human_parts     K  as segmentation: 0 is no person
-=============  ==  ==================================================================
+A raw output ``(B, C, h, w)`` is first enlarged bilinearly to the image's size, then decoded as the
+kind of its task says (:mod:`.kinds`): labels to uint8 ``(B, H, W)``, numbers to float32 of that
+shape, vectors to float32 ``(B, H, W, n)`` of length 1.
 
 A truth has the shape of what is decoded, and may not know some pixels: their label, edge or
-saliency is :data:`UNKNOWN` (255), their depth is 0, their normal is the zero vector. :func:`known`
-tells; such pixels count neither in a loss nor in a score. Edges and saliency may also be ``bool``,
-all known.
+saliency is :data:`UNKNOWN` (255), their depth is 0, their vector zero. :func:`known` tells; such
+pixels count neither in a loss nor in a score. Edges and saliency may also be ``bool``, all known.
 """
 
 from __future__ import annotations
@@ -51,7 +40,7 @@ def enlarge(raw: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def decode(kind: str, raw: NDArray[np.float32]) -> NDArray[Any]:
-    """Decode an output ``(B, C, H, W)``; see the table above. ``ValueError`` for another kind."""
+    """Decode an output ``(B, C, H, W)``; ``ValueError`` for another kind."""
     return task_kind(kind).decode(raw)
 
 
