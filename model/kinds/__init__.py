@@ -11,11 +11,13 @@ from .binary import EDGES, SALIENCY
 from .depth import DEPTH
 from .labels import HUMAN_PARTS, SEGMENTATION
 from .normals import NORMALS
+from .orientation import ORIENTATION
 
 __all__ = ["TASK_KINDS", "UNKNOWN", "Colours", "Picture", "Scale", "TaskKind", "task_kind"]
 
 TASK_KINDS: dict[str, TaskKind] = {
-    kind.name: kind for kind in (SEGMENTATION, DEPTH, NORMALS, EDGES, SALIENCY, HUMAN_PARTS)
+    kind.name: kind
+    for kind in (SEGMENTATION, DEPTH, NORMALS, EDGES, SALIENCY, HUMAN_PARTS, ORIENTATION)
 }
 """All of them by name."""
 
