@@ -1,8 +1,8 @@
 """Orientation of contours: which way an edge runs, without a sense.
 
-A direction at angle ``a`` from the x axis, y pointing down, is the unit vector ``(cos 2a, sin 2a)``,
-which is the same for ``a`` and ``a + 180`` degrees (Granlund 1978). Where there is no contour, or
-none that runs one way, it is zero: not known.
+A direction at angle ``a`` from the x axis, y pointing down, is the unit vector ``(cos 2a, sin
+2a)``, which is the same for ``a`` and ``a + 180`` degrees (Granlund 1978). Where there is no
+contour, or none that runs one way, it is zero: not known.
 """
 
 from __future__ import annotations
