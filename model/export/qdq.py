@@ -127,8 +127,8 @@ class _Builder(Graph):
         y = self.affine(path, x, norm)
         return self.byte(self.reshape(y, *shape) if shape else y, 1.0)
 
-    def affine(self, path: str, x: str, norm: LayerNorm) -> str:
-        """LayerNorm of the real residual stream in front of its codes."""
+    def affine(self, path: str, x: str, norm: LayerNorm, scale: float = 0.0) -> str:
+        """LayerNorm in front of its codes; a step of ``x`` is ``scale``, or the residual's."""
         unit = 2.0 ** -norm.shift.astype(np.float64)
         dim = self.net.geometry.dim
         gain = (norm.gain * unit * (1 << X_HAT_FRAC)).astype(np.float32)
@@ -137,12 +137,20 @@ class _Builder(Graph):
             x,
             self.constant(np.ones(dim)),
             axis=-1,
-            epsilon=norm.eps * (self.net.residual_scale / dim) ** 2,
+            epsilon=norm.eps * ((scale or self.net.residual_scale) / dim) ** 2,
         )
         x_hat = self.qdq(x_hat, 1 / (1 << X_HAT_FRAC), 0, np.int16)
         y = self.add("Mul", x_hat, self.once(f"{path}.gain", gain))
         bias = self.once(f"{path}.bias", (norm.bias * unit).astype(np.float32))
         return str(self.add("Add", y, bias))
+
+    def rescaled(self, path: str, x: str, rescale: Rescale) -> str:
+        """Codes of the real residual stream, a scale and a centre a channel."""
+        unit = 2.0 ** -rescale.shift.astype(np.float64)
+        gain = (rescale.gain * unit / self.net.residual_scale).astype(np.float32)
+        y = self.add("Mul", x, self.once(f"{path}.gain", gain))
+        bias = self.once(f"{path}.bias", (rescale.bias * unit).astype(np.float32))
+        return self.byte(self.add("Add", y, bias), 1.0)
 
     def residual(self, x: str) -> str:
         return self.qdq(x, self.net.residual_scale, 0, np.int16)
@@ -223,11 +231,7 @@ class _Builder(Graph):
         ``before``: the residual stream in front of the block.
         """
         if moe.ahead is not None:
-            unit = 2.0 ** -moe.ahead.shift.astype(np.float64)
-            gain = (moe.ahead.gain * unit / self.net.residual_scale).astype(np.float32)
-            y = self.add("Mul", before, self.once(f"{path}.ahead.gain", gain))
-            bias = self.once(f"{path}.ahead.bias", (moe.ahead.bias * unit).astype(np.float32))
-            y = self.byte(self.add("Add", y, bias), 1.0)
+            y = self.rescaled(f"{path}.ahead", before, moe.ahead)
         logits = self.linear(f"{path}.routers.{task}", y, moe.routers[task], _LN2_STEP)
         logits = self.qdq(logits, _LN2_STEP, 0, np.int16)
         k = self.constant([moe.gate.k], np.int64)
@@ -300,18 +304,18 @@ class _Builder(Graph):
         """A task's result and its shape behind the batch."""
         g, net = self.net.geometry, self.net
         head, norm = net.heads.get(task), net.final_norm(task)
-        if isinstance(norm, Rescale):
-            raise ValueError("A norm behind the patches' mean (pool_norm) has no QDQ export")
         if head is not None:  # in front of the norm, which then has fewer tokens
             ends = ([0], [head.tokens]) if head.class_token else ([g.front], [g.tokens])
             x = self.add("Slice", x, *(self.constant(v, np.int64) for v in (*ends, [1])))
         path = "norm" if norm is net.norm else f"heads.{task}.norm"
         if isinstance(head, UpsamplingHead):
-            if norm is not None:
+            if isinstance(norm, LayerNorm):
                 x = self.affine(path, x, norm)
             size = [head.upscale * side for side in g.grid]
             return upsampled(self, f"heads.{task}", x, head), [head.channels, *size]
-        if norm is not None:
+        if isinstance(norm, Rescale):
+            x = self.rescaled(path, x, norm)
+        elif norm is not None:
             several = head is not None and head.tokens > 1
             flat = (-1, 1, head.tokens * g.dim) if head is not None and several else ()
             x = self.norm(path, x, norm, flat)
@@ -323,6 +327,10 @@ class _Builder(Graph):
         if head.mean is not None:
             x = self.add("ReduceMean", x, self.constant([1], np.int64), keepdims=1)
             x = self.byte(self.scaled(x, head.mean.scale), 1.0)
+        if head.pooled is not None:  # a residual of its own, a step of which is 1
+            behind = f"heads.{task}.pooled"
+            x = self.qdq(self.linear(behind, x, head.pooled.linear, 1.0), 1.0, 0, np.int16)
+            x = self.byte(self.affine(f"{behind}.norm", x, head.pooled.norm, 1.0), 1.0)
         x = self.qdq(self.linear(f"heads.{task}", x, head.linear, scale), scale, 0, np.int16)
         if head.single:
             return self.reshape(x, -1, head.channels), [head.channels]

@@ -195,7 +195,10 @@ def _config(name: str, network: VisionTransformer, about: Mapping[str, Any]) -> 
     dim, patch = network.embed_dim, embed.patch_size[0]
     how, mode = str(about.get("interpolation", "bicubic")), str(about.get("crop_mode") or "center")
     if how not in INTERPOLATIONS or mode not in CROP_MODES:
-        raise ValueError(f"{name} scales pictures by {how!r} and crops {mode!r}: not known")
+        raise ValueError(
+            f"{name} scales pictures by {how!r} and crops {mode!r}; expected one of "
+            f"{', '.join(INTERPOLATIONS)} and of {', '.join(CROP_MODES)}"
+        )
     headless = is_headless(network)
     return ModelConfig(
         name=name,

@@ -170,7 +170,9 @@ def test_classes_are_planes_of_one_pixel(tmp_path: Path) -> None:
     np.testing.assert_allclose(planes.ravel(), output[0] * golden.network.heads[TASK].linear.scale)
 
 
-@pytest.mark.parametrize("source", [distilled, pooled, fourteen, clip])
+@pytest.mark.parametrize(
+    "source", [distilled, pooled, fourteen, clip, norm_behind_mean, quick_gelu]
+)
 def test_quantised_onnx_of_classifiers(source: object, tmp_path: Path) -> None:
     assert callable(source)
     floats = to_float_network(source(tmp_path))
