@@ -61,9 +61,10 @@ class TaskKind(ABC):
     """A kind of task.
 
     ``channels`` of its heads, None where there are as many as labels. ``metric``: the one by which
-    networks are compared, better where higher unless ``lower_is_better``. ``scene_weight``: of its
-    loss on the procedural scenes, None where they do not know its truth. ``kept``: type and last
-    axis of a truth in the cache of scenes.
+    networks are compared, better where higher unless ``lower_is_better``; ``shown``: its short
+    name, unit and format for people. ``scene_weight``: of its loss on the procedural scenes, None
+    where they do not know its truth. ``kept``: type and last axis of a truth in the cache of
+    scenes.
 
     A raw output is ``(B, C, H, W)``, enlarged to the image's size; a decoded one and a truth
     ``(B, H, W)`` or ``(B, H, W, n)``.
@@ -72,6 +73,7 @@ class TaskKind(ABC):
     name: str
     channels: int | None
     metric: str
+    shown: tuple[str, str, str]
     picture: Picture
     lower_is_better: bool = False
     scene_weight: float | None = None

@@ -57,6 +57,7 @@ DEPTH = _Depth(
     name="depth",
     channels=1,
     metric="rmse",
+    shown=("RMSE", " m", "{:.3f}"),
     lower_is_better=True,
     # perceptually uniform, the same to the colour-blind
     picture=Scale(colours="cividis", label="metres", fixed=False),

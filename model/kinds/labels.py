@@ -49,7 +49,14 @@ class Labels(TaskKind):
 
 
 SEGMENTATION = Labels(
-    name="segmentation", channels=None, metric="miou", picture=None, scene_weight=1.0
+    name="segmentation",
+    channels=None,
+    metric="miou",
+    shown=("mIoU", "", "{:.3f}"),
+    picture=None,
+    scene_weight=1.0,
 )
-HUMAN_PARTS = Labels(name="human_parts", channels=None, metric="miou", picture=None)
+HUMAN_PARTS = Labels(
+    name="human_parts", channels=None, metric="miou", shown=("mIoU", "", "{:.3f}"), picture=None
+)
 """0 is no person."""

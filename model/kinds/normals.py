@@ -77,6 +77,7 @@ NORMALS = _Normals(
     name="normals",
     channels=3,
     metric="mean_angle",
+    shown=("angle", "°", "{:.2f}"),
     lower_is_better=True,
     picture=Colours(rgb=_rgb, key=_ball, label="normals\nof a ball"),
     scene_weight=3.0,

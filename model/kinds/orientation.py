@@ -109,6 +109,7 @@ ORIENTATION = _Orientation(
     name="orientation",
     channels=2,
     metric="mean_turn",
+    shown=("angle", "°", "{:.2f}"),
     lower_is_better=True,
     picture=Colours(rgb=_rgb, key=_rings, label="contours\nof a disc"),
     scene_weight=1.0,

@@ -83,6 +83,8 @@ def test_what_the_cache_keeps_and_mirrors(kind: TaskKind) -> None:
 
 def test_it_can_be_shown(kind: TaskKind) -> None:
     pixels = truth(kind)[0]
+    name, unit, form = kind.shown
+    assert f"{name} {form.format(0.5)}{unit}"
     draw(SAMPLE.image, [Row(task="x", kind=kind.name, columns=[("truth", pixels)])], title="t")
 
 
