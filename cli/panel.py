@@ -16,37 +16,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize, to_rgb
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from moevit.colours import PALETTE, paint, value_range
 from moevit.files import atomic_path
-from moevit.model.kinds import TASK_KINDS, Colours, Scale
+from moevit.model.kinds import TASK_KINDS, Colours
 from moevit.quant.typing import Array
 
-__all__ = ["PALETTE", "Row", "draw", "save"]
+__all__ = ["Row", "draw", "save"]
 
-
-# Paul Tol's "muted" scheme (Technical note SRON/EPS/TN/09-002, 2021), told apart by people with any
-# of the common colour deficiencies; it has ten colours, further classes begin again in darker ones.
-_MUTED = (
-    *("#dddddd", "#88ccee", "#ddcc77", "#882255", "#aa4499"),
-    *("#332288", "#cc6677", "#117733", "#999933", "#44aa99"),
-)
-_ROUNDS = (1.0, 0.65, 0.4)
-
-
-def _palette() -> list[tuple[float, float, float]]:
-    colours = []
-    for share in _ROUNDS:
-        for name in _MUTED:
-            red, green, blue = to_rgb(name)
-            colours.append((share * red, share * green, share * blue))
-    return colours
-
-
-PALETTE = _palette()
-"""RGB from 0 to 1 of each label of a segmentation."""
 
 _TITLE = 90  # characters
 _CELL = 3.1  # inches: width of an image
@@ -71,38 +51,9 @@ class Row:
     note: str = ""
 
 
-def _colour(labels: Array) -> Array:
-    table = np.array(PALETTE)
-    return table[labels.astype(np.int64) % len(table)]
-
-
 def _limits(row: Row) -> tuple[float, float]:
-    """What the colours of numbers go from and to."""
-    picture = TASK_KINDS[row.kind].picture
-    return _range(row) if isinstance(picture, Scale) and not picture.fixed else (0.0, 1.0)
-
-
-def _range(row: Row) -> tuple[float, float]:
-    """Of all columns together, without the farthest pixels that would flatten the rest."""
-    values = np.concatenate([p.ravel() for _, p in row.columns if p is not None])
-    low, high = np.percentile(values, (0.5, 99.5))
-    return float(low), max(float(high), float(low) + 1e-3)
-
-
-def _show(axes: Axes, row: Row, pixels: Array, limits: tuple[float, float]) -> None:
-    picture = TASK_KINDS[row.kind].picture
-    if picture is None:
-        axes.imshow(_colour(pixels), interpolation="nearest")
-    elif isinstance(picture, Colours):
-        axes.imshow(picture.rgb(pixels), interpolation="nearest")
-    else:
-        axes.imshow(
-            pixels.astype(np.float32),
-            cmap=picture.colours,
-            vmin=limits[0],
-            vmax=limits[1],
-            interpolation="nearest",
-        )
+    """Of all columns together, so that equal colours are equal values."""
+    return value_range(row.kind, *(p for _, p in row.columns if p is not None))
 
 
 def _bare(axes: Axes) -> None:
@@ -122,12 +73,12 @@ def _bar(figure: Figure, axes: Axes, name: str, limits: tuple[float, float], tex
     bar.outline.set_linewidth(0.5)
 
 
-def _example(axes: Axes, picture: Colours) -> None:
+def _example(axes: Axes, kind: str, picture: Colours) -> None:
     """Vectors that one knows: the key of the others' colours."""
     y, x = np.mgrid[-1:1:96j, -1:1:96j]
     vectors, inside = picture.key(x, y)
     shown = np.ones((*x.shape, 4))
-    shown[..., :3] = picture.rgb(vectors)
+    shown[..., :3] = paint(kind, vectors) / 255
     shown[..., 3] = inside
     inner = axes.inset_axes((0.0, 0.14, 0.5, 0.72))
     inner.imshow(shown)
@@ -170,7 +121,7 @@ def _key(figure: Figure, axes: Axes, row: Row, limits: tuple[float, float]) -> N
     if picture is None:
         _legend(axes, row.classes)
     elif isinstance(picture, Colours):
-        _example(axes, picture)
+        _example(axes, row.kind, picture)
     else:
         _bar(figure, axes, picture.colours, limits, picture.label)
 
@@ -227,7 +178,7 @@ def draw(image: Array, rows: Sequence[Row], *, title: str, subtitle: str = "") -
                 axes.set_facecolor("#f4f4f4")
                 axes.text(*(0.5, 0.5, "not known"), ha="center", va="center", color=_GREY)
             else:
-                _show(axes, row, pixels, limits)
+                axes.imshow(paint(row.kind, pixels, limits), interpolation="nearest")
             _bare(axes)
         _key(figure, place(left + columns * (_CELL + 0.12), y, _KEY, cell), row, limits)
     return figure
