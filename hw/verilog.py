@@ -65,7 +65,7 @@ def located_rtlil(config: AcceleratorConfig) -> str:
     """The same with the Python line that each signal comes from."""
     from amaranth.back import rtlil  # type: ignore[attr-defined]
 
-    with _plain_memories():
+    with plain_memories():
         text: str = rtlil.convert(**_design(config, None), emit_src=True)
     return text
 
