@@ -216,6 +216,7 @@ class Context:
         source: Operand,
         target: Operand,
         note: str,
+        /,
         *,
         rows: int = 0,
         **fields: int,
