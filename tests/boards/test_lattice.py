@@ -27,8 +27,10 @@ from moevit.hw.config import preset
 
 BOARD = open_board("ulx3s")
 assert BOARD is not None
-CONFIG = preset("micro").but(name="micro-2", array__inputs=16, array__outputs=2)
-"""Two lanes around the array, the fewest."""
+CONFIG = preset("micro").but(
+    name="micro-2", array__inputs=16, array__outputs=2, memory__residual_words=128
+)
+"""Two lanes around the array, the fewest; residual words, four to a beat, pass through memory."""
 
 
 def test_pll() -> None:
@@ -326,8 +328,10 @@ def test_frames(system: SimulatedSystem) -> None:
         transport: Any = accelerator.transport
         # All but a part is there already, as after an interruption: only that part is sent.
         memory = case.program.memory.tobytes()
-        system.poke(0, memory[: len(memory) // 131072 * 65536])
+        system.poke(0, memory[:70_000] + b"bad!" + memory[70_004:])
+        before = system.cycle
         accelerator.load(case.program)
+        assert system.cycle - before < len(memory) * 10  # 46 cycles a byte would be all of it
         check(accelerator, case)
         assert transport.resent == 0
         with pytest.raises(BusyError, match="driven by another process"):
