@@ -36,7 +36,7 @@ __all__ = ["Serial"]
 _TRIES = 8
 _PACKET = BEAT * MOST_BEATS
 _COMPARED = (64 * 1024, 8 * 1024)
-"""Bytes whose checksum is asked for before they are sent; of what differs, the checksums of parts."""
+"""Bytes whose checksum is asked for before they are sent; of what differs, those of parts."""
 
 
 class Serial(Transport):
