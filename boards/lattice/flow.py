@@ -141,6 +141,9 @@ def _run(folder: Path, words: list[str], log: str, line: Callable[[str], None]) 
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         raise
+    finally:
+        if process.stdout is not None:
+            process.stdout.close()
     if status:
         raise FlowError(f"{last or f'status {status}'} (log: {folder / log})")
 
