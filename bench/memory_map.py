@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -37,8 +38,8 @@ class Held:
 
 
 def memory_map(real: Timeline, number: int) -> list[Held]:
-    """Of frame ``number``. What may be read counts as read: tokens of experts' queues are known only
-    when they run."""
+    """Of frame ``number``. What may be read counts as read: which tokens an expert gets is known
+    only when it runs."""
     frame, config = real.frames[number], real.program.config
     times: dict[int, tuple[int, int]] = {}
     for unit in real.units.values():
@@ -85,5 +86,5 @@ def _runs(words: Any) -> Iterator[tuple[int, int]]:
         yield int(words[0]), int(words[-1]) + 1
         return
     edges = [0, *(breaks + 1).tolist(), len(words)]
-    for a, b in zip(edges[:-1], edges[1:], strict=True):
+    for a, b in pairwise(edges):
         yield int(words[a]), int(words[b - 1]) + 1

@@ -12,7 +12,7 @@ from moevit.bench.explain import Explanation
 from moevit.bench.memory_map import SHOWN, memory_map
 from moevit.compiler.check.accesses import Memory, memory_words
 
-from .style import KINDS, STATES, chart, kind_of
+from .style import KINDS, STATES, chart, kind_of, legend_below
 
 __all__ = ["accuracy", "costs", "memories", "traffic"]
 
@@ -81,8 +81,7 @@ def _by_part(made: Any, label: str) -> Any:
     made.yaxis.formatter.use_scientific = False
     made.y_range.start = 0
     made.xgrid.visible = False
-    made.add_layout(made.legend[0], "right")
-    return made
+    return legend_below(made)
 
 
 def accuracy(found: Explanation) -> Any:
@@ -112,8 +111,12 @@ def accuracy(found: Explanation) -> Any:
         x="name", top="sqnr", width=0.8, fill_color="colour", line_color="white",
     )  # fmt: skip
     sites = about["order"]
-    second = chart("Integer error along the network: signal to noise against floats", height=330,
-                   x_range=sites, tips=[("", "@task"), ("", "@site"), ("", "@db{0.0} dB")])  # fmt: skip
+    second = chart(
+        "Integer error along the network: signal to noise against floats",
+        height=350,
+        x_range=sites,
+        tips=[("", "@task"), ("", "@site"), ("", "@db{0.0} dB")],
+    )
     for n, (task, each) in enumerate(about["comparison"]["tasks"].items()):
         data = ColumnDataSource(
             {
@@ -126,7 +129,7 @@ def accuracy(found: Explanation) -> Any:
                     line_dash=_DASHES[n % len(_DASHES)], legend_label=task)  # fmt: skip
         second.scatter(source=data, x="site", y="db", color=Colorblind8[n % 8], size=8,
                        marker=_MARKERS[n % len(_MARKERS)], legend_label=task)  # fmt: skip
-    second.add_layout(second.legend[0], "right")
+    legend_below(second)
     for made in (first, second):
         made.xaxis.major_label_orientation = 1.2
         made.yaxis.axis_label = "dB"
@@ -136,7 +139,7 @@ def accuracy(found: Explanation) -> Any:
 
 def memories(found: Explanation) -> Any:
     """Words of each memory over the first frame: by whom written, until when they are read."""
-    real, sizes = found.real, None
+    real = found.real
     sizes = memory_words(real.program.config, real.program.output_bytes)
     held = memory_map(real, 0)
     frame = real.frames[0]
@@ -145,9 +148,10 @@ def memories(found: Explanation) -> Any:
     x = None
     for memory in SHOWN:
         options: dict[str, Any] = {} if x is None else {"x_range": x}
+        used = max((h.high for h in held if h.memory == memory), default=1)
         made = chart(
-            f"{_NAMES[memory]}, task {frame.task}: {sizes[memory]:,} words",
-            height=260, y_range=(0, sizes[memory]),
+            f"{_NAMES[memory]}, task {frame.task}: {used:,} of {sizes[memory]:,} words in use",
+            height=270, y_range=(0, used),
             tips=[("", "@note"), ("words", "@bottom to @top"), ("cycles", "@left to @right")],
             **options,
         )  # fmt: skip
@@ -166,7 +170,7 @@ def memories(found: Explanation) -> Any:
                     left="left", right="right", bottom="bottom", top="top", fill_color=colour,
                     fill_alpha=0.75, line_color="white", line_width=0.4, legend_label=kind,
                 )  # fmt: skip
-        made.add_layout(made.legend[0], "right")
+        legend_below(made)
         made.xaxis.axis_label = "cycle of the frame"
         made.yaxis.axis_label = "word"
         made.xaxis.formatter.use_scientific = False

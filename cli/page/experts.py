@@ -22,11 +22,11 @@ _SCORE = 1 << 15
 
 
 def _picture(pixels: Any) -> Any:
-    """RGBA as Bokeh wants it: 32-bit words, the first row at the bottom."""
-    grey = pixels.astype(np.float32).mean(axis=2) * 0.75 + 64
+    """In grey, RGBA as Bokeh wants it: 32-bit words."""
+    grey = pixels.astype(np.float32).mean(axis=2)
     layers = np.dstack([grey, grey, grey, np.full(grey.shape, 255)]).astype(np.uint8)
     words: Any = np.ascontiguousarray(layers).view(np.uint32).reshape(grey.shape)
-    return words[::-1]
+    return words
 
 
 def expert_maps(found: Explanation) -> Any:
@@ -53,16 +53,16 @@ def expert_maps(found: Explanation) -> Any:
                 x_range=(0, columns),
                 y_range=(rows, 0),
             )
-            made.image_rgba("image", source=picture, x=0, y=rows, dw=columns, dh=rows)
+            made.image_rgba("image", source=picture, x=0, y=0, dw=columns, dh=rows)
             data = _cells(routing, rows, columns, geometry.tokens)
             made.rect(
-                source=data, x="x", y="y", width=1, height=1, fill_color="colour", fill_alpha=0.62,
+                source=data, x="x", y="y", width=1, height=1, fill_color="colour", fill_alpha=0.5,
                 line_color="white", line_width=0.4,
             )  # fmt: skip
             made.text(
                 source=data, x="x", y="y", text="first", text_color="black",
-                text_align="center", text_baseline="middle", text_font_size="9px",
-                text_outline_color="white",
+                text_align="center", text_baseline="middle", text_font_size="10px",
+                background_fill_color="white", background_fill_alpha=0.6, padding=1,
             )  # fmt: skip
             made.axis.visible = False
             made.grid.visible = False

@@ -80,8 +80,8 @@ def _sections(found: Explanation, command: str) -> list[_Section]:
         ),
         _Section(
             id="costs", title="Where the cycles went", chart=costs(found), tables=[_costs(found)],
-            text="Cycles of the array between the ends of a part's first and last instruction; "
-            "“end” are those behind the last.",
+            text="What the array did until each part's last instruction had ended; “end” is what "
+            "came behind the last of all.",
         ),
         _Section(id="bytes", title="Where the bytes went", chart=traffic(found)),
         _Section(

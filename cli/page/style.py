@@ -11,7 +11,7 @@ from bokeh.plotting import figure
 
 from moevit.compiler.timeline import State
 
-__all__ = ["KINDS", "STATES", "chart", "expert_colours", "ink", "kind_of"]
+__all__ = ["KINDS", "STATES", "chart", "expert_colours", "ink", "kind_of", "legend_below"]
 
 # Okabe and Ito's colours ("Color universal design", 2008), as Bokeh has them.
 _BLUE, _GREEN_BLUE, _SKY, _GREEN, _PINK, _RED, _YELLOW, _ORANGE = (
@@ -59,6 +59,18 @@ def ink(colour: str) -> str:
     """Black or white, whichever can be read on a colour."""
     red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
     return "#000000" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "#ffffff"
+
+
+def legend_below(made: Any) -> Any:
+    """Moves a chart's legend below it, so that charts one above the other have equal widths."""
+    legend = made.legend[0]
+    legend.orientation = "horizontal"
+    legend.ncols = 8
+    legend.border_line_color = None
+    legend.padding = 2
+    made.add_layout(legend, "below")
+    made.min_border_left, made.min_border_right = 95, 15
+    return made
 
 
 def chart(title: str, *, height: int, tips: list[tuple[str, str]] | None = None, **options: Any):  # type: ignore[no-untyped-def]

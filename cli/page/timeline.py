@@ -15,7 +15,7 @@ from bokeh.models import ColumnDataSource, FactorRange, Range1d, RangeTool
 from moevit.bench.explain import Explanation
 from moevit.compiler.timeline import Timeline
 
-from .style import KINDS, STATES, chart, kind_of
+from .style import KINDS, STATES, chart, kind_of, legend_below
 
 __all__ = ["timeline"]
 
@@ -116,7 +116,7 @@ def timeline(found: Explanation) -> Any:
                     fill_color=colour, line_color="white", line_width=0.3,
                     fill_alpha=1.0 if side == "real" else 0.7, legend_label=kind,
                 )  # fmt: skip
-    bars.add_layout(bars.legend[0], "right")
+    legend_below(bars)
     edges = np.linspace(first.start, last.end, _BINS * len(real.frames) + 1).round().astype(int)
     edges = np.unique(edges)
     shares = _shares(real, edges)
@@ -134,7 +134,7 @@ def timeline(found: Explanation) -> Any:
             hatch_pattern=hatch or None, hatch_alpha=0.25, hatch_color="black",
         )  # fmt: skip
         below = top
-    states.add_layout(states.legend[0], "right")
+    legend_below(states)
     parts = [bars, states, _levels(real, x)]
     whole = chart("All frames: drag the window", height=110, x_range=(first.start, last.end),
                   y_range=(0, 1), tools="")  # fmt: skip
@@ -148,6 +148,7 @@ def timeline(found: Explanation) -> Any:
         text_align="center", text_baseline="middle", text_font_size="12px",
     )  # fmt: skip
     whole.yaxis.visible = False
+    whole.min_border_left, whole.min_border_right = 95, 15
     whole.add_tools(RangeTool(x_range=x))
     for each in (*parts, whole):
         each.xaxis.formatter.use_scientific = False
@@ -179,5 +180,4 @@ def _levels(real: Timeline, x: Range1d) -> Any:
             share = np.round(np.asarray(level.values) / config.memory.ring_rows, 3)
             made.step(level.times, share, mode="after", color="#0072B2", line_dash="dashed",
                       legend_label="rows in the weight ring", line_width=1.5)  # fmt: skip
-    made.add_layout(made.legend[0], "right")
-    return made
+    return legend_below(made)
