@@ -12,6 +12,7 @@ import numpy as np
 from moevit.compiler.check.accesses import Memory, accesses, memory_words
 from moevit.compiler.check.steps import make_steps
 from moevit.compiler.timeline import Timeline
+from moevit.hw.isa import Gemm
 
 __all__ = ["Held", "memory_map"]
 
@@ -54,21 +55,23 @@ def memory_map(real: Timeline, number: int) -> list[Held]:
     for step in make_steps(config, real.code(frame.task)):
         if step.index not in times:
             continue
-        end = times[step.index][1]
+        i, end = step.instruction, times[step.index][1]
         for access in accesses(config, step):
             if access.memory not in owner:
                 continue
             words = np.unique(access.words)
             held = owner[access.memory]
             words = words[(words >= 0) & (words < len(held))]
+            adds = access.memory == Memory.RESIDUAL and isinstance(i, Gemm)
+            if adds or not access.write:
+                # What adds to the residual stream reads it as well.
+                for result in np.unique(held[words]).tolist():
+                    if result >= 0:
+                        last[result] = max(last[result], end)
             if access.write:
                 held[words] = len(writes)
                 writes.append((access.memory, step.index, words))
                 last.append(end)
-            else:
-                for result in np.unique(held[words]).tolist():
-                    if result >= 0:
-                        last[result] = max(last[result], end)
     found = []
     for (memory, index, words), end in zip(writes, last, strict=True):
         for low, high in _runs(words):

@@ -99,7 +99,7 @@ def accuracy(found: Explanation) -> Any:
     first = chart(
         f"Sensitivity: signal to noise of the outputs when one part alone is integer "
         f"({about['images']} images; the lower, the more it costs)",
-        height=330, x_range=names, tips=tips,
+        height=380, x_range=names, tips=tips,
     )  # fmt: skip
     first.vbar(
         source=ColumnDataSource({
@@ -131,7 +131,8 @@ def accuracy(found: Explanation) -> Any:
                        marker=_MARKERS[n % len(_MARKERS)], legend_label=task)  # fmt: skip
     legend_below(second)
     for made in (first, second):
-        made.xaxis.major_label_orientation = 1.2
+        made.xaxis.major_label_orientation = "vertical"
+        made.xaxis.major_label_text_font_size = "9px"
         made.yaxis.axis_label = "dB"
         made.xgrid.visible = False
     return column(first, second, sizing_mode="stretch_width")

@@ -19,6 +19,8 @@ __all__ = ["expert_maps", "queues"]
 
 _TIPS = [("patch", "@row, @column"), ("experts", "@experts"), ("scores", "@scores")]
 _SCORE = 1 << 15
+_WIDTH, _LEAST = 1230, 14
+"""Pixels that the maps of all tasks share, and that a patch has at least."""
 
 
 def _picture(pixels: Any) -> Any:
@@ -38,6 +40,7 @@ def expert_maps(found: Explanation) -> Any:
     rows, columns = geometry.image_height // patch, geometry.image_width // patch
     picture = ColumnDataSource({"image": [_picture(found.image.pixels)]})
     blocks = [routing.block for routing in found.golden[found.tasks[0]].routing]
+    cell = max((_WIDTH // len(found.tasks) - 12) // columns, _LEAST)
     grid = []
     for block in blocks:
         line = []
@@ -45,8 +48,8 @@ def expert_maps(found: Explanation) -> Any:
             routing = next(r for r in found.golden[task].routing if r.block == block)
             made = chart(
                 f"block {block}, {task}",
-                height=max(20 * rows, 130),
-                width=max(20 * columns, 200),
+                height=cell * rows + 40,
+                width=cell * columns + 10,
                 sizing_mode="fixed",
                 tips=_TIPS,
                 tools="save",
@@ -60,10 +63,17 @@ def expert_maps(found: Explanation) -> Any:
                 line_color="white", line_width=0.4,
             )  # fmt: skip
             made.text(
-                source=data, x="x", y="y", text="first", text_color="black",
-                text_align="center", text_baseline="middle", text_font_size="10px",
-                background_fill_color="white", background_fill_alpha=0.6, padding=1,
-            )  # fmt: skip
+                source=data,
+                x="x",
+                y="y",
+                text="first",
+                text_align="center",
+                text_baseline="middle",
+                text_font_size=f"{min(cell - 5, 12)}px",
+                background_fill_color="white",
+                background_fill_alpha=0.6,
+                padding=1,
+            )
             made.axis.visible = False
             made.grid.visible = False
             line.append(made)

@@ -13,13 +13,15 @@ from bokeh.layouts import column
 from bokeh.models import ColumnDataSource, FactorRange, Range1d, RangeTool
 
 from moevit.bench.explain import Explanation
-from moevit.compiler.timeline import Timeline
+from moevit.compiler.timeline import State, Timeline
 
 from .style import KINDS, STATES, chart, kind_of, legend_below
 
 __all__ = ["timeline"]
 
 _BINS = 1500
+_AT_ONCE = 8
+"""Cycles in which an instruction that was taken asks for its first credit."""
 _TIPS = [
     ("", "@note"),
     ("instruction", "#@index, @kind"),
@@ -45,6 +47,7 @@ def _bars(made: Timeline, side: str) -> dict[str, list[Any]]:
         stretches, at = about.stretches, 0
         for work in about.works:
             waits: dict[str, int] = {}
+            begin = work.start
             while at < len(stretches) and stretches[at].end <= work.start:
                 at += 1
             for s in stretches[at:]:
@@ -53,14 +56,16 @@ def _bars(made: Timeline, side: str) -> dict[str, list[Any]]:
                 if s.state.startswith("waits"):
                     cycles = min(s.end, work.end) - max(s.start, work.start)
                     waits[s.state] = waits.get(s.state, 0) + cycles
+                if s.state == State.CREDITS and s.start <= begin + _AT_ONCE:
+                    begin = min(s.end, work.end - 1)  # it waits for its first operands
             note = made.note(work)
             kind = kind_of(note)
             for name, value in (
-                ("left", work.start), ("right", work.end), ("bottom", place + low),
+                ("left", begin), ("right", work.end), ("bottom", place + low),
                 ("top", place + high), ("colour", KINDS[kind][1]), ("note", note),
                 ("index", work.index), ("kind", kind if side == "real" else f"{kind} (estimate)"),
                 ("task", made.frames[work.frame].task), ("unit", unit),
-                ("cycles", work.end - work.start),
+                ("cycles", work.end - begin),
                 ("waits", ", ".join(f"{n:,} {s}" for s, n in waits.items()) or "none"),
             ):  # fmt: skip
                 found[name].append(value)
@@ -121,14 +126,14 @@ def timeline(found: Explanation) -> Any:
     edges = np.unique(edges)
     shares = _shares(real, edges)
     states = chart("What the array does (share of cycles)", height=200, x_range=x, y_range=(0, 1))
-    data = {"left": edges[:-1].astype(np.int32), "right": edges[1:].astype(np.int32)}
+    between = {"left": edges[:-1].astype(np.int32), "right": edges[1:].astype(np.int32)}
     below = np.zeros(len(edges) - 1, np.float32)
     for state, (colour, hatch) in STATES.items():
         top = below + shares[state.value]
         if not shares[state.value].any():
             continue
         states.quad(
-            source=ColumnDataSource({**data, "bottom": below, "top": top}),
+            source=ColumnDataSource({**between, "bottom": below, "top": top}),
             left="left", right="right", bottom="bottom", top="top", fill_color=colour,
             line_color=None, legend_label=state.value,
             hatch_pattern=hatch or None, hatch_alpha=0.25, hatch_color="black",
