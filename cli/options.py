@@ -233,7 +233,7 @@ def check_backend(name: str, allowed: Sequence[str] = tuple(BACKENDS)) -> str:
 
 def side_by_side(backend: str, jobs: int) -> int:
     """Devices to run at a time: `jobs`, or one a processor for 0; of boards there is one."""
-    return 1 if backend == "board" else jobs or len(os.sched_getaffinity(0))
+    return 1 if backend in ("board", "remote") else jobs or len(os.sched_getaffinity(0))
 
 
 def check_method(name: str) -> str:

@@ -81,6 +81,21 @@ BundleFolder = Annotated[
         show_default=False,
     ),
 ]
+Url = Annotated[
+    str | None,
+    typer.Option(
+        envvar="MOEVIT_URL",
+        metavar="URL",
+        help="Server of `moevit serve`, for --backend remote.",
+        show_default=False,
+    ),
+]
+Token = Annotated[
+    str | None,
+    typer.Option(
+        envvar="MOEVIT_TOKEN", metavar="TEXT", help="Its token, if any.", show_default=False
+    ),
+]
 Jobs = Annotated[
     int, typer.Option(metavar="N", min=0, help="Devices side by side; 0: one a processor.")
 ]
@@ -103,6 +118,8 @@ def command(
     scene: Scene = 0,
     output: Folder = Path("out"),
     bundle: BundleFolder = None,
+    url: Url = None,
+    token: Token = None,
     jobs: Jobs = 0,
     trace: Trace = None,
     as_json: Json = False,
@@ -127,6 +144,12 @@ def command(
         if not images:
             _golden_cases(bundle, as_json)
             return
+    if backend == "remote":
+        if url is None:
+            raise UserError("--backend remote: needs --url of a `moevit serve`")
+        os.environ["MOEVIT_URL"] = url
+        if token is not None:
+            os.environ["MOEVIT_TOKEN"] = token
     writable(output, folder=True)
     paths = image_files(images or [])
     with progress("moevit run", quiet=as_json) as report:
