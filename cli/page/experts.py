@@ -11,6 +11,7 @@ from bokeh.models import ColorBar, ColumnDataSource, LinearColorMapper
 
 from moevit.bench.explain import Explanation
 from moevit.quant.golden import Routing
+from moevit.quant.network import Geometry
 from moevit.quant.operators.gate import NOBODY
 
 from .style import chart, expert_colours, ink
@@ -36,8 +37,7 @@ def expert_maps(found: Explanation) -> Any:
     if not any(result.routing for result in found.golden.values()):
         return None
     geometry = found.real.program.geometry
-    patch = geometry.patch
-    rows, columns = geometry.image_height // patch, geometry.image_width // patch
+    rows, columns = geometry.grid
     picture = ColumnDataSource({"image": [_picture(found.image.pixels)]})
     blocks = [routing.block for routing in found.golden[found.tasks[0]].routing]
     cell = max((_WIDTH // len(found.tasks) - 12) // columns, _LEAST)
@@ -57,7 +57,7 @@ def expert_maps(found: Explanation) -> Any:
                 y_range=(rows, 0),
             )
             made.image_rgba("image", source=picture, x=0, y=0, dw=columns, dh=rows)
-            data = _cells(routing, rows, columns, geometry.tokens)
+            data = _cells(routing, geometry)
             made.rect(
                 source=data, x="x", y="y", width=1, height=1, fill_color="colour", fill_alpha=0.5,
                 line_color="white", line_width=0.4,
@@ -71,7 +71,7 @@ def expert_maps(found: Explanation) -> Any:
                 text_baseline="middle",
                 text_font_size=f"{min(cell - 5, 12)}px",
                 background_fill_color="white",
-                background_fill_alpha=0.6,
+                background_fill_alpha=0.45,
                 padding=1,
             )
             made.axis.visible = False
@@ -81,12 +81,10 @@ def expert_maps(found: Explanation) -> Any:
     return gridplot(grid, toolbar_location=None, merge_tools=False)
 
 
-def _cells(routing: Routing, rows: int, columns: int, tokens: int) -> ColumnDataSource:
-    """The patches' tokens, which come behind the class token and others of their kind."""
-    first = tokens - rows * columns if tokens >= rows * columns else 0
-    place = 1 if first else 0
-    indices = routing.indices[place : place + rows * columns]
-    scores = routing.scores[place : place + rows * columns] / _SCORE
+def _cells(routing: Routing, geometry: Geometry) -> ColumnDataSource:
+    """The patches' tokens, in front of which are the class token and others of its kind."""
+    columns, patches = geometry.grid[1], slice(geometry.front, geometry.tokens)
+    indices, scores = routing.indices[patches], routing.scores[patches] / _SCORE
     colours = expert_colours(routing.experts)
     y, x = np.divmod(np.arange(len(indices)), columns)
     chosen = [[int(e) for e in each if e != NOBODY] for each in indices]
