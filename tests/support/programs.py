@@ -110,7 +110,7 @@ AWKWARD = {
     "nothing kept": Sizes(experts=4, threshold=0.99, moe=(0, 1)),
     "gate ahead": Sizes(ahead=True, moe=(0, 1), dim=20, head_channels=()),
     "gate ahead, no norm": Sizes(ahead=True, norm=False, head_channels=(), class_token=False),
-    "until enough": Sizes(experts=5, top_k=4, top_p=0.6, renormalise=True, moe=(0, 1)),
+    "until enough": Sizes(experts=5, top_k=3, top_p=0.6, renormalise=True, moe=(0, 1)),
     "pruned": Sizes(ahead=True, experts=6, top_k=3, threshold=0.2, moe=(0,)),
 }
 """Shapes that found, or would find, a mistake each."""
