@@ -113,7 +113,7 @@ AWKWARD = {
     "nothing kept": Sizes(experts=4, threshold=0.99, moe=(0, 1)),
     "gate ahead": Sizes(ahead=True, moe=(0, 1), dim=20, head_channels=()),
     "gate ahead, no norm": Sizes(ahead=True, norm=False, head_channels=(), class_token=False),
-    "until enough": Sizes(experts=5, top_k=4, top_p=0.6, renormalise=True, moe=(0, 1)),
+    "until enough": Sizes(experts=5, top_k=3, top_p=0.6, renormalise=True, moe=(0, 1)),
     **{
         f"{dense}, experts {expert}": Sizes(activation=dense, expert_activation=expert)
         for dense, expert in zip(_FUNCTIONS[1::2], _FUNCTIONS[2::2], strict=False)
