@@ -3,8 +3,9 @@
 Engines work through their queues in order and semaphores are given in order, so one pass over the
 instructions in program order, with a clock for each part of each engine, is an exact simulation of
 events at the level of tiles: whatever an event waits for has been computed before it. Below tiles
-the model is fluid. The array takes an output tile every ``depth`` cycles, or every T where the
-epilogue is slower; rows of weights arrive at the rate of ports and memory, as the ring has room.
+the model is fluid. The array takes an output tile every ``depth`` cycles, or as often as the
+epilogue drains one where that is slower; rows of weights arrive at the rate of ports and memory, as
+the ring has room.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from moevit.hw.image import BlockHeader
 from moevit.hw.isa import (
     INSTRUCTION_BYTES,
     SEMAPHORES,
+    TO_ACTIVATIONS,
+    TO_BYTES,
+    TO_KEY_VALUE,
     Attention,
     Destination,
     Fetch,
@@ -43,7 +47,6 @@ from .timing import Latencies, MemorySpeed, Timing, pixel_cycles
 __all__ = ["Estimate", "calibration_lengths", "estimate", "router_lengths"]
 
 _OPERAND_HALVES = 2
-_ACTIVATIONS = (Destination.ACT8, Destination.GELU8, Destination.ACT16)
 _AHEAD = 2
 """Tiles by which scores are ahead of weighted values."""
 
@@ -297,25 +300,35 @@ class _Model:
         return self.loader_free + self.l.loader_done
 
     def drain(
-        self, rows: int, otiles: int, depth: int, start: float, end: float, *, shared: bool = False
+        self, rows: int, otiles: int, depth: int, start: float, end: float, mode: int
     ) -> float:
         """The epilogue takes a tile; when the array is done with it. ``written`` follows.
 
-        ``shared``: its writes go where the norm engine's do.
+        Bytes of activations may go in pairs of output tiles, each with a cycle for parameters that
+        shows where tiles wait; keys and values in pairs of rows. Activations are written where the
+        norm engine writes.
         """
-        first = max(self.epilogue_free, start + depth + self.l.array)
-        last = max(first + otiles * rows, end + self.l.array + rows)
-        if shared:
+        wide = 1
+        total = otiles * rows
+        if self.config.drain_rows == 2 and mode in TO_BYTES:
+            wide = min(2, otiles)
+            total = (otiles // 2) * (rows + 1) + otiles % 2 * rows
+        elif self.config.drain_rows == 2 and mode in TO_KEY_VALUE:
+            total = otiles * ceil_div(rows, 2)
+        each = total / otiles
+        first = max(self.epilogue_free, start + wide * depth + self.l.array)
+        last = max(first + total, end + self.l.array + wide * each)
+        if mode in TO_ACTIVATIONS:
             others = 0
             while self.norm_writes and self.norm_writes[0][0] < last:
                 when, count = self.norm_writes.popleft()
                 others += count if when > first else 0
-            last = max(last, first + otiles * rows + others)
+            last = max(last, first + total + others)
         self.epilogue_free = last
         self.written = last + self.l.epilogue
         for j in range(max(otiles - FINISHED_TILES - 1, 0), otiles):
-            made = start + (j + 1) * depth + self.l.array + rows
-            self.pops.append(max(first + (j + 1) * rows, made))
+            made = start + ceil_div(j + 1, wide) * wide * depth + self.l.array + wide * each
+            self.pops.append(max(first + (j + 1) * each, made))
         held = self.pops[0] + depth  # the last tile began when there was a place for it
         if held > end:
             self.busy["stall_drain"] += held - end
@@ -351,7 +364,7 @@ class _Model:
                 self.busy["stall_weight"] += stalled - end
                 end = stalled
             self.busy["array"] += block
-            end = self.drain(rows, i.otiles, i.depth, start, end, shared=i.mode in _ACTIVATIONS)
+            end = self.drain(rows, i.otiles, i.depth, start, end, i.mode)
             self.array_free = end
             self.halves.append(end)
             if n + 1 == len(tiles) and not i.keep:
@@ -388,7 +401,8 @@ class _Model:
             self.busy["stall_softmax"] += start - self.array_free
             self.busy["array"] += values
             self.epilogue_free = max(self.epilogue_free, ready + self.l.softmax_scale)
-            end = self.drain(rows, i.v_otiles, i.v_tile_pitch, start, start + values)
+            end = start + values
+            end = self.drain(rows, i.v_otiles, i.v_tile_pitch, start, end, Destination.ACT8)
             self.array_free = end
             released.append(end)
             if last:
