@@ -1,6 +1,6 @@
 """Post-training quantisation: a float network and its calibration to integers.
 
-W8A8, the experts' weights W4 if asked for.
+W8A8; weights of the experts and of any class of layers W4 if asked for.
 Weights are symmetric per output channel, activations static. What reaches a LayerNorm's consumers,
 and values inside attention, get a scale and a centre for each channel: the norm's own affine (or
 the rows of ``v``) produces them, and the next weights and bias absorb them, so they cost nothing in
@@ -125,7 +125,13 @@ class _Quantiser(HeadQuantiser):
             scale=np.tile(1 / net.pixel_std, pixels),
             offset=np.tile((PIXEL_OFFSET - net.pixel_mean) / net.pixel_std, pixels),
         )
-        return self.linear(net.patch_embed, encoding, self.residual, name="patch_embed")
+        return self.linear(
+            net.patch_embed,
+            encoding,
+            self.residual,
+            name="patch_embed",
+            bits=self.options.bits("patch_embed"),
+        )
 
     def entry(self, norm: FloatNorm) -> Entry:
         """A norm in front of the blocks: its outputs go back to the residual one by one."""
@@ -138,20 +144,28 @@ class _Quantiser(HeadQuantiser):
     def block(self, index: int, block: FloatBlock) -> Block:
         prefix = f"blocks.{index}."
         a, mlp = block.attention, block.mlp
-        norm1, enc1 = self.norm(block.norm1, prefix + "norm1", [a.q, a.k, a.v])
+        bits = self.options.bits
+        widths = [bits(name) for name in ("q", "k", "v")]
+        norm1, enc1 = self.norm(block.norm1, prefix + "norm1", [a.q, a.k, a.v], widths)
         attention = self.attention(a, enc1, prefix, self.after(prefix + "norm1", block.norm1))
         if isinstance(mlp, FloatMoe):
-            norm2, enc2 = self.norm(
-                block.norm2,
-                prefix + "norm2",
-                [] if mlp.ahead else list(mlp.routers.values()),
-                [expert.fc1 for expert in mlp.experts],
-            )
+            routers = [] if mlp.ahead else list(mlp.routers.values())
+            widths = [bits("routers")] * len(routers)
+            widths += [self.options.expert_bits] * len(mlp.experts)
+            consumers = [*routers, *(expert.fc1 for expert in mlp.experts)]
+            norm2, enc2 = self.norm(block.norm2, prefix + "norm2", consumers, widths)
             moe = self.moe(mlp, block.norm2, enc2, index)
             return Block(norm1=norm1, attention=attention, norm2=norm2, mlp=moe)
-        norm2, enc2 = self.norm(block.norm2, prefix + "norm2", [mlp.fc1])
+        norm2, enc2 = self.norm(block.norm2, prefix + "norm2", [mlp.fc1], [bits("fc1")])
         rows = self.after(prefix + "norm2", block.norm2)
-        dense = self.mlp(mlp, enc2, self.stats.site(prefix + "hidden"), prefix, rows=rows)
+        dense = self.mlp(
+            mlp,
+            enc2,
+            self.stats.site(prefix + "hidden"),
+            prefix,
+            rows=rows,
+            bits=(bits("fc1"), bits("fc2")),
+        )
         return Block(norm1=norm1, attention=attention, norm2=norm2, mlp=dense)
 
     def attention(
@@ -168,14 +182,17 @@ class _Quantiser(HeadQuantiser):
         q_scale, k_scale = np.sqrt(product) * balance, np.sqrt(product) / balance
         self.encodings[prefix + "q"] = Encoding(scale=q_scale, offset=np.zeros_like(q_scale))
         self.encodings[prefix + "k"] = Encoding(scale=k_scale, offset=k_centre)
-        q = self.linear(a.q, encoding, q_scale, name=prefix + "q", rows=rows)
-        k = self.linear(a.k, encoding, k_scale, k_centre, name=prefix + "k", rows=rows)
+        q_bits, k_bits, v_bits, proj_bits = (options.bits(n) for n in ("q", "k", "v", "proj"))
+        q = self.linear(a.q, encoding, q_scale, name=prefix + "q", bits=q_bits, rows=rows)
+        k = self.linear(a.k, encoding, k_scale, k_centre, name=prefix + "k", bits=k_bits, rows=rows)
         score = product * head_dim**-0.5 * log2(np.e) * (1 << LOGIT.frac)
         # Values: the output is a mean of them, so it has their channels' scales and centres.
         site = stats.site(prefix + "attention")
-        values = self.channels(prefix + "v", stats.site(prefix + "v"), [a.proj])
+        values = self.channels(prefix + "v", stats.site(prefix + "v"), [a.proj], [proj_bits])
         self.encodings[prefix + "v"] = values
-        v = self.linear(a.v, encoding, values.scale, values.offset, name=prefix + "v", rows=rows)
+        v = self.linear(
+            a.v, encoding, values.scale, values.offset, name=prefix + "v", bits=v_bits, rows=rows
+        )
         peak = max(
             float(((site.high - values.offset) / values.scale).max()),
             float(((values.offset - site.low) / values.scale).max()),
@@ -194,7 +211,9 @@ class _Quantiser(HeadQuantiser):
             k=k,
             v=v,
             softmax=Softmax(score=Multiplier.from_scale(score), out=Multiplier.from_scale(gain)),
-            proj=self.linear(a.proj, out, self.residual, name=prefix + "proj", rows=site.rows),
+            proj=self.linear(
+                a.proj, out, self.residual, name=prefix + "proj", bits=proj_bits, rows=site.rows
+            ),
         )
 
     def mlp(
@@ -206,11 +225,12 @@ class _Quantiser(HeadQuantiser):
         *,
         rows: Floats,
         prior: Floats | None = None,
-        bits: int = 8,
+        bits: tuple[int, int],
     ) -> Mlp:
         """``site``: of the hidden activations, whose codes start at GELU's minimum.
 
-        ``rows``: inputs of the layer; ``prior``: of any expert, where these are an expert's.
+        ``bits``: of the weights of ``fc1`` and ``fc2``. ``rows``: inputs of the layer; ``prior``:
+        of any expert, where these are an expert's.
         """
         low, high = float(site.low.min()), float(site.high.max())
         if self.options.clip == "percentile":
@@ -233,7 +253,7 @@ class _Quantiser(HeadQuantiser):
             encoding,
             1 / (1 << GELU.frac),
             name=prefix + "fc1",
-            bits=bits,
+            bits=bits[0],
             rows=rows,
             prior=prior,
         )
@@ -244,7 +264,7 @@ class _Quantiser(HeadQuantiser):
             out,
             self.residual,
             name=prefix + "fc2",
-            bits=bits,
+            bits=bits[1],
             rows=site.rows,
             prior=hidden_prior,
             pivot=zero_point,
@@ -270,12 +290,13 @@ class _Quantiser(HeadQuantiser):
         prefix = f"blocks.{index}."
         logit = 1 / (log2(np.e) * (1 << LOGIT.frac))
         usage = self.stats.usage[index]
-        bits = self.options.expert_bits
+        bits, router_bits = self.options.expert_bits, self.options.bits("routers")
         everything = self.after(prefix + "norm2", norm)
         ahead, seen, gate_rows = None, encoding, everything
         if moe.ahead:
             name = prefix + "ahead"
-            seen = self.channels(name, self.stats.site(name), list(moe.routers.values()))
+            widths = [router_bits] * len(moe.routers)
+            seen = self.channels(name, self.stats.site(name), list(moe.routers.values()), widths)
             ahead = Rescale.from_affine(self.residual / seen.scale, -seen.offset / seen.scale)
             gate_rows = self.stats.site(prefix + "ahead").rows
             self.encodings[prefix + "ahead"] = seen
@@ -289,7 +310,9 @@ class _Quantiser(HeadQuantiser):
             starts=dict(moe.starts),
             ahead=ahead,
             routers={
-                t: self.linear(r, seen, logit, name=f"{prefix}routers.{t}", rows=gate_rows)
+                t: self.linear(
+                    r, seen, logit, name=f"{prefix}routers.{t}", bits=router_bits, rows=gate_rows
+                )
                 for t, r in moe.routers.items()
             },
             experts=tuple(
@@ -300,7 +323,7 @@ class _Quantiser(HeadQuantiser):
                     f"{prefix}experts.{e}.",
                     rows=self.expert_rows(everything, prefix, e),
                     prior=everything[:: -(-len(everything) // _PRIOR_ROWS)],
-                    bits=bits,
+                    bits=(bits, bits),
                 )
                 for e, expert in enumerate(moe.experts)
             ),
