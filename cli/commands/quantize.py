@@ -10,7 +10,7 @@ from moevit.errors import UserError
 from moevit.files import writable, write_json, write_text
 from moevit.networks import Network
 from moevit.quant.typing import Report, part_of
-from moevit.quantising import CALIBRATION_IMAGES, quantiser_options
+from moevit.quantising import CALIBRATION_IMAGES, narrow_classes, quantiser_options
 from moevit.sources import image_source
 from moevit.workload import Workload
 
@@ -29,6 +29,7 @@ from ..options import (
     Root,
     Seed,
     Size,
+    Weights,
 )
 from ..progress import progress
 from ..workload import hardware, open_workload
@@ -146,6 +147,7 @@ def command(
     normals_range: NormalsRange = "signed",
     calibration: CalibrationFiles = None,
     experts: Experts = None,
+    weights: Weights = None,
     method: Method = None,
     clip: Clip = None,
     percentile: Percentile = None,
@@ -163,10 +165,10 @@ def command(
 ) -> None:
     """Calibrate a trained model and make it integer.
 
-    Weights and activations get 8 bits (experts' weights 4 with --experts int4), the residual
-    stream 16. Ranges come from rendered scenes, from the training images of a data set (--data)
-    or from images of your own (--calibration). The result goes to `moevit compile` and, as
-    --model, to `moevit run` and `moevit eval`.
+    Weights and activations get 8 bits (experts' weights 4 with --experts int4, nearly all with
+    --weights int4), the residual stream 16. Ranges come from rendered scenes, from the training
+    images of a data set (--data) or from images of your own (--calibration). The result goes to
+    `moevit compile` and, as --model, to `moevit run` and `moevit eval`.
     """
     if file is not None and model is not None:
         raise UserError(f"--model: {model} beside {file}; expected one of the two")
@@ -199,17 +201,18 @@ def command(
             "rounding": rounding,
             "bias_correction": bias_correction,
             "finetune": finetune,
+            "narrow": None if weights is None else narrow_classes(weights, "--weights"),
         }
         changes = {name: value for name, value in changes.items() if value is not None}
         if compare is not None:
             given = [*changes, *(["experts"] if experts else []), *(["method"] if method else [])]
             if given:
-                name = given[0].replace("_", "-")
+                name = given[0].replace("narrow", "weights").replace("_", "-")
                 raise UserError(f"--{name}: cannot be given together with --compare")
             text, found = _compare(workload, compare, images, scenes, seed, results, docs, report)
         else:
             options = quantiser_options(
-                experts or DEFAULT_EXPERTS, method or DEFAULT_METHOD, changes
+                experts or weights or DEFAULT_EXPERTS, method or DEFAULT_METHOD, changes
             )
             text, found = _quantise(
                 workload, options, output, images, seed, report_folder, scenes, report

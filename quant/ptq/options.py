@@ -8,11 +8,14 @@ from ..formats import WEIGHT_BITS
 from .ranges import Clip, check_clip
 from .rounding import Rounding, check_rounding
 
-__all__ = ["CLASSES", "Options"]
+__all__ = ["CLASSES", "NARROW", "Options"]
 
 CLASSES = ("patch_embed", "q", "k", "v", "proj", "fc1", "fc2", "routers", "heads")
 """Classes of layers beside the experts; ``fc1`` and ``fc2`` are those of dense blocks, ``heads``
 linear ones."""
+
+NARROW = ("q", "k", "v", "proj", "fc1", "fc2")
+"""Those that bear 4 bits (docs/accuracy.md) and have all but a percent of these layers' weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
