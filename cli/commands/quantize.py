@@ -37,6 +37,7 @@ from ..workload import hardware, open_workload
 __all__ = ["command"]
 
 _REPORT_SCENES = 32
+_CLASSES = "classes"
 _COMPARE_SCENES = 500
 
 File = Annotated[
@@ -111,8 +112,8 @@ Compare = Annotated[
     str | None,
     typer.Option(
         metavar="NAMES",
-        help="Score these methods ('all' or a list) at W8A8 and W4A8 instead; no network is "
-        "written.",
+        help="Score these methods ('all' or a list) at W8A8 and W4A8 instead, or 4-bit weights "
+        "in each class of layers ('classes'); no network is written.",
         show_default=False,
     ),
 ]
@@ -286,22 +287,24 @@ def _compare(
     docs: Path | None,
     report: Report,
 ) -> tuple[str, dict[str, Any]]:
+    from moevit.bench import classes, methods
     from moevit.bench.benchmark import insert
-    from moevit.bench.methods import BEGIN, END, chosen_methods, compare_methods, markdown
 
-    methods = chosen_methods(names)
+    by_class = names == _CLASSES
+    page = classes if by_class else methods
+    chosen = [] if by_class else methods.chosen_methods(names)
     if docs is not None:
-        insert(docs, "", BEGIN, END)  # whether it can be done: before all the work, not after
-    found = compare_methods(
-        workload,
-        workload.source.calibration(workload.model_config, images, part_of(report, 0.0, 0.02)),
-        methods=methods,
-        scenes=scenes or _COMPARE_SCENES,
-        seed=seed,
-        report=report,
+        insert(docs, "", page.BEGIN, page.END)  # whether it can be done: before all the work
+    calibrated = workload.source.calibration(
+        workload.model_config, images, part_of(report, 0.0, 0.02)
     )
+    common: dict[str, Any] = {"scenes": scenes or _COMPARE_SCENES, "seed": seed, "report": report}
+    if by_class:
+        found = classes.compare_classes(workload, calibrated, **common)
+    else:
+        found = methods.compare_methods(workload, calibrated, methods=chosen, **common)
     if results is not None:
         write_json(results, found)
     if docs is not None:
-        write_text(docs, insert(docs, markdown(found), BEGIN, END))
-    return markdown(found), found
+        write_text(docs, insert(docs, page.markdown(found), page.BEGIN, page.END))
+    return page.markdown(found), found
