@@ -11,7 +11,7 @@ from moevit.quant.formats import ACCUMULATOR, SHIFT_BITS, VALUE
 from ..config import AcceleratorConfig
 from ..interfaces import finished_tiles, param_row, row_scales
 from ..lib.component import Component
-from ..lib.pipeline import Pipeline, double_shift, round_saturate
+from ..lib.pipeline import Pipeline, coarse_shift, fine_shift, round_saturate
 
 __all__ = ["Requantise"]
 
@@ -78,10 +78,16 @@ class Requantise(Component):
             product = [reg(v * n, name="product") for v, n in zip(biased, mult, strict=True)]
             shift = [reg(n, name="shift") for n in shift]
         with p.step() as reg:
-            doubled = [
-                reg(double_shift(v, n), name="doubled") for v, n in zip(product, shift, strict=True)
+            shifted = [
+                reg(coarse_shift(v, n, VALUE.width), name="shifted")
+                for v, n in zip(product, shift, strict=True)
             ]
         with p.step() as reg:
-            values = [reg(round_saturate(m, v, VALUE, name="value"), name="value") for v in doubled]
+            values = [
+                reg(
+                    round_saturate(m, fine_shift(v, VALUE.width), VALUE, name="value"), name="value"
+                )
+                for v in shifted
+            ]
         m.d.comb += [out.eq(value) for out, value in zip(self.values, values, strict=True)]
         return m
