@@ -14,6 +14,7 @@ from typing import Any
 __all__ = [
     "BEAT_BYTES",
     "FINISHED_TILES",
+    "NEARLY_EMPTY",
     "PRESETS",
     "AcceleratorConfig",
     "ArrayConfig",
@@ -31,6 +32,9 @@ CHANNEL_BYTES = 8
 FINISHED_TILES = 16
 """Finished tiles of sums that can wait for the epilogue, and as many for the softmax unit; those in
 the array's pipeline hold a place as well."""
+
+NEARLY_EMPTY = 12
+"""A ring that has less than this part of its rows does not leave the memory to LOADs."""
 
 ISA_VERSION = 7
 """Part of every configuration hash: changes whenever an instruction's layout or meaning does."""

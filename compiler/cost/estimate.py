@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from moevit.hw.config import BEAT_BYTES, FINISHED_TILES
+from moevit.hw.config import BEAT_BYTES, FINISHED_TILES, NEARLY_EMPTY
 from moevit.hw.image import BlockHeader
 from moevit.hw.isa import (
     INSTRUCTION_BYTES,
@@ -226,7 +226,7 @@ class _Model:
         return [self.t] * full + [rest] * (rest > 0)
 
     # Data and norm engines ---------------------------------------------------------------------
-    def contend(self, start: float, beats: float) -> float:
+    def contend(self, start: float, beats: float, *, pixels: bool = False) -> float:
         """Cycles of a beat on the data port, which the memory serves in turn with the others.
 
         ``beats`` from ``start`` on keep back the weights; while those come, they take longer.
@@ -234,6 +234,8 @@ class _Model:
         self.ring.advance(start)
         busy = self.ring.at >= start
         self.ring.at += beats * (self.speed.shared_beat - self.speed.weight_beat)
+        if busy and pixels and self.ring.held(NEARLY_EMPTY):
+            return self.speed.pixel_beat
         return self.speed.shared_beat if busy else self.speed.beat
 
     def load(self, i: Load) -> None:
@@ -257,7 +259,8 @@ class _Model:
             unpack = beats * (
                 BEAT_BYTES // min(sizes.get(LoadKind(i.kind), BEAT_BYTES), BEAT_BYTES)
             )
-        data = max(unpack, beats * self.contend(start, beats))
+        pixels = i.kind == LoadKind.PIXELS
+        data = max(unpack, beats * self.contend(start, beats, pixels=pixels))
         self.sides[side] = start + data
         self.load_free = max(self.load_free, self.sides[side])
         self.busy["load"] += data

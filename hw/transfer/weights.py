@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from .. import isa
-from ..config import BEAT_BYTES, AcceleratorConfig
+from ..config import BEAT_BYTES, NEARLY_EMPTY, AcceleratorConfig
 from ..interfaces import (
     POINTER_BITS,
     AxiRead,
@@ -31,7 +31,6 @@ from .weight_rings import Ring
 __all__ = ["WeightEngine"]
 
 _BEAT_SHIFT = ceil_log2(BEAT_BYTES)
-_NEARLY_EMPTY = 12  # a ring that has less than this part of its rows
 _CHOSEN = 256
 """Bits of a row for which one register says which ring they come from."""
 _RINGS = ("ring", "param", "demand", "demand_param")
@@ -146,7 +145,7 @@ class WeightEngine(Component):
             m.d.sync += given_up.eq(1)
         for port in ports:
             m.d.comb += port.cancel.eq(given_up)
-        enough = self._config.memory.ring_rows // _NEARLY_EMPTY
+        enough = self._config.memory.ring_rows // NEARLY_EMPTY
         yields = dict(enumerate(self.loading))
         if len(ports) > len(self.loading):
             yields[len(ports) - 1] = self.pixels
