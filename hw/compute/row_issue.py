@@ -82,7 +82,9 @@ class RowIssue(Component):
         last_row, last_ot, end_of_tile, without = Signal(), Signal(), Signal(), Signal()
         hazard = d.mode.matches(*TO_RESIDUAL) & d.first & first & self.in_flight
         blocked = hazard | (is_gate & self.gate_full) | (is_attention & ~self.scales_valid)
-        next_row, next_otile, incomplete = Const(0), Const(0), Const(0)
+        next_row: Value = Const(0)
+        next_otile: Value = Const(0)
+        incomplete: Value = Const(0)
         if self._config.drain_rows == 2:
             next_row, next_otile = self.row.next_row, self.row.next_otile
             incomplete = self._second(m, is_attention)

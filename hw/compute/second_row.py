@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib.data import ArrayLayout
 from amaranth.lib.wiring import In, Out
@@ -64,7 +66,7 @@ class SecondRow(Component):
         m.submodules.to_bytes = to_bytes = ToBytes(self._config)
         row = self.row
         answered, next_otile = Signal(), Signal()
-        kept = Signal(param_row(self._config), reset_less=True)
+        kept: Any = Signal(param_row(self._config), reset_less=True)
         m.d.sync += [answered.eq(self.ahead), next_otile.eq(row.next_otile)]
         with m.If(answered):
             m.d.sync += kept.eq(self.params)
