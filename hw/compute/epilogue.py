@@ -21,6 +21,7 @@ from ..interfaces import (
     ReadPort,
     ResidualRead,
     ResidualWrite,
+    dial,
     finished_tiles,
     gate_row,
     param_address,
@@ -144,6 +145,7 @@ class Epilogue(Component):
             mult=d.mult,
             shift=d.shift,
             zero_point=d.zero_point,
+            enough=d.target[: dial["enough"].width],
             **{name: d[name] for name in _FOR_GATE},
         )
         p.delay(DestinationAddress.latency)
@@ -190,10 +192,11 @@ class Epilogue(Component):
             logits.end.eq(row.end),
             logits.base.eq(p.tag["shift"]),
             logits.least.eq(p.tag["mult"]),
+            logits.enough.eq(p.tag["enough"]),
             logits.logits.eq(values),
             *(logits[name].eq(p.tag[name]) for name in _FOR_GATE),
         ]
-        p.drop("token", "row", *_FOR_GATE)
+        p.drop("token", "row", "enough", *_FOR_GATE)
         if self._config.drain_rows == 2:
             p.add(next_row=row.next_row, next_otile=row.next_otile)
 
