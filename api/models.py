@@ -214,7 +214,7 @@ class Model:
             Of quantisation, a name of :data:`moevit.quant.ptq.methods.METHODS`.
         changes:
             Options of the method to change: `clip`, `percentile`, `migrate`, `rounding`,
-            `bias_correction`, `finetune` (:class:`moevit.quant.ptq.options.Options`).
+            `bias_correction`, `finetune`, `narrow` (:class:`moevit.quant.ptq.options.Options`).
 
         The result is kept in the cache, by the model, the images, the options and the sources.
 

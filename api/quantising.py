@@ -25,10 +25,12 @@ __all__ = [
     "DEFAULT_EXPERTS",
     "DEFAULT_METHOD",
     "EXPERTS",
+    "WEIGHTS",
     "Quantised",
     "calibrate_model",
     "expert_bits",
     "make_integers",
+    "narrow_classes",
     "quantise_model",
     "quantiser_options",
 ]
@@ -40,6 +42,9 @@ DEFAULT_EXPERTS = "int8"
 DEFAULT_METHOD = "default"
 EXPERTS = {"int8": 8, "int4": 4}
 """Formats of the experts' weights by name, and their bits."""
+
+WEIGHTS = tuple(EXPERTS)
+"""Formats of all weights by name: int4 takes in the experts and the dense layers that bear it."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,6 +66,16 @@ def expert_bits(name: str, where: str = "experts") -> int:
     if name not in EXPERTS:
         raise UserError(f"{where}: unknown format {name!r}; expected {', '.join(EXPERTS)}")
     return EXPERTS[name]
+
+
+def narrow_classes(weights: str, where: str = "weights") -> tuple[str, ...]:
+    """Classes of dense layers whose weights have 4 bits, of a format's name; `UserError` for an
+    unknown one. For :attr:`moevit.quant.ptq.options.Options.narrow`."""
+    from moevit.quant.ptq.options import NARROW
+
+    if weights not in WEIGHTS:
+        raise UserError(f"{where}: unknown format {weights!r}; expected {', '.join(WEIGHTS)}")
+    return NARROW if weights == "int4" else ()
 
 
 def quantiser_options(

@@ -33,7 +33,7 @@ from moevit.quant.io import load_network, save_network
 from moevit.quant.network import Network as Integers
 from moevit.quant.ptq.balance import balance_routers
 from moevit.quant.typing import Report, silent
-from moevit.quantising import DEFAULT_EXPERTS, expert_bits, quantise_model
+from moevit.quantising import DEFAULT_EXPERTS, expert_bits, narrow_classes, quantise_model
 from moevit.sim import cache
 from moevit.sim.counters import STALLS, Counters, performance
 from moevit.sim.rtl import board_memory, build_simulator
@@ -59,11 +59,13 @@ class Reference:
     config: AcceleratorConfig
     image: tuple[int, int] | None = None
     experts: str = DEFAULT_EXPERTS
+    weights: str = DEFAULT_EXPERTS
     router: str = "uniform"
     seed: int = 0
 
     def __post_init__(self) -> None:
         expert_bits(self.experts, "--experts")
+        narrow_classes(self.weights, "--weights")
         try:
             _ = self.model_config
         except ValueError as error:
@@ -98,7 +100,14 @@ def reference_network(reference: Reference, report: Report) -> Integers:
     key = cache.digest(
         "reference",
         config.to_json() if path is None else path.read_bytes(),
-        json.dumps([reference.experts, reference.router in ROUTERS[:1], reference.seed]),
+        json.dumps(
+            [
+                reference.experts,
+                reference.weights,
+                reference.router in ROUTERS[:1],
+                reference.seed,
+            ]
+        ),
         cache.source_digest(*folders),
     )
     name = "network.safetensors"
@@ -130,7 +139,9 @@ def _make(reference: Reference, report: Report) -> Integers:
     path = reference.checkpoint
     torch.manual_seed(reference.seed)
     model = M3ViT(reference.model_config) if path is None else load(path)
-    options = Options(expert_bits=expert_bits(reference.experts))
+    options = Options(
+        expert_bits=expert_bits(reference.experts), narrow=narrow_classes(reference.weights)
+    )
     images = _CALIBRATION_IMAGES if path is None else 8 * _CALIBRATION_IMAGES
     network = quantise_model(model, count=images, options=options, report=report).network
     if reference.router != "uniform":
@@ -298,6 +309,7 @@ def _frame(
         "router": reference.router if reference.checkpoint is None else "trained",
         "checkpoint": reference.checkpoint_digest,
         "experts": reference.experts,
+        "weights": reference.weights,
         "bit_exact": True,
         "cycles": cost.cycles,
         "ms": cost.ms,

@@ -14,7 +14,7 @@ from typing import Any
 
 from moevit.files import write_text
 
-from .frames_report import beside_peers
+from .frames_report import beside_peers, formats
 from .peers import PEER_NOTE
 
 __all__ = ["BEGIN", "END", "main", "render"]
@@ -30,7 +30,7 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _name(f: Frame) -> str:
-    return f"{f['size']} {f['image_size']}, {f['preset']}, {f['router']}, {f['experts']}"
+    return f"{f['size']} {f['image_size']}, {f['preset']}, {f['router']}, {formats(f)}"
 
 
 def render(frames: Sequence[Frame]) -> str:

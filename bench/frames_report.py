@@ -7,7 +7,13 @@ from typing import Any
 
 from .peers import PEER_NOTE, PEERS
 
-__all__ = ["beside_peers", "clocks", "text"]
+__all__ = ["beside_peers", "clocks", "formats", "text"]
+
+
+def formats(frame: Mapping[str, Any]) -> str:
+    """Which weights of a frame's network have how many bits."""
+    narrow = frame.get("weights") == "int4"
+    return "int4 weights" if narrow else f"{frame['experts']} experts"
 
 
 def text(frame: Mapping[str, Any]) -> str:
@@ -18,7 +24,7 @@ def text(frame: Mapping[str, Any]) -> str:
     stalls = {"busy": frame["array_busy_cycles"], **frame["stall_cycles"]}
     lines = [
         f"{frame['size']}, {frame['image_size']} pixels, {frame['tokens']} tokens, task "
-        f"{frame['task']}, router {frame['router']}, experts {frame['experts']}, preset "
+        f"{frame['task']}, router {frame['router']}, {formats(frame)}, preset "
         f"{frame['preset']}: {frame['macs_per_cycle']:,} MACs a cycle",
         f"  simulated   {cycles:,} cycles from pixels to features, bit-exact; the head "
         f"{frame['head_cycles']:,} more",
@@ -81,7 +87,7 @@ def beside_peers(frames: list[Mapping[str, Any]]) -> str:
         low, high = f["energy_estimate"]["millijoules"]
         rows.append(
             [
-                f"**moevit** {f['preset']}, {f['router']} router, {f['experts']} experts "
+                f"**moevit** {f['preset']}, {f['router']} router, {formats(f)} "
                 "(simulated; target clock)",
                 f"{f['tokens']:,}",
                 f"{f['cycles']:,}",

@@ -32,8 +32,18 @@ if TYPE_CHECKING:
     from moevit.model.datasets import Example
     from moevit.model.evaluation.tallies import Tallies
     from moevit.model.scenes.render import Sample
+    from moevit.quant.ptq.options import Options
 
-__all__ = ["BEGIN", "END", "chosen_methods", "compare_methods", "markdown"]
+__all__ = [
+    "BEGIN",
+    "END",
+    "chosen_methods",
+    "compare_methods",
+    "compare_options",
+    "conditions",
+    "markdown",
+    "table",
+]
 
 BEGIN, END = "<!-- methods: begin -->", "<!-- methods: end -->"
 FORMATS = {8: "W8A8", 4: "W4A8"}
@@ -116,6 +126,24 @@ def compare_methods(
 
     ``images`` ``(N, H, W, 3)`` are calibrated on. Returns plain JSON types.
     """
+    rows = [
+        (FORMATS[bits], name, method(name, expert_bits=bits))
+        for bits in FORMATS
+        for name in methods
+    ]
+    return compare_options(workload, images, rows=rows, scenes=scenes, seed=seed, report=report)
+
+
+def compare_options(
+    workload: Workload,
+    images: Any,
+    *,
+    rows: Sequence[tuple[str, str, Options]],
+    scenes: int,
+    seed: int = 0,
+    report: Report,
+) -> dict[str, Any]:
+    """Like :func:`compare_methods`, of any options: a format and a name for each."""
     from moevit.model.config import KINDS
     from moevit.model.export.float_network import to_float_network
 
@@ -132,22 +160,24 @@ def compare_methods(
         np.ascontiguousarray(images).tobytes(),
         json.dumps([origin, scenes, seed]),
     )
-    rows = [(bits, name) for bits in FORMATS for name in methods]
     lazy = _Lazy(workload, network, images, seed)
     found = []
-    for n, (bits, name) in enumerate(rows):
+    for n, (form, name, options) in enumerate(rows):
         span = 0.85 / len(rows)
 
         def told(text: str, done: float, n: int = n, span: float = span) -> None:
             report(text, 0.15 + span * (n + done))
 
-        def make(folder: Path, bits: int = bits, name: str = name, told: Report = told) -> None:
+        def make(
+            folder: Path,
+            about_row: tuple[str, str, Options] = (form, name, options),
+            told: Report = told,
+        ) -> None:
             if lazy.exact is None:
                 lazy.prepare(list(chosen), report)
-            row = lazy.row(name, bits, told)
-            (folder / "row.json").write_text(json.dumps(row))
+            (folder / "row.json").write_text(json.dumps(lazy.row(*about_row, told)))
 
-        path = cache.entry("methods", cache.digest(key, name, str(bits)), make)
+        path = cache.entry("methods", cache.digest(key, form, name, str(options)), make)
         found.append(json.loads((path / "row.json").read_text(encoding="utf-8")))
     return {
         "model": config.name,
@@ -192,13 +222,12 @@ class _Lazy:
         )
         self.routing = _joined(exact.routing)
 
-    def row(self, name: str, bits: int, report: Report) -> dict[str, Any]:
+    def row(self, form: str, name: str, options: Options, report: Report) -> dict[str, Any]:
         from moevit.model.evaluation.tallies import paired, tally
 
         if self.exact is None or self.calibration is None:
             raise RuntimeError("Rows are made after what they share")
-        options = method(name, expert_bits=bits)
-        label, total = f"{FORMATS[bits]} {name}", len(self.scenes)
+        label, total = f"{form} {name}", len(self.scenes)
         network, _ = make_integers(
             self.workload.model.module,
             self.network,
@@ -220,7 +249,7 @@ class _Lazy:
         )
         return {
             "method": name,
-            "format": FORMATS[bits],
+            "format": form,
             **paired(got, self.exact).to_dict(),
             "routing": _agreement(self.routing, _joined(backend.routing)),
         }
@@ -245,16 +274,10 @@ def _agreement(exact: Routing, got: Routing) -> dict[str, Any]:
 # Tables ----------------------------------------------------------------------------------------
 def markdown(found: dict[str, Any]) -> str:
     """The comparison as Markdown tables, one a format."""
-    parts = [
-        f"Model `{found['model']}`, {found['images']} validation scenes, calibrated on "
-        f"{found['calibration_images']} others. Scores of the golden model, which the RTL equals "
-        "bit for bit. In brackets: relative change against float in percent, above 0 is better. "
-        f"Intervals hold {found['interval']:.0%} of 1,000 draws of images, float and integer on "
-        "the same draw."
-    ]
+    parts = [conditions(found)]
     for name in dict.fromkeys(row["format"] for row in found["rows"]):
         rows = [row for row in found["rows"] if row["format"] == name]
-        parts += [f"### {name}", _table(rows)]
+        parts += [f"### {name}", table(rows, "method")]
     lines = [
         f"- `{name}`: {about(name)}"
         for name in dict.fromkeys(row["method"] for row in found["rows"])
@@ -262,12 +285,24 @@ def markdown(found: dict[str, Any]) -> str:
     return "\n\n".join([*parts, "\n".join(lines)])
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> str:
+def conditions(found: dict[str, Any]) -> str:
+    """What the rows are scores of."""
+    return (
+        f"Model `{found['model']}`, {found['images']} validation scenes, calibrated on "
+        f"{found['calibration_images']} others. Scores of the golden model, which the RTL equals "
+        "bit for bit. In brackets: relative change against float in percent, above 0 is better. "
+        f"Intervals hold {found['interval']:.0%} of 1,000 draws of images, float and integer on "
+        "the same draw."
+    )
+
+
+def table(rows: Sequence[dict[str, Any]], what: str) -> str:
+    """Rows as a Markdown table; ``what`` the first column is."""
     tasks = rows[0]["tasks"]
     heads = [f"{task} {about_task['metric']}" for task, about_task in tasks.items()]
     floats = [f"{about_task['float']:.4f}" for about_task in tasks.values()]
     routed = bool(rows[0]["routing"])
-    lines = [["method", *heads, "delta-m, %", "interval", *(["same experts"] if routed else [])]]
+    lines = [[what, *heads, "delta-m, %", "interval", *(["same experts"] if routed else [])]]
     lines.append(["float", *floats, "", "", *([""] if routed else [])])
     for row in rows:
         delta = row["delta_m"]

@@ -19,6 +19,9 @@ frame 4-tiny-129-int4 --size tiny --image-size 128x256 --experts int4 \
 frame 5-tiny-197-uniform --size tiny --image-size 224x224
 frame 6-tiny-197-int4 --size tiny --image-size 224x224 --experts int4
 frame 7-small-197-uniform --size small --image-size 224x224
+frame 4-tiny-129-w4 --size tiny --image-size 128x256 --weights int4 \
+	--tasks segmentation,depth,normals --stream 8
+frame 6-tiny-197-w4 --size tiny --image-size 224x224 --weights int4
 frame 8-2048-129-int4 --size tiny --image-size 128x256 --experts int4 --preset zcu104-2048
 frame 9-2048-129-int8 --size tiny --image-size 128x256 --preset zcu104-2048
 "$bin/python" -m moevit.bench.frames_page docs/benchmarks.md "$out"/*.json

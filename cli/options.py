@@ -52,6 +52,7 @@ __all__ = [
     "TopK",
     "TopP",
     "Trace",
+    "Weights",
     "check_backend",
     "check_method",
     "chosen_tasks",
@@ -142,6 +143,16 @@ Experts = Annotated[
         autocompletion=_names(EXPERTS),
         metavar="NAME",
         help="Weights of the experts: int8 (default) or int4, which are half the traffic.",
+        show_default=False,
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        autocompletion=_names(EXPERTS),
+        metavar="NAME",
+        help="All weights: int8 (default), or int4: the experts' and those of the dense layers "
+        "that bear it (docs/accuracy.md).",
         show_default=False,
     ),
 ]

@@ -14,6 +14,7 @@ from typing import Any
 __all__ = [
     "BEAT_BYTES",
     "FINISHED_TILES",
+    "NEARLY_EMPTY",
     "PRESETS",
     "AcceleratorConfig",
     "ArrayConfig",
@@ -31,6 +32,9 @@ CHANNEL_BYTES = 8
 FINISHED_TILES = 16
 """Finished tiles of sums that can wait for the epilogue, and as many for the softmax unit; those in
 the array's pipeline hold a place as well."""
+
+NEARLY_EMPTY = 12
+"""A ring that has less than this part of its rows does not leave the memory to LOADs."""
 
 ISA_VERSION = 8
 """Part of every configuration hash: changes whenever an instruction's layout or meaning does."""
@@ -131,7 +135,8 @@ class LimitConfig:
 @dataclass(frozen=True, kw_only=True)
 class AcceleratorConfig:
     """One build of the accelerator. ``clock_mhz`` is a target for reports, never a measured
-    figure."""
+    figure. ``drain_rows``: rows of sums, 1 or 2, that the epilogue takes in a cycle where they
+    become bytes of activations, keys or values; programs are the same for both."""
 
     name: str
     array: ArrayConfig
@@ -139,6 +144,7 @@ class AcceleratorConfig:
     limits: LimitConfig
     clock_mhz: float = field(default=300.0)
     watchdog_cycles: int = 1 << 16
+    drain_rows: int = 1
 
     def __post_init__(self) -> None:
         a, m = self.array, self.memory
@@ -154,7 +160,9 @@ class AcceleratorConfig:
             raise ValueError(
                 f"LimitConfig.depth must be a multiple of {a.inputs}, not {self.limits.depth}"
             )
-        _positive(self, "watchdog_cycles")
+        _positive(self, "watchdog_cycles", "drain_rows")
+        if self.drain_rows > 2:
+            raise ValueError(f"drain_rows must be 1 or 2, not {self.drain_rows}")
 
     # Derived sizes -----------------------------------------------------------------------------
     @property
@@ -204,9 +212,10 @@ class AcceleratorConfig:
 
     @property
     def hash(self) -> int:
-        """64 bits over everything that a program depends on (not the name, clock or watchdog)."""
+        """64 bits over everything that a program depends on (not the name, the clock, the watchdog
+        or how fast the epilogue is)."""
         data = self.to_dict()
-        for key in ("name", "clock_mhz", "watchdog_cycles"):
+        for key in ("name", "clock_mhz", "watchdog_cycles", "drain_rows"):
             del data[key]
         data["isa"] = ISA_VERSION
         text = json.dumps(data, sort_keys=True, separators=(",", ":"))
@@ -294,9 +303,10 @@ _ZCU104 = AcceleratorConfig(
         ports=4,
     ),
     limits=LimitConfig(tokens=1280, depth=4096, experts=16, top_k=8, routed=256),
+    drain_rows=2,
 )
 
-_ZCU104_2048 = _ZCU104.but(name="zcu104-2048", array__tokens=4)
+_ZCU104_2048 = _ZCU104.but(name="zcu104-2048", array__tokens=4, drain_rows=1)
 """Half as many products a cycle, as many slices: for one clock."""
 
 _ZCU102 = _ZCU104.but(name="zcu102", memory__ring_rows=2048)

@@ -243,6 +243,7 @@ class Core(Component):
             weights.base.eq(self.stream_base),
             weights.beats.eq(self.stream_beats),
             weights.loading.eq(data.loading),
+            weights.pixels.eq(data.pixels),
             weights.storing.eq(data.axi_w.wvalid),
             weights.between.eq(self.between),
             weights.abort.eq(self.cancel),

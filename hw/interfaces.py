@@ -61,6 +61,7 @@ __all__ = [
     "activation_write",
     "code_word",
     "dial",
+    "finished_tiles",
     "gate_row",
     "load_beat",
     "operand_words",
@@ -152,14 +153,22 @@ def ResidualWrite(config: AcceleratorConfig) -> stream.Signature:  # noqa: N802 
 
 
 def KeyValueWrite(config: AcceleratorConfig) -> Signature:  # noqa: N802 (a signature)
-    """A write of ``outputs`` bytes, bytes ``group * O ..`` of a row; never refused."""
+    """A write of ``outputs`` bytes, bytes ``group * O ..`` of a row; never refused.
+
+    With ``config.drain_rows`` of 2 one of another group of the same row as well: ``second_*``.
+    """
     a = config.array
+    group = {
+        "en": Out(1),
+        "group": Out(ceil_log2(a.inputs)),
+        "data": Out(ArrayLayout(unsigned(ACTIVATION.width), a.outputs)),
+    }
+    second = group if config.drain_rows == 2 else {}
     return Signature(
         {
-            "en": Out(1),
             "addr": Out(ADDRESS_BITS),
-            "group": Out(ceil_log2(a.inputs)),
-            "data": Out(ArrayLayout(unsigned(ACTIVATION.width), a.outputs)),
+            **group,
+            **{f"second_{name}": member for name, member in second.items()},
         }
     )
 
@@ -238,6 +247,11 @@ def accumulators(config: AcceleratorConfig) -> ArrayLayout:
     """One tile of sums: T x O."""
     a = config.array
     return ArrayLayout(ArrayLayout(signed(ACCUMULATOR.width), a.outputs), a.tokens)
+
+
+def finished_tiles(config: AcceleratorConfig) -> ArrayLayout:
+    """The oldest finished tiles of sums, as many as the epilogue takes rows of in a cycle."""
+    return ArrayLayout(accumulators(config), config.drain_rows)
 
 
 def score_tile(config: AcceleratorConfig) -> StructLayout:

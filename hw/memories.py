@@ -204,7 +204,7 @@ class Residual(Component):
 
 
 class KeyValues(Component):
-    """Rows of ``inputs * outputs`` int8; one group of ``outputs`` bytes is written a cycle.
+    """Rows of ``inputs * outputs`` int8; a group of ``outputs`` bytes is written a cycle, or two.
 
     Group g is bytes ``g*O..``. ``read``: a row, one cycle later.
     """
@@ -221,15 +221,20 @@ class KeyValues(Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         a, depth = self._config.array, self._config.memory.kv_rows
-        flat = self.write.data.as_value()
         data = []
         for group in range(a.inputs):
+            here: Value = self.write.en & (self.write.group == group)
+            flat: Value = self.write.data.as_value()
+            if self._config.drain_rows == 2:
+                second = self.write.second_en & (self.write.second_group == group)
+                flat = Mux(second, self.write.second_data.as_value(), flat)
+                here |= second
             for i, memory in enumerate(
                 banks(m, f"group_{group}", width=8 * a.outputs, depth=depth)
             ):
                 write, read = memory.write_port(), memory.read_port()
                 m.d.comb += [
-                    write.en.eq(self.write.en & (self.write.group == group)),
+                    write.en.eq(here),
                     write.addr.eq(self.write.addr),
                     write.data.eq(flat[i * BANK_BITS : (i + 1) * BANK_BITS]),
                     read.en.eq(self.read.en),

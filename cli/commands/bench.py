@@ -21,6 +21,7 @@ from ..options import (
     Model,
     Seed,
     Trace,
+    Weights,
     parse_image_size,
 )
 from ..progress import progress
@@ -122,6 +123,7 @@ def command(
     config: Config = None,
     image_size: ImageSize = None,
     experts: Experts = None,
+    weights: Weights = None,
     tasks: Tasks = "",
     all_tasks: AllTasks = False,
     on_demand: OnDemand = 0,
@@ -155,7 +157,8 @@ def command(
                 size=size,
                 config=hardware(preset, config, _FRAME_PRESET),
                 image=parse_image_size(image_size),
-                experts=experts or DEFAULT_EXPERTS,
+                experts=experts or weights or DEFAULT_EXPERTS,
+                weights=weights or DEFAULT_EXPERTS,
                 router=router,
                 seed=seed,
             )

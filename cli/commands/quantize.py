@@ -11,7 +11,7 @@ from moevit.errors import UserError
 from moevit.files import writable, write_json, write_text
 from moevit.networks import Network
 from moevit.quant.typing import Report, part_of
-from moevit.quantising import CALIBRATION_IMAGES, quantiser_options
+from moevit.quantising import CALIBRATION_IMAGES, narrow_classes, quantiser_options
 from moevit.sources import image_source
 from moevit.workload import Workload
 
@@ -30,6 +30,7 @@ from ..options import (
     Root,
     Seed,
     Size,
+    Weights,
 )
 from ..progress import progress
 from ..workload import hardware, open_workload
@@ -37,6 +38,7 @@ from ..workload import hardware, open_workload
 __all__ = ["command"]
 
 _REPORT_SCENES = 32
+_CLASSES = "classes"
 _COMPARE_SCENES = 500
 
 File = Annotated[
@@ -137,8 +139,8 @@ Compare = Annotated[
     str | None,
     typer.Option(
         metavar="NAMES",
-        help="Score these methods ('all' or a list) at W8A8 and W4A8 instead; no network is "
-        "written.",
+        help="Score these methods ('all' or a list) at W8A8 and W4A8 instead, or 4-bit weights "
+        "in each class of layers ('classes'); no network is written.",
         show_default=False,
     ),
 ]
@@ -173,6 +175,7 @@ def command(
     normals_range: NormalsRange = "signed",
     calibration: CalibrationFiles = None,
     experts: Experts = None,
+    weights: Weights = None,
     method: Method = None,
     clip: Clip = None,
     percentile: Percentile = None,
@@ -193,10 +196,10 @@ def command(
 ) -> None:
     """Calibrate a trained model and make it integer.
 
-    Weights and activations get 8 bits (experts' weights 4 with --experts int4), the residual
-    stream 16. Ranges come from rendered scenes, from the training images of a data set (--data)
-    or from images of your own (--calibration). The result goes to `moevit compile` and, as
-    --model, to `moevit run` and `moevit eval`.
+    Weights and activations get 8 bits (experts' weights 4 with --experts int4, nearly all with
+    --weights int4), the residual stream 16. Ranges come from rendered scenes, from the training
+    images of a data set (--data) or from images of your own (--calibration). The result goes to
+    `moevit compile` and, as --model, to `moevit run` and `moevit eval`.
     """
     if file is not None and model is not None:
         raise UserError(f"--model: {model} beside {file}; expected one of the two")
@@ -232,17 +235,18 @@ def command(
             "margin": margin,
             "compensate": compensate,
             "finetune": finetune,
+            "narrow": None if weights is None else narrow_classes(weights, "--weights"),
         }
         changes = {name: value for name, value in changes.items() if value is not None}
         if compare is not None:
             given = [*changes, *(["experts"] if experts else []), *(["method"] if method else [])]
             if given:
-                name = given[0].replace("_", "-")
+                name = given[0].replace("narrow", "weights").replace("_", "-")
                 raise UserError(f"--{name}: cannot be given together with --compare")
             text, found = _compare(workload, compare, images, scenes, seed, results, docs, report)
         else:
             options = quantiser_options(
-                experts or DEFAULT_EXPERTS, method or DEFAULT_METHOD, changes
+                experts or weights or DEFAULT_EXPERTS, method or DEFAULT_METHOD, changes
             )
             text, found = _quantise(
                 workload, options, output, images, seed, report_folder, scenes, report
@@ -321,22 +325,24 @@ def _compare(
     docs: Path | None,
     report: Report,
 ) -> tuple[str, dict[str, Any]]:
+    from moevit.bench import classes, methods
     from moevit.bench.benchmark import insert
-    from moevit.bench.methods import BEGIN, END, chosen_methods, compare_methods, markdown
 
-    methods = chosen_methods(names)
+    by_class = names == _CLASSES
+    page = classes if by_class else methods
+    chosen = [] if by_class else methods.chosen_methods(names)
     if docs is not None:
-        insert(docs, "", BEGIN, END)  # whether it can be done: before all the work, not after
-    found = compare_methods(
-        workload,
-        workload.source.calibration(workload.model_config, images, part_of(report, 0.0, 0.02)),
-        methods=methods,
-        scenes=scenes or _COMPARE_SCENES,
-        seed=seed,
-        report=report,
+        insert(docs, "", page.BEGIN, page.END)  # whether it can be done: before all the work
+    calibrated = workload.source.calibration(
+        workload.model_config, images, part_of(report, 0.0, 0.02)
     )
+    common: dict[str, Any] = {"scenes": scenes or _COMPARE_SCENES, "seed": seed, "report": report}
+    if by_class:
+        found = classes.compare_classes(workload, calibrated, **common)
+    else:
+        found = methods.compare_methods(workload, calibrated, methods=chosen, **common)
     if results is not None:
         write_json(results, found)
     if docs is not None:
-        write_text(docs, insert(docs, markdown(found), BEGIN, END))
-    return markdown(found), found
+        write_text(docs, insert(docs, page.markdown(found), page.BEGIN, page.END))
+    return page.markdown(found), found

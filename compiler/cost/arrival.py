@@ -91,6 +91,11 @@ class Stream:
         times, self.times = self.times[:block], self.times[block:]
         return np.asarray(times) + self.l.weight_row
 
+    def held(self, share: int) -> bool:
+        """Whether there is a ``share``-th of the ring's rows or more in it."""
+        released = self.weights.points[-1][0]
+        return (self.weights.count - released) * share >= self.weights.depth
+
     def _step(self) -> bool:
         """The next weight row, or a block's header and parameters; whether there was room."""
         speed, config = self.speed.weight_beat, self.config

@@ -3,8 +3,9 @@
 Engines work through their queues in order and semaphores are given in order, so one pass over the
 instructions in program order, with a clock for each part of each engine, is an exact simulation of
 events at the level of tiles: whatever an event waits for has been computed before it. Below tiles
-the model is fluid. The array takes an output tile every ``depth`` cycles, or every T where the
-epilogue is slower; rows of weights arrive at the rate of ports and memory, as the ring has room.
+the model is fluid. The array takes an output tile every ``depth`` cycles, or as often as the
+epilogue drains one where that is slower; rows of weights arrive at the rate of ports and memory, as
+the ring has room.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from moevit.hw.config import BEAT_BYTES, FINISHED_TILES
+from moevit.hw.config import BEAT_BYTES, FINISHED_TILES, NEARLY_EMPTY
 from moevit.hw.image import BlockHeader
 from moevit.hw.isa import (
     INSTRUCTION_BYTES,
     SEMAPHORES,
     TO_ACTIVATIONS,
+    TO_BYTES,
+    TO_KEY_VALUE,
     Attention,
     Destination,
     Fetch,
@@ -237,7 +240,7 @@ class _Model:
         return [self.t] * full + [rest] * (rest > 0)
 
     # Data and norm engines ---------------------------------------------------------------------
-    def contend(self, start: float, beats: float) -> float:
+    def contend(self, start: float, beats: float, *, pixels: bool = False) -> float:
         """Cycles of a beat on the data port, which the memory serves in turn with the others.
 
         ``beats`` from ``start`` on keep back the weights; while those come, they take longer.
@@ -245,6 +248,8 @@ class _Model:
         self.ring.advance(start)
         busy = self.ring.at >= start
         self.ring.at += beats * (self.speed.shared_beat - self.speed.weight_beat)
+        if busy and pixels and self.ring.held(NEARLY_EMPTY):
+            return self.speed.pixel_beat
         return self.speed.shared_beat if busy else self.speed.beat
 
     def load(self, i: Load) -> None:
@@ -268,7 +273,8 @@ class _Model:
             unpack = beats * (
                 BEAT_BYTES // min(sizes.get(LoadKind(i.kind), BEAT_BYTES), BEAT_BYTES)
             )
-        data = max(unpack, beats * self.contend(start, beats))
+        pixels = i.kind == LoadKind.PIXELS
+        data = max(unpack, beats * self.contend(start, beats, pixels=pixels))
         self.sides[side] = start + data
         self.load_free = max(self.load_free, self.sides[side])
         self.busy["load"] += data
@@ -315,26 +321,36 @@ class _Model:
         return self.loader_free + self.l.loader_done
 
     def drain(
-        self, rows: int, otiles: int, depth: int, start: float, end: float, *, shared: bool = False
+        self, rows: int, otiles: int, depth: int, start: float, end: float, mode: int
     ) -> float:
         """The epilogue takes a tile; when the array is done with it. ``written`` follows.
 
-        ``shared``: its writes go where the norm engine's do.
+        Bytes of activations may go in pairs of output tiles, each with a cycle for parameters that
+        shows where tiles wait; keys and values in pairs of rows. Activations are written where the
+        norm engine writes.
         """
-        first = max(self.epilogue_free, start + depth + self.l.array)
-        last = max(first + otiles * rows, end + self.l.array + rows)
-        if shared:
+        wide = 1
+        total = otiles * rows
+        if self.config.drain_rows == 2 and mode in TO_BYTES:
+            wide = min(2, otiles)
+            total = (otiles // 2) * (rows + 1) + otiles % 2 * rows
+        elif self.config.drain_rows == 2 and mode in TO_KEY_VALUE:
+            total = otiles * ceil_div(rows, 2)
+        each = total / otiles
+        first = max(self.epilogue_free, start + wide * depth + self.l.array)
+        last = max(first + total, end + self.l.array + wide * each)
+        if mode in TO_ACTIVATIONS:
             others = 0
             while self.norm_writes and self.norm_writes[0][0] < last:
                 when, count = self.norm_writes.popleft()
                 others += count if when > first else 0
-            last = max(last, first + otiles * rows + others)
+            last = max(last, first + total + others)
         self.mark("epilogue", State.BUSY, first, last)
         self.epilogue_free = last
         self.written = last + self.l.epilogue
         for j in range(max(otiles - FINISHED_TILES - 1, 0), otiles):
-            made = start + (j + 1) * depth + self.l.array + rows
-            self.pops.append(max(first + (j + 1) * rows, made))
+            made = start + ceil_div(j + 1, wide) * wide * depth + self.l.array + wide * each
+            self.pops.append(max(first + (j + 1) * each, made))
         held = self.pops[0] + depth  # the last tile began when there was a place for it
         if held > end:
             self.busy["stall_drain"] += held - end
@@ -374,7 +390,7 @@ class _Model:
                 end = stalled
             self.busy["array"] += block
             self.mark("array", State.BUSY, end - block, end)
-            end = self.drain(rows, i.otiles, i.depth, start, end, shared=i.mode in TO_ACTIVATIONS)
+            end = self.drain(rows, i.otiles, i.depth, start, end, i.mode)
             self.array_free = end
             self.halves.append(end)
             if n + 1 == len(tiles) and not i.keep:
@@ -414,7 +430,8 @@ class _Model:
             self.mark("array", State.SOFTMAX, self.array_free, start)
             self.mark("array", State.BUSY, start, start + values)
             self.epilogue_free = max(self.epilogue_free, ready + self.l.softmax_scale)
-            end = self.drain(rows, i.v_otiles, i.v_tile_pitch, start, start + values)
+            end = start + values
+            end = self.drain(rows, i.v_otiles, i.v_tile_pitch, start, end, Destination.ACT8)
             self.array_free = end
             released.append(end)
             if last:

@@ -108,6 +108,8 @@ class MemorySpeed:
     """cycles of a beat on every weight port, all at work"""
     shared_beat: float
     """cycles of a beat of data while weights come through all ports"""
+    pixel_beat: float
+    """cycles of a beat of pixels while weights leave the first and the last port to them"""
 
     @classmethod
     def of(cls, config: AcceleratorConfig, timing: Timing) -> MemorySpeed:
@@ -117,6 +119,7 @@ class MemorySpeed:
             stretch = timing.refresh_period / (timing.refresh_period - timing.refresh_cycles)
         beat = max(1.0, BEAT_BYTES / timing.bytes_per_cycle)
         together = max(1.0, config.memory.ports * BEAT_BYTES / timing.bytes_per_cycle)
+        fewer = max(1.0, (config.memory.ports - 1) * BEAT_BYTES / timing.bytes_per_cycle)
         every = max(1.0, (config.memory.ports + 1) * BEAT_BYTES / timing.bytes_per_cycle)
         return cls(
             latency=timing.read_latency,
@@ -124,6 +127,7 @@ class MemorySpeed:
             beat=beat * stretch,
             weight_beat=together * stretch,
             shared_beat=every * stretch,
+            pixel_beat=(fewer if config.memory.ports > 2 else every) * stretch,
         )
 
 

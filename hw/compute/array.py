@@ -23,6 +23,7 @@ from ..interfaces import (
     OperandWrite,
     ReadPort,
     accumulators,
+    finished_tiles,
     row_address,
     score_tile,
     weight_row,
@@ -55,8 +56,10 @@ class ComputeArray(Component):
     i : In(stream of array_tile)
     drain : Out(stream of drain_tile)
         Announced when its first step is issued.
-    tile_valid, tile_ready, tile
+    tile_valid, tile_ready, tiles
         The oldest finished tile for the epilogue (first-in first-out).
+    second_valid, second_ready, odd
+        The one behind it, where two are shown: ``tiles[odd]`` is the older. Both leave.
     score : Out(stream of {tile: score_tile, acc: T x O})
         Tiles of scores for the softmax unit.
     operands : In(OperandWrite)
@@ -75,7 +78,10 @@ class ComputeArray(Component):
                 "drain": Out(stream.Signature(drain_tile(config))),
                 "tile_valid": Out(1),
                 "tile_ready": In(1),
-                "tile": Out(accumulators(config)),
+                "second_valid": Out(1),
+                "second_ready": In(1),
+                "odd": Out(1),
+                "tiles": Out(finished_tiles(config)),
                 "score": Out(stream.Signature(scores)),
                 "operands": In(OperandWrite(config)),
                 "half_released": Out(1),
@@ -100,7 +106,7 @@ class ComputeArray(Component):
         m.submodules.issue = issue = StepIssue(config)
         m.submodules.operand_buffer = buffer = OperandBuffer(config)
         m.submodules.dot = dot = DotProducts(config.array)
-        m.submodules.drain_tiles = drain_tiles = FinishedTiles(config)
+        m.submodules.drain_tiles = drain_tiles = FinishedTiles(config, shown=config.drain_rows)
         m.submodules.score_tiles = score_tiles = FinishedTiles(config)
         m.submodules.drains = drains = SmallFifo(drain_tile(config), _ANNOUNCED)
         m.submodules.marks = marks = SmallFifo(score_tile(config), FINISHED_TILES)
@@ -134,11 +140,14 @@ class ComputeArray(Component):
         self._accumulate(m, issue, dot, drain_tiles, score_tiles)
         m.d.comb += [
             self.tile_valid.eq(drain_tiles.valid),
-            self.tile.eq(drain_tiles.tile),
+            self.second_valid.eq(drain_tiles.second),
+            self.odd.eq(drain_tiles.odd),
+            self.tiles.eq(drain_tiles.tiles),
             drain_tiles.pop.eq(self.tile_valid & self.tile_ready),
+            drain_tiles.pop_second.eq(self.second_valid & self.second_ready),
             self.score.valid.eq(score_tiles.valid),
             self.score.payload.tile.eq(marks.o.payload),
-            self.score.payload.acc.eq(score_tiles.tile),
+            self.score.payload.acc.eq(score_tiles.tiles[0]),
             score_tiles.pop.eq(self.score.valid & self.score.ready),
             marks.o.ready.eq(score_tiles.pop),
         ]

@@ -88,8 +88,11 @@ def issued_row(config: AcceleratorConfig) -> StructLayout:
 
     ``slot``: row of the tile; ``otile``: output tile of the instruction; ``head``, ``head_otile``:
     head, and output tile of it; ``first``: first row of the instruction; ``last_otile``: the row's
-    last output tile; ``end``: the instruction's last row of all.
+    last output tile; ``end``: the instruction's last row of all. Where two rows enter at a time,
+    ``next_row``: the tile's next row is the other; ``next_otile``: the same row of the next output
+    tile is.
     """
+    second = {"next_row": unsigned(1), "next_otile": unsigned(1)}
     return StructLayout(
         {
             "slot": range(config.array.tokens),
@@ -99,5 +102,6 @@ def issued_row(config: AcceleratorConfig) -> StructLayout:
             "first": unsigned(1),
             "last_otile": unsigned(1),
             "end": unsigned(1),
+            **(second if config.drain_rows == 2 else {}),
         }
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib.data import ArrayLayout
 from amaranth.lib.wiring import In, Out
@@ -112,7 +114,8 @@ class DestinationAddress(Component):
 
 
 class WriteBack(Component):
-    """Writes a row's values where its destination says, in the same cycle; never refused.
+    """Writes a row's values, or two rows', where the destination says, in the same cycle; never
+    refused.
 
     Members
     -------
@@ -120,6 +123,9 @@ class WriteBack(Component):
         See :class:`DestinationAddress`.
     bytes, words : In
         The values as 8 and as 16 bits.
+    next_row, next_otile, second : In
+        ``second`` are the bytes of the next row, or of the next output tile (``otile`` is even), of
+        the same word or row; with ``config.drain_rows`` of 2.
     activations, residual, kv : Out
         Writes to the memories.
     fault : Out
@@ -128,7 +134,8 @@ class WriteBack(Component):
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self._config = config
-        outputs = config.array.outputs
+        values = ArrayLayout(signed(ACTIVATION.width), config.array.outputs)
+        second = {"next_row": In(1), "next_otile": In(1), "second": In(values)}
         super().__init__(
             {
                 "valid": In(1),
@@ -136,8 +143,9 @@ class WriteBack(Component):
                 "address": In(ADDRESS_BITS),
                 "otile": In(Gemm.shape("otile_base")),
                 "group": In(ceil_log2(config.array.inputs)),
-                "bytes": In(ArrayLayout(signed(ACTIVATION.width), outputs)),
-                "words": In(ArrayLayout(signed(RESIDUAL.width), outputs)),
+                "bytes": In(values),
+                "words": In(ArrayLayout(signed(RESIDUAL.width), config.array.outputs)),
+                **(second if config.drain_rows == 2 else {}),
                 "activations": Out(ActivationWrite(config)),
                 "residual": Out(ResidualWrite(config)),
                 "kv": Out(KeyValueWrite(config)),
@@ -173,11 +181,9 @@ class WriteBack(Component):
             self.kv.addr.eq(self.address),
             self.kv.group.eq(self.group),
         ]
-        # Keys and values are within +-127, as the array demands: -128 becomes -127.
-        m.d.comb += [
-            kept.eq(Mux(value == ACTIVATION.min, -WEIGHT.max, value))
-            for kept, value in zip(self.kv.data, self.bytes, strict=True)
-        ]
+        self._keep(m, self.kv.data, self.bytes)
+        if config.drain_rows == 2:
+            self._second(m, bits)
         outside = (
             (self.activations.valid & (self.address >= mem.activation_words))
             | (self.residual.valid & (self.address >= mem.residual_words))
@@ -186,3 +192,28 @@ class WriteBack(Component):
         with m.If(outside):
             m.d.sync += self.fault.eq(Error.ADDRESS)
         return m
+
+    def _keep(self, m: Module, data: Any, values: Any) -> None:
+        """Keys and values are within +-127, as the array demands: -128 becomes -127."""
+        m.d.comb += [
+            kept.eq(Mux(value == ACTIVATION.min, -WEIGHT.max, value))
+            for kept, value in zip(data, values, strict=True)
+        ]
+
+    def _second(self, m: Module, bits: int) -> None:
+        """The other row: beside the one in the word, or a token further."""
+        write, kv = self.activations.payload, self.kv
+        groups = 1 << bits
+        pieces = len(write.mask) // groups
+        with m.If(self.next_otile & (self.mode != Destination.ACT16)):
+            both = Cat(self.bytes, self.second)
+            m.d.comb += [
+                Value.cast(write.data).eq(both.replicate(groups // 2)),
+                write.mask.eq(((1 << (2 * pieces)) - 1) << (self.otile[:bits] * pieces)),
+            ]
+        token = Mux(self.mode == Destination.VALUE, 1, groups)
+        m.d.comb += [
+            kv.second_en.eq(kv.en & self.next_row),
+            kv.second_group.eq(self.group | token),
+        ]
+        self._keep(m, kv.second_data, self.second)

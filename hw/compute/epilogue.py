@@ -1,7 +1,8 @@
-"""Epilogue: turns finished tiles of sums into what the next operator reads, one token row a cycle.
+"""Epilogue: turns finished tiles of sums into what the next operator reads, a token row a cycle.
 
 Every row goes the same way, whatever its destination, in ten stages: issue and addressing, bias and
-requantisation, activation beside residual addition, write.
+requantisation, activation beside residual addition, write. Where rows become bytes a configuration
+may take two a cycle (``drain_rows``): a second lane without residual, gate or addresses of its own.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from ..interfaces import (
     ReadPort,
     ResidualRead,
     ResidualWrite,
-    accumulators,
     dial,
+    finished_tiles,
     gate_row,
     param_address,
     param_row,
@@ -38,6 +39,7 @@ from .gate_rows import GateRows
 from .narrow import ResidualAdd, ToBytes
 from .requantise import Requantise
 from .row_issue import RowIssue
+from .second_row import SecondRow
 
 __all__ = ["Epilogue"]
 
@@ -47,15 +49,15 @@ _FOR_GATE = ("experts", "top_k", "renormalise")
 class Epilogue(Component):
     """Takes the oldest tile of sums row by row and writes its values.
 
-    Latency: 10 cycles from a row of sums to its write. Throughput: one row (O values) a cycle, rows
-    beyond ``count`` take none. Back-pressure: writes are never refused; rows for the gate wait in
-    front of the pipeline for a place in its queue.
+    Latency: 10 cycles from a row of sums to its write. Throughput: one row (O values) a cycle, or
+    two (:class:`RowIssue`); rows beyond ``count`` take none. Back-pressure: writes are never
+    refused; rows for the gate wait in front of the pipeline for a place in its queue.
 
     Members
     -------
     i : In(stream of drain_tile)
-    tile_valid, tile_ready, tile
-        The oldest finished tile of the array.
+    tile_valid, tile_ready, second_valid, second_ready, odd, tiles
+        The oldest finished tiles of the array.
     params : Out(ReadPort)
         Parameter rows.
     param_released, demand_param_released : Out
@@ -79,7 +81,10 @@ class Epilogue(Component):
                 "i": In(stream.Signature(drain_tile(config))),
                 "tile_valid": In(1),
                 "tile_ready": Out(1),
-                "tile": In(accumulators(config)),
+                "second_valid": In(1),
+                "second_ready": Out(1),
+                "odd": In(1),
+                "tiles": In(finished_tiles(config)),
                 "params": Out(ReadPort(param_address(config), param_row(config))),
                 "param_released": Out(POINTER_BITS),
                 "demand_param_released": Out(POINTER_BITS),
@@ -108,7 +113,9 @@ class Epilogue(Component):
         connect(m, gate_rows.o, flipped(self.gate))
         m.d.comb += [
             issue.tile_valid.eq(self.tile_valid),
+            issue.second_valid.eq(self.second_valid),
             self.tile_ready.eq(issue.tile_ready),
+            self.second_ready.eq(issue.second_ready),
             issue.scales_valid.eq(self.scales.valid),
             self.scales.ready.eq(issue.scales_ready),
             issue.gate_full.eq(gate_rows.full),
@@ -120,7 +127,8 @@ class Epilogue(Component):
             destination.tile.eq(d),
             destination.row.eq(issue.row),
             requantise.valid.eq(issue.valid),
-            requantise.tile.eq(self.tile),
+            requantise.tiles.eq(self.tiles),
+            requantise.odd.eq(self.odd),
             requantise.slot.eq(issue.row.slot),
             requantise.attention.eq(d.kind == Kind.ATTENTION),
             requantise.scales.eq(self.scales.payload),
@@ -150,7 +158,8 @@ class Epilogue(Component):
         p.add(residual=self.residual_read.data)
         p.delay(Requantise.latency - p.latency)
         self._to_gate(m, p, requantise.values, gate_rows)
-        self._finish(m, p, requantise.values)
+        second = self._second_row(m, issue, p) if config.drain_rows == 2 else None
+        self._finish(m, p, requantise.values, second)
 
         gives = Pipeline(m, valid=issue.give.valid, id=issue.give.id, count=issue.give.count)
         gives.delay(p.latency)
@@ -188,8 +197,26 @@ class Epilogue(Component):
             *(logits[name].eq(p.tag[name]) for name in _FOR_GATE),
         ]
         p.drop("token", "row", "enough", *_FOR_GATE)
+        if self._config.drain_rows == 2:
+            p.add(next_row=row.next_row, next_otile=row.next_otile)
 
-    def _finish(self, m: Module, p: Pipeline, values: Value) -> None:
+    def _second_row(self, m: Module, issue: RowIssue, p: Pipeline) -> SecondRow:
+        """The other lane, beside the first."""
+        m.submodules.second_row = second = SecondRow(self._config)
+        m.d.comb += [
+            second.valid.eq(issue.valid),
+            second.row.eq(issue.row),
+            second.tiles.eq(self.tiles),
+            second.odd.eq(self.odd),
+            second.attention.eq(self.i.payload.kind == Kind.ATTENTION),
+            second.scales.eq(self.scales.payload),
+            second.params.eq(self.params.data),
+            second.ahead.eq(issue.ahead),
+            *(getattr(second, n).eq(p.tag[n]) for n in ("mode", "mult", "shift", "zero_point")),
+        ]
+        return second
+
+    def _finish(self, m: Module, p: Pipeline, values: Value, second: SecondRow | None) -> None:
         """The second product, bytes and words side by side, and the memories."""
         m.submodules.activate = activate = Activate(self._config)
         m.submodules.to_bytes = to_bytes = ToBytes(self._config)
@@ -211,6 +238,9 @@ class Epilogue(Component):
         p.drop("values", "products", "shift", "zero_point", "residual")
         p.delay(ToBytes.latency)
         feed(write, "mode", "address", "otile", "group")
+        if second is not None:
+            feed(write, "next_row", "next_otile")
+            m.d.comb += write.second.as_value().eq(second.bytes.as_value())
         m.d.comb += [
             write.bytes.eq(to_bytes.bytes),
             write.words.eq(add.words),

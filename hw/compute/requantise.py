@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Module, Mux, signed
+from amaranth.hdl import Array, Module, Mux, Value, signed
 from amaranth.lib.data import ArrayLayout
 from amaranth.lib.wiring import In, Out
 
 from moevit.quant.formats import ACCUMULATOR, SHIFT_BITS, VALUE
 
 from ..config import AcceleratorConfig
-from ..interfaces import accumulators, param_row, row_scales
+from ..interfaces import finished_tiles, param_row, row_scales
 from ..lib.component import Component
-from ..lib.pipeline import Pipeline, double_shift, round_saturate
+from ..lib.pipeline import Pipeline, coarse_shift, fine_shift, round_saturate
 
 __all__ = ["Requantise"]
 
@@ -23,8 +23,8 @@ class Requantise(Component):
 
     Members
     -------
-    valid, tile, slot, attention, scales : In
-        A row of a tile of sums enters; attention takes its row's scale and no bias.
+    valid, tiles, odd, slot, attention, scales : In
+        A row of tile ``odd`` enters; attention takes its row's scale and no bias.
     params : In
         Parameters of the row that entered a cycle ago.
     values : Out
@@ -38,7 +38,8 @@ class Requantise(Component):
         super().__init__(
             {
                 "valid": In(1),
-                "tile": In(accumulators(config)),
+                "tiles": In(finished_tiles(config)),
+                "odd": In(1),
                 "slot": In(range(config.array.tokens)),
                 "attention": In(1),
                 "scales": In(row_scales(config)),
@@ -51,11 +52,15 @@ class Requantise(Component):
         m = Module()
         array = self._config.array
         p = Pipeline(m, valid=self.valid, attention=self.attention)
-        with p.step() as reg:
-            sums = [
-                reg(Array(self.tile[t][o] for t in range(array.tokens))[self.slot], name="sum")
-                for o in range(array.outputs)
+
+        def chosen(o: int) -> Value:
+            rows: list[Value] = [
+                Array(tile[t][o] for t in range(array.tokens))[self.slot] for tile in self.tiles
             ]
+            return rows[0] if len(rows) == 1 else Mux(self.odd, rows[1], rows[0]).as_signed()
+
+        with p.step() as reg:
+            sums = [reg(chosen(o), name="sum") for o in range(array.outputs)]
             scale = self.scales[self.slot]
             row_mult, row_shift = reg(scale.mult, name="mult"), reg(scale.shift, name="shift")
         attention, channels = p.tag["attention"], list(self.params)
@@ -73,10 +78,16 @@ class Requantise(Component):
             product = [reg(v * n, name="product") for v, n in zip(biased, mult, strict=True)]
             shift = [reg(n, name="shift") for n in shift]
         with p.step() as reg:
-            doubled = [
-                reg(double_shift(v, n), name="doubled") for v, n in zip(product, shift, strict=True)
+            shifted = [
+                reg(coarse_shift(v, n, VALUE.width), name="shifted")
+                for v, n in zip(product, shift, strict=True)
             ]
         with p.step() as reg:
-            values = [reg(round_saturate(m, v, VALUE, name="value"), name="value") for v in doubled]
+            values = [
+                reg(
+                    round_saturate(m, fine_shift(v, VALUE.width), VALUE, name="value"), name="value"
+                )
+                for v in shifted
+            ]
         m.d.comb += [out.eq(value) for out, value in zip(self.values, values, strict=True)]
         return m

@@ -11,11 +11,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, ValueLike, signed
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, ValueLike, signed
 
 from moevit.quant.formats import QFormat
 
-__all__ = ["Pipeline", "double_shift", "pairwise", "round_saturate"]
+__all__ = [
+    "Pipeline",
+    "coarse_shift",
+    "double_shift",
+    "fine_shift",
+    "pairwise",
+    "round_saturate",
+]
 
 
 class Pipeline:
@@ -103,6 +110,45 @@ def double_shift(value: ValueLike, shift: ValueLike) -> Value:
     return Value.cast(doubled >> shift)
 
 
+_FINE = 3  # bits of a shift that are left to the second stage
+
+
+def coarse_shift(value: ValueLike, shift: ValueLike, width: int) -> Value:
+    """The first of two stages of :func:`double_shift`, by eights; :func:`fine_shift` is the other.
+
+    Of a signed value only the bits that may end in ``width`` go on, and whether others count: so
+    both shifters are narrow, where one of the whole product is wide.
+    """
+    value, shift = Value.cast(value), Value.cast(shift)
+    doubled: Value = Cat(Const(0, 1), value)
+    sign, bits, span = value[-1], len(value) + 1, width + (1 << _FINE) + 1
+    found = []
+    for low in range(0, 1 << len(shift), 1 << _FINE):
+        start, end = min(low, bits), min(low + span, bits)
+        kept = Cat(doubled[start:end], sign.replicate(span - (end - start)))
+        found.append(Cat(kept, doubled[end:] != sign.replicate(bits - end)))
+    return Cat(Array(found)[shift[_FINE:]], sign, shift[:_FINE])
+
+
+def fine_shift(coarse: Value, width: int) -> Value:
+    """``double_shift`` of what :func:`coarse_shift` took, limited to ``width + 1`` bits, signed."""
+    span = width + (1 << _FINE) + 1
+    kept, beyond, sign, fine = (
+        coarse[:span].as_signed(),
+        coarse[span],
+        coarse[span + 1],
+        coarse[span + 2 :],
+    )
+    shifted = (kept >> fine)[:span]
+    outside = beyond | (shifted[width:] != sign.replicate(span - width))
+    return Mux(outside, _edge(sign, width), shifted[: width + 1]).as_signed()
+
+
+def _edge(sign: Value, width: int) -> Value:
+    """The least and the largest even value of ``width + 1`` bits."""
+    return Cat(Const(0, 1), (~sign).replicate(width - 1), sign)
+
+
 def round_saturate(m: Module, doubled: ValueLike, form: QFormat, *, name: str = "rounded") -> Value:
     """``form.saturate((doubled + 1) >> 1)`` of a signed value, as a combinational signal.
 
@@ -115,8 +161,7 @@ def round_saturate(m: Module, doubled: ValueLike, form: QFormat, *, name: str = 
     if len(doubled) > width + 1:
         sign, outside = doubled[-1], Signal(name=f"{name}_outside")
         m.d.comb += outside.eq(doubled[width:-1] != sign.replicate(len(doubled) - width - 1))
-        edge = Cat(Const(0, 1), (~sign).replicate(width - 1), sign)  # -2**width or 2**width - 2
-        doubled = Mux(outside, edge, doubled[: width + 1]).as_signed()
+        doubled = Mux(outside, _edge(sign, width), doubled[: width + 1]).as_signed()
     total = Signal(signed(width + 2), name=f"{name}_sum")
     result = Signal(signed(width), name=name)
     over = ~total[-1] & total[width]  # only from 2**width - 1, by the carry

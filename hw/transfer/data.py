@@ -67,6 +67,8 @@ class DataEngine(Component):
         Out(1). Nothing in flight, also in the cycle of ``abort``.
     loading:
         Out(sides). Data of a LOAD is being read through this port.
+    pixels:
+        Out(1). A LOAD of pixels is under way.
     load_busy, store_busy:
         Out(1). An instruction is waiting or executed.
     fault:
@@ -110,6 +112,7 @@ class DataEngine(Component):
                 "abort": In(1),
                 "quiet": Out(1),
                 "loading": Out(data_load.sides(config)),
+                "pixels": Out(1),
                 "load_busy": Out(1),
                 "store_busy": Out(1),
                 "fault": Out(Error),
@@ -190,6 +193,7 @@ class DataEngine(Component):
             store.cancel.eq(cancel),
             self.quiet.eq(Cat(idle for each in readers for idle in each.idle).all() & store.quiet),
             self.load_busy.eq(load.busy),
+            self.pixels.eq(load.pixels),
             self.store_busy.eq(store.busy),
         ]
         with m.If(self.fault == Error.NONE):

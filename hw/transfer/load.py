@@ -69,6 +69,8 @@ class LoadEngine(Component):
         ``load_beat``).
     job, beat, data, freed:
         A requester of a :class:`bursts.Reader` for each of :func:`sides`.
+    pixels:
+        Out(1). A LOAD of pixels has been asked for and is not yet written.
     busy:
         Out(1). An instruction is waiting or executed.
     fault:
@@ -94,6 +96,7 @@ class LoadEngine(Component):
                 "beat": In(1).array(self._sides),
                 "data": In(_BEAT).array(self._sides),
                 "freed": Out(1).array(self._sides),
+                "pixels": Out(1),
                 "busy": Out(1),
                 "fault": Out(Error),
             }
@@ -120,6 +123,8 @@ class LoadEngine(Component):
             ]
             landed.append(landing.o)
             handed.append(queue)
+        oldest = handed[0].o
+        m.d.comb += self.pixels.eq(oldest.valid & (oldest.payload.kind == LoadKind.PIXELS))
         first, second = (handed[0].o.payload, landed[0]), (handed[-1].o.payload, landed[-1])
         patches, words = self._activations(m, *first, starts)
         ended = {

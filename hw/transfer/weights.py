@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from .. import isa
-from ..config import BEAT_BYTES, AcceleratorConfig
+from ..config import BEAT_BYTES, NEARLY_EMPTY, AcceleratorConfig
 from ..interfaces import (
     POINTER_BITS,
     AxiRead,
@@ -31,7 +31,6 @@ from .weight_rings import Ring
 __all__ = ["WeightEngine"]
 
 _BEAT_SHIFT = ceil_log2(BEAT_BYTES)
-_NEARLY_EMPTY = 8  # a ring that has less than this part of its rows
 _CHOSEN = 256
 """Bits of a row for which one register says which ring they come from."""
 _RINGS = ("ring", "param", "demand", "demand_param")
@@ -72,7 +71,12 @@ class WeightEngine(Component):
         In(POINTER_BITS). Rows that the readers are done with.
     loading:
         In(sides). The data engine reads through this port. The stream leaves the port to it as long
-        as the ring is not nearly empty: what is loaded is waited for, what is streamed is not yet.
+        as its part of the ring is not nearly empty: what is loaded is waited for, what is streamed
+        is not yet.
+    pixels:
+        In(1). An image is being read through the first port. Of more ports than those of the data
+        engine the last then leaves the memory alone in the same way, so that the first has all of
+        its own rate; it catches up while the others wait for room.
     storing, between:
         In(1). Results are written; what is streamed belongs to the next frame. The stream then
         leaves the same ports alone, and so the memory's time to what a frame's end waits for.
@@ -112,6 +116,7 @@ class WeightEngine(Component):
                 "params": In(ReadPort(param_address(config), param_row(config))),
                 **pointers,
                 "loading": In(sides(config)),
+                "pixels": In(1),
                 "storing": In(1),
                 "between": In(1),
                 "abort": In(1),
@@ -140,15 +145,17 @@ class WeightEngine(Component):
             m.d.sync += given_up.eq(1)
         for port in ports:
             m.d.comb += port.cancel.eq(given_up)
-        rows = Signal(range(self._config.memory.ring_rows + 1))  # in the ring
-        ahead = rows >= self._config.memory.ring_rows // _NEARLY_EMPTY
-        m.d.sync += [
-            rows.eq(self.ring_filled - self.ring_released),
-            *(
-                port.hold.eq((busy & ahead) | (self.storing & self.between))
-                for port, busy in zip(ports, self.loading, strict=False)
-            ),
-        ]
+        enough = self._config.memory.ring_rows // NEARLY_EMPTY
+        yields = dict(enumerate(self.loading))
+        if len(ports) > len(self.loading):
+            yields[len(ports) - 1] = self.pixels
+        for p, busy in yields.items():
+            rows = Signal(range(self._config.memory.ring_rows + 1), name=f"rows_{p}")  # of its part
+            between = self.storing & self.between & (p < len(self.loading))
+            m.d.sync += [
+                rows.eq(ports[p].ring_filled - self.ring_released),
+                ports[p].hold.eq((busy & (rows >= enough)) | between),
+            ]
         with m.If(self.fault == Error.NONE):
             with m.If(Cat(port.bad_read for port in ports).any()):
                 m.d.sync += self.fault.eq(Error.READ)

@@ -182,8 +182,7 @@ class _Student:
 
         def take(name: str, exact: FloatLinear) -> FloatLinear:
             if _TRAINED.fullmatch(name):
-                bits = options.expert_bits if ".experts." in name else 8
-                self.matrices[name] = _Matrix(exact, name, made, bits)
+                self.matrices[name] = _Matrix(exact, name, made, options.bits(name))
             return exact
 
         with_layers(network, take)

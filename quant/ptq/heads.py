@@ -57,15 +57,15 @@ class HeadQuantiser(Layers):
         norm: FloatNorm,
         name: str,
         consumers: Sequence[FloatLinear],
-        narrow: Sequence[FloatLinear] = (),
+        widths: Sequence[int] = (),
         *,
         step: float | None = None,
     ) -> tuple[LayerNorm, Encoding]:
         """LayerNorm to int8, and what its codes mean to the consumers.
 
-        The codes stand for ``x_hat``; the norm's own gain and bias pass on to the consumers,
-        of which ``narrow`` are those whose weights have ``expert_bits``. ``step``: of what it
-        reads, the residual stream's if None.
+        The codes stand for ``x_hat``; the norm's own gain and bias pass on to the consumers, whose
+        weights have ``widths`` bits (default: 8). ``step``: of what it reads, the residual stream's
+        if None.
         """
         site = self.stats.site(name)
         own = Encoding(scale=norm.gain.astype(np.float64), offset=norm.bias.astype(np.float64))
@@ -73,9 +73,8 @@ class HeadQuantiser(Layers):
             FloatLinear(
                 weight=c.weight * own.scale, bias=c.bias + (c.weight * own.offset).sum(axis=1)
             )
-            for c in (*consumers, *narrow)
+            for c in consumers
         ]
-        widths = [8] * len(consumers) + [self.options.expert_bits] * len(narrow)
         inner = self.encodings[name] = self.channels(name, site, folded, widths)
         dim = self.net.geometry.dim
         eps = round(norm.eps * (dim / (step or self.residual)) ** 2)
@@ -179,7 +178,9 @@ class HeadQuantiser(Layers):
         if head.mean:
             mean, seen, rows = self.mean_of(f"{name}.mean", seen)
         return Head(
-            linear=self.linear(head.linear, seen, scale, name=name, rows=rows),
+            linear=self.linear(
+                head.linear, seen, scale, name=name, bits=self.options.bits("heads"), rows=rows
+            ),
             channels=head.channels,
             upscale=head.upscale,
             class_token=head.class_token,

@@ -8,7 +8,14 @@ from ..formats import WEIGHT_BITS
 from .ranges import Clip, check_clip
 from .rounding import Rounding, check_rounding
 
-__all__ = ["Options"]
+__all__ = ["CLASSES", "NARROW", "Options"]
+
+CLASSES = ("patch_embed", "q", "k", "v", "proj", "fc1", "fc2", "routers", "heads")
+"""Classes of layers beside the experts; ``fc1`` and ``fc2`` are those of dense blocks, ``heads``
+linear ones."""
+
+NARROW = ("q", "k", "v", "proj", "fc1", "fc2")
+"""Those that bear 4 bits (docs/accuracy.md) and have all but a percent of these layers' weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +25,8 @@ class Options:
     ``clip``: range of activations and weight rows. ``percentile``: for the method of that name.
     ``migrate``: exponents to try for per-channel activation scales, 0 one scale for all channels, 1
     each channel its own range. ``headroom``: of the residual stream and the heads' outputs, over
-    the calibrated maximum. ``expert_bits``: of the experts' weights, 8 or 4; all others have 8.
+    the calibrated maximum. ``expert_bits``: of the experts' weights, 8 or 4. ``narrow``: classes of
+    other layers (:data:`CLASSES`) whose weights have 4 bits as well; the rest have 8.
     ``rounding``: of weights. ``bias_correction``: keep the mean of each layer's outputs.
     ``balance``: channels that matter little to the consumers get wider ranges, instead of all
     channels ranges up to the widest one's. ``margin``: of activations' ranges, over what
@@ -34,6 +42,7 @@ class Options:
     migrate: tuple[float, ...] = (0.0, 0.5, 0.75, 1.0)
     headroom: float = 1.5
     expert_bits: int = 8
+    narrow: tuple[str, ...] = ()
     rounding: Rounding = "auto"
     bias_correction: bool = False
     finetune: int = 0
@@ -58,3 +67,11 @@ class Options:
             raise ValueError(f"Finetune must be at least 0 steps, not {self.finetune!r}")
         if self.expert_bits not in WEIGHT_BITS:
             raise ValueError(f"Expert bits must be 8 or 4, not {self.expert_bits!r}")
+        if unknown := [name for name in self.narrow if name not in CLASSES]:
+            raise ValueError(f"Narrow must be of {', '.join(CLASSES)}, not {unknown[0]!r}")
+
+    def bits(self, layer: str) -> int:
+        """Of the weights of a layer by its name, which ends in its class, or of a class."""
+        if ".experts." in layer:
+            return self.expert_bits
+        return 4 if layer.rpartition(".")[2] in self.narrow else 8

@@ -1,6 +1,6 @@
 """Post-training quantisation: a float network and its calibration to integers.
 
-W8A8, the experts' weights W4 if asked for.
+W8A8; weights of the experts and of any class of layers W4 if asked for.
 Weights are symmetric per output channel, activations static. What reaches a LayerNorm's consumers,
 and values inside attention, get a scale and a centre for each channel: the norm's own affine (or
 the rows of ``v``) produces them, and the next weights and bias absorb them, so they cost nothing in
@@ -149,7 +149,13 @@ class _Quantiser(AttentionQuantiser):
             codes = pixel.reshape(-1, pixel.shape[-1]).astype(np.float64) - PIXEL_OFFSET
             rows = encoding.decode(codes)
         return self.linear(
-            net.patch_embed, encoding, self.residual, name="patch_embed", rows=rows, taps=pixels
+            net.patch_embed,
+            encoding,
+            self.residual,
+            name="patch_embed",
+            bits=self.options.bits("patch_embed"),
+            rows=rows,
+            taps=pixels,
         )
 
     def entry(self, norm: FloatNorm) -> Entry:
@@ -163,25 +169,26 @@ class _Quantiser(AttentionQuantiser):
     def block(self, index: int, block: FloatBlock) -> Block:
         prefix = f"blocks.{index}."
         a, mlp, flow = block.attention, block.mlp, self.flow
-        norm1, enc1 = self.norm(block.norm1, prefix + "norm1", [a.q, a.k, a.v])
+        bits = self.options.bits
+        widths = [bits(name) for name in ("q", "k", "v")]
+        norm1, enc1 = self.norm(block.norm1, prefix + "norm1", [a.q, a.k, a.v], widths)
         rows = self.after(prefix + "norm1", block.norm1)
         if flow is not None and isinstance(mlp, FloatMoe):
             flow.part()
         seen = None if flow is None else flow.normed(norm1)
         attention = self.attention(a, enc1, index, rows, seen)
         if isinstance(mlp, FloatMoe):
-            norm2, enc2 = self.norm(
-                block.norm2,
-                prefix + "norm2",
-                [] if mlp.ahead else list(mlp.routers.values()),
-                [expert.fc1 for expert in mlp.experts],
-            )
+            routers = [] if mlp.ahead else list(mlp.routers.values())
+            widths = [bits("routers")] * len(routers)
+            widths += [self.options.expert_bits] * len(mlp.experts)
+            consumers = [*routers, *(expert.fc1 for expert in mlp.experts)]
+            norm2, enc2 = self.norm(block.norm2, prefix + "norm2", consumers, widths)
             seen = None if flow is None else flow.normed(norm2)
             moe = self.moe(mlp, block.norm2, enc2, index, seen)
             if flow is not None and seen is not None:
                 flow.mixture(moe, seen)
             return Block(norm1=norm1, attention=attention, norm2=norm2, mlp=moe)
-        norm2, enc2 = self.norm(block.norm2, prefix + "norm2", [mlp.fc1])
+        norm2, enc2 = self.norm(block.norm2, prefix + "norm2", [mlp.fc1], [bits("fc1")])
         seen = None if flow is None else flow.normed(norm2)
         rows = self.after(prefix + "norm2", block.norm2)
         real = self.real(flow, prefix + "norm2", block.norm2)
@@ -192,6 +199,7 @@ class _Quantiser(AttentionQuantiser):
             self.stats.site(prefix + "hidden"),
             prefix,
             rows=rows,
+            bits=(bits("fc1"), bits("fc2")),
             seen=seen,
             real=real,
             missing=missing,
@@ -209,14 +217,15 @@ class _Quantiser(AttentionQuantiser):
         *,
         rows: Floats,
         prior: Floats | None = None,
-        bits: int = 8,
+        bits: tuple[int, int],
         seen: Floats | None = None,
         real: Floats | None = None,
         missing: Floats | float = 0.0,
     ) -> Mlp:
         """``site``: of the hidden activations, whose codes start at their minimum.
 
-        ``rows``: inputs of the layer; ``prior``: of any expert, where these are an expert's.
+        ``bits``: of the weights of ``fc1`` and ``fc2``. ``rows``: inputs of the layer; ``prior``:
+        of any expert, where these are an expert's.
         ``seen``, ``real``: input codes and floats of the pictures that go along, ``missing``: what
         else its outputs should make up for.
         """
@@ -244,7 +253,7 @@ class _Quantiser(AttentionQuantiser):
             encoding,
             mlp.activation.step,
             name=prefix + "fc1",
-            bits=bits,
+            bits=bits[0],
             rows=rows,
             prior=prior,
             pair=self.pair(mlp.fc1, seen, real),
@@ -260,7 +269,7 @@ class _Quantiser(AttentionQuantiser):
             out,
             self.residual,
             name=prefix + "fc2",
-            bits=bits,
+            bits=bits[1],
             rows=site.rows,
             prior=hidden_prior,
             pivot=zero_point,
@@ -295,12 +304,13 @@ class _Quantiser(AttentionQuantiser):
         real = self.real(flow, prefix + "norm2", norm)
         logit = 1 / (log2(np.e) * (1 << LOGIT.frac))
         usage = self.stats.usage[index]
-        bits = self.options.expert_bits
+        bits, router_bits = self.options.expert_bits, self.options.bits("routers")
         everything = self.after(prefix + "norm2", norm)
         ahead, seen, gate_rows = None, encoding, everything
         if moe.ahead:
             name = prefix + "ahead"
-            seen = self.channels(name, self.stats.site(name), list(moe.routers.values()))
+            widths = [router_bits] * len(moe.routers)
+            seen = self.channels(name, self.stats.site(name), list(moe.routers.values()), widths)
             ahead = Rescale.from_affine(self.residual / seen.scale, -seen.offset / seen.scale)
             gate_rows = self.stats.site(prefix + "ahead").rows
             self.encodings[prefix + "ahead"] = seen
@@ -318,7 +328,14 @@ class _Quantiser(AttentionQuantiser):
                 pair = self.pair(exact, gate_codes[at], gate_real[at], share=_ROUTER_SHARE)
                 rounding = "descent"  # small, and what it gets wrong sends tokens elsewhere
             return self.linear(
-                exact, seen, logit, name=name, rows=gate_rows, pair=pair, rounding=rounding
+                exact,
+                seen,
+                logit,
+                name=name,
+                bits=router_bits,
+                rows=gate_rows,
+                pair=pair,
+                rounding=rounding,
             )
 
         def own(rows: Floats | None, e: int) -> Floats | None:
@@ -346,7 +363,7 @@ class _Quantiser(AttentionQuantiser):
                     f"{prefix}experts.{e}.",
                     rows=self.expert_rows(everything, prefix, e),
                     prior=everything[:: -(-len(everything) // _PRIOR_ROWS)],
-                    bits=bits,
+                    bits=(bits, bits),
                     seen=own(codes, e),
                     real=own(real, e),
                 )

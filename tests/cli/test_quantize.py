@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from moevit.bench import classes
 from moevit.cli.options import QUANTISATION
 from moevit.compiler import Program
 from moevit.quant.io import load_network
 from moevit.quant.ptq.methods import METHODS
+from moevit.quant.ptq.options import NARROW
 
 
 def test_the_names_are_those_of_the_methods() -> None:
@@ -26,6 +28,7 @@ def test_options_override_the_method(moevit, checkpoint) -> None:
     )
     assert (status, err) == (0, "")
     options = json.loads(out)["options"]
+    assert not options["narrow"]
     assert options == load_network("n.safetensors").meta["quantisation"]
     expected = {
         "clip": "percentile",
@@ -42,6 +45,15 @@ def test_options_override_the_method(moevit, checkpoint) -> None:
     assert expected.items() <= options.items()
 
 
+def test_weights_of_four_bits(moevit, checkpoint) -> None:
+    arguments = ("quantize", checkpoint, "--json", "-o", "n.safetensors", "--images", "2")
+    status, out, err = moevit(*arguments, "--weights", "int4", "--method", "minmax")
+    assert (status, err) == (0, "")
+    options, network = json.loads(out)["options"], load_network("n.safetensors")
+    assert options["expert_bits"] == 4 and options["narrow"] == list(NARROW)
+    assert network.blocks[0].attention.proj.weight_bits == 4
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -51,6 +63,8 @@ def test_options_override_the_method(moevit, checkpoint) -> None:
         (["--migrate", "0,x"], "--migrate: expected numbers such as 0,0.5,1, not '0,x'"),
         (["--compare", "minmax,best"], "--compare: unknown method 'best'"),
         (["--compare", "all", "--clip", "mse"], "--clip: cannot be given together with --compare"),
+        (["--compare", "classes", "--weights", "int4"], "--weights: cannot be given together with"),
+        (["--weights", "int2"], "--weights: unknown format 'int2'; expected int8, int4"),
         (["--results", "r.json"], "--results: needs --compare"),
         (["--model", "other.safetensors"], "--model: other.safetensors beside"),
     ],
@@ -146,6 +160,22 @@ def test_comparison(moevit, checkpoint) -> None:
     assert page.startswith("before\n") and page.endswith("after\n") and "### W4A8" in page
     assert not Path("network.safetensors").exists()
     assert moevit(*arguments)[1] == out  # from the cache
+
+
+@pytest.mark.slow
+def test_comparison_of_classes(moevit, checkpoint, monkeypatch) -> None:
+    monkeypatch.setattr(classes, "CLASSES", ("q", "fc1"))
+    Path("page.md").write_text("before\n<!-- classes: begin -->\n<!-- classes: end -->\nafter\n")
+    arguments = ("quantize", checkpoint, "--json", "--compare", "classes", "--images", "1")
+    status, out, err = moevit(*arguments, "--scenes", "1", "--docs", "page.md")
+    assert (status, err) == (0, "")
+    rows = json.loads(out)["rows"]
+    assert [row["method"] for row in rows] == [
+        *("none", "q", "fc1", "experts", "experts and q, k, v, proj, fc1, fc2", "all")
+    ]
+    assert len({row["delta_m"]["value"] for row in rows}) == len(rows)
+    page = Path("page.md").read_text()
+    assert page.startswith("before\n") and page.endswith("after\n") and "| experts |" in page
 
 
 def test_qdq_export(moevit, checkpoint) -> None:

@@ -28,9 +28,10 @@ def test_hash_covers_what_programs_depend_on(change: dict[str, int]) -> None:
     assert config.but(**change).hash != config.hash
 
 
-def test_hash_ignores_the_clock() -> None:
+def test_hash_ignores_the_clock_and_the_epilogue() -> None:
     config = preset("default")
     assert config.but(clock_mhz=100.0, name="other", watchdog_cycles=99).hash == config.hash
+    assert config.but(drain_rows=2).hash == config.hash
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,7 @@ def test_hash_ignores_the_clock() -> None:
         ({"memory__ports": 3}, "Weight row of 128 bytes"),
         ({"limits__depth": 100}, "depth must be a multiple of 16"),
         ({"limits__top_k": 17}, "top_k must be at most experts"),
+        ({"drain_rows": 3}, "drain_rows must be 1 or 2, not 3"),
     ],
 )
 def test_refused(change: dict[str, int], message: str) -> None:

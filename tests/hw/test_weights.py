@@ -242,13 +242,37 @@ def test_the_stream_leaves_port_0_to_loads_while_it_is_ahead(config):
         dut, memory = bench.dut, bench.memories[0]
         ctx.set(dut.loading, 1)
         await bench.start(ctx, beats)
-        await ctx.tick().until(dut.ring_filled == 4)  # an eighth of the ring
+        await ctx.tick().until(dut.ring_filled == 4)  # of 32: more than a twelfth
         await ctx.tick().repeat(4)
         asked = [len(m.bursts) for m in bench.memories]
         await ctx.tick().repeat(200)
         assert len(memory.bursts) == asked[0]
         assert all(len(m.bursts) > n for m, n in zip(bench.memories[1:], asked[1:], strict=True))
         bench.reading = True
+        await bench.idle(ctx)
+
+    bench.run(test)
+    bench.check(data, "param", "ring")
+
+
+def test_the_last_of_four_ports_leaves_the_memory_to_pixels():
+    config = MICRO.but(array__inputs=16, array__outputs=8, memory__ports=4)
+    bench = Bench(config, stall=0.0)
+    bench.reading = False
+    data = blocks(config, [(2, 28), (2, 60)], 11)
+    beats = image(config, data, at=STREAM_BASE, headers=True, contents=bench.contents)
+
+    async def test(ctx):
+        ctx.set(bench.dut.pixels, 1)
+        await bench.start(ctx, beats)
+        await ctx.tick().until(bench.dut.ring_filled == 4)
+        await ctx.tick().repeat(4)
+        asked = [len(m.bursts) for m in bench.memories]
+        await ctx.tick().repeat(200)
+        more = [len(m.bursts) > n for m, n in zip(bench.memories, asked, strict=True)]
+        assert more == [True, True, True, False]
+        bench.reading = True
+        ctx.set(bench.dut.pixels, 0)
         await bench.idle(ctx)
 
     bench.run(test)

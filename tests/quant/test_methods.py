@@ -9,10 +9,11 @@ from support.float_networks import float_network
 from moevit.quant.check import check_network
 from moevit.quant.float.network import FloatNetwork
 from moevit.quant.golden import Golden
-from moevit.quant.network import Network
+from moevit.quant.network import Moe, Network
 from moevit.quant.ptq import quantize as ptq
 from moevit.quant.ptq.calibrate import Calibration, calibrate
 from moevit.quant.ptq.methods import DEFAULT, METHODS, PLAIN, about, method
+from moevit.quant.ptq.options import CLASSES
 from moevit.quant.ptq.quantize import Options, quantise
 from moevit.quant.ptq.ranges import Encoding
 from moevit.quant.random_network import random_images
@@ -43,6 +44,27 @@ def test_each_method(name: str, prepared: tuple[FloatNetwork, Calibration]) -> N
     assert noise(net, quantised) < 0.03
     assert quantised.meta["quantisation"]["expert_bits"] == 4
     assert about(name)
+
+
+def test_classes_of_four_bits(prepared: tuple[FloatNetwork, Calibration]) -> None:
+    """Those that are named have them, no other layer; rounding looks at the right width."""
+    net, stats = prepared
+    for narrow in ((), *((name,) for name in CLASSES), CLASSES):
+        quantised = quantise(net, stats, Options(narrow=narrow, rounding="nearest"))
+        check_network(quantised)
+        found: dict[str, set[int]] = {"patch_embed": {quantised.patch_embed.weight_bits}}
+        for block in quantised.blocks:
+            a, mlp = block.attention, block.mlp
+            layers = {"q": [a.q], "k": [a.k], "v": [a.v], "proj": [a.proj]}
+            if isinstance(mlp, Moe):
+                layers["routers"] = list(mlp.routers.values())
+                assert {e.fc1.weight_bits for e in mlp.experts} == {8}
+            else:
+                layers |= {"fc1": [mlp.fc1], "fc2": [mlp.fc2]}
+            for name, some in layers.items():
+                found.setdefault(name, set()).update(layer.weight_bits for layer in some)
+        found["heads"] = {head.linear.weight_bits for head in quantised.heads.values()}
+        assert found == {name: {4 if name in narrow else 8} for name in CLASSES}
 
 
 def test_experts_of_four_bits_are_worth_rounding_well() -> None:

@@ -230,6 +230,7 @@ def test_dead_weights_beside_a_bias() -> None:
         ({"migrate": (1.5,)}, "Migrate must be exponents from 0 to 1"),
         ({"headroom": 0.5}, "Headroom must be at least 1, not 0.5"),
         ({"expert_bits": 5}, "Expert bits must be 8 or 4, not 5"),
+        ({"narrow": ("q", "fc3")}, "Narrow must be of patch_embed, q, .*, not 'fc3'"),
     ],
 )
 def test_bad_options(options: dict[str, Any], message: str) -> None:

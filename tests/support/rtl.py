@@ -56,9 +56,10 @@ SMALL = AcceleratorConfig(
     limits=LimitConfig(tokens=60, depth=432, experts=6, top_k=3),
     clock_mhz=100.0,
     watchdog_cycles=4000,
+    drain_rows=2,
 )
-"""Two ports, four output tiles in an activation word, memories and limits that are no powers of
-two, rings that hold a few output tiles, and a short watchdog."""
+"""Two rows drained a cycle, two ports, four output tiles in an activation word, memories and limits
+that are no powers of two, rings that hold a few output tiles, and a short watchdog."""
 
 ODD = SMALL.but(name="odd", array__tokens=6)
 """Six tokens: tiles are no power of two, and no multiple of the outputs or fraction of them."""
