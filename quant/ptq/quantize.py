@@ -56,7 +56,7 @@ Floats = np.ndarray[Any, np.dtype[Any]]
 _FINEST_GELU = 0.73
 """Output steps for each 1/256 of GELU, at most: keeps int8 GELU within one step of exact."""
 
-_ROUTER_SHARE = 0.03
+_ROUTER_SHARE = 0.005
 """Of the damping, for routers: a wrong choice costs more than a logit's error does."""
 
 _FEW_ROWS = 64
