@@ -175,7 +175,7 @@ def run_experts(
             continue
         keep(f"{prefix}experts.{e}.tokens", rows)
         hidden = keep(
-            f"{prefix}experts.{e}.hidden", expert.gelu.compute(expert.fc1.values(y[rows]))
+            f"{prefix}experts.{e}.hidden", expert.hidden.compute(expert.fc1.values(y[rows]))
         )
         x[rows] = expert.fc2.add(x[rows], hidden, scores[rows, rank])
     return x, indices, scores
@@ -334,7 +334,7 @@ class Golden:
         mlp = block.mlp
         assert isinstance(mlp, Mlp)
         y = keep(prefix + "norm2", block.norm2.compute(x))
-        hidden = keep(prefix + "hidden", mlp.gelu.compute(mlp.fc1.values(y)))
+        hidden = keep(prefix + "hidden", mlp.hidden.compute(mlp.fc1.values(y)))
         return keep(prefix + "mlp", mlp.fc2.add(x, hidden))
 
     def _output(self, x: Ints, task: str, keep: _Trace) -> Ints:

@@ -133,7 +133,7 @@ class Flow:
 
     def dense(self, mlp: Mlp, codes: Ints) -> None:
         """An MLP onto the residual stream."""
-        hidden = mlp.gelu.compute(mlp.fc1.values(codes))
+        hidden = mlp.hidden.compute(mlp.fc1.values(codes))
         self.x = mlp.fc2.add(self.x, hidden.reshape(*self.x.shape[:-1], -1))
 
     def mixture(self, moe: Moe, codes: Ints) -> None:

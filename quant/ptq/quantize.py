@@ -30,14 +30,12 @@ from ..float.network import (
     FloatMoe,
     FloatNetwork,
     FloatNorm,
-    gelu,
 )
 from ..formats import ACTIVATION, LOGIT, RESIDUAL, Multiplier
 from ..golden import PIXEL_OFFSET, patchify
 from ..network import Block, Entry, Mlp, Moe, Network, expert_order
 from ..operators.gate import Gate
-from ..operators.gelu import GELU
-from ..operators.linear import GeluOutput, Linear
+from ..operators.linear import HiddenOutput, Linear
 from ..operators.rescale import Rescale
 from ..reproducible import product
 from .attention import AttentionQuantiser
@@ -52,9 +50,6 @@ from .rounding import Rounding
 __all__ = ["Options", "quantise", "quantise_with_parts"]
 
 Floats = np.ndarray[Any, np.dtype[Any]]
-
-_FINEST_GELU = 0.73
-"""Output steps for each 1/256 of GELU, at most: keeps int8 GELU within one step of exact."""
 
 _ROUTER_SHARE = 0.005
 """Of the damping, for routers: a wrong choice costs more than a logit's error does."""
@@ -219,7 +214,7 @@ class _Quantiser(AttentionQuantiser):
         real: Floats | None = None,
         missing: Floats | float = 0.0,
     ) -> Mlp:
-        """``site``: of the hidden activations, whose codes start at GELU's minimum.
+        """``site``: of the hidden activations, whose codes start at their minimum.
 
         ``rows``: inputs of the layer; ``prior``: of any expert, where these are an expert's.
         ``seen``, ``real``: input codes and floats of the pictures that go along, ``missing``: what
@@ -232,20 +227,22 @@ class _Quantiser(AttentionQuantiser):
             high = self.hidden_high(site.sample(SEARCH_ROWS), low, high, mlp.fc2)
         high *= self.options.margin
         levels = ACTIVATION.max - ACTIVATION.min
-        step = max((high - low) / levels, 1 / (_FINEST_GELU * (1 << GELU.frac)))
+        step = max((high - low) / levels, mlp.activation.finest_step)
         zero_point = ACTIVATION.min + round(-low / step)
         if (known := self.fixed.encodings.get(prefix + "hidden")) is not None:
             step = float(known.scale[0])
             zero_point = round(-float(known.offset[0]) / step)
-        gelu_out = GeluOutput(
-            out=Multiplier.from_scale(1 / (step * (1 << GELU.frac))), zero_point=zero_point
+        hidden = HiddenOutput(
+            out=Multiplier.from_scale(mlp.activation.step / step),
+            zero_point=zero_point,
+            function=mlp.activation.name,
         )
-        hidden = mlp.fc2.weight.shape[1]
-        out = Encoding(scale=np.full(hidden, step), offset=np.full(hidden, -step * zero_point))
+        width = mlp.fc2.weight.shape[1]
+        out = Encoding(scale=np.full(width, step), offset=np.full(width, -step * zero_point))
         fc1 = self.linear(
             mlp.fc1,
             encoding,
-            1 / (1 << GELU.frac),
+            mlp.activation.step,
             name=prefix + "fc1",
             bits=bits,
             rows=rows,
@@ -253,11 +250,11 @@ class _Quantiser(AttentionQuantiser):
             pair=self.pair(mlp.fc1, seen, real),
         )
         self.encodings[prefix + "hidden"] = out
-        hidden_prior = None if prior is None else gelu(mlp.fc1(prior))
+        hidden_prior = None if prior is None else mlp.hidden(prior)
         pair = None
         if seen is not None and real is not None:
-            exact = gelu(product(real, mlp.fc1.weight) + mlp.fc1.bias)
-            pair = self.pair(mlp.fc2, gelu_out.compute(fc1.values(seen)), exact, missing)
+            exact = mlp.activation(product(real, mlp.fc1.weight) + mlp.fc1.bias)
+            pair = self.pair(mlp.fc2, hidden.compute(fc1.values(seen)), exact, missing)
         fc2 = self.linear(
             mlp.fc2,
             out,
@@ -269,7 +266,7 @@ class _Quantiser(AttentionQuantiser):
             pivot=zero_point,
             pair=pair,
         )
-        return Mlp(fc1=fc1, gelu=gelu_out, fc2=fc2)
+        return Mlp(fc1=fc1, hidden=hidden, fc2=fc2)
 
     @staticmethod
     def hidden_high(rows: Floats, low: float, high: float, fc2: FloatLinear) -> float:
@@ -371,7 +368,7 @@ class _Quantiser(AttentionQuantiser):
         if site is not None and site.count >= _FEW_ROWS:
             return site
         x_hat = self.stats.site(prefix + "norm2").rows
-        rows = gelu(expert.fc1(x_hat * norm.gain + norm.bias))
+        rows = expert.hidden(x_hat * norm.gain + norm.bias)
         if site is not None:
             rows = np.concatenate([rows, site.rows])
         return Site(
