@@ -51,7 +51,7 @@ __all__ = ["Options", "quantise", "quantise_with_parts"]
 
 Floats = np.ndarray[Any, np.dtype[Any]]
 
-_ROUTER_SHARE = 0.03
+_ROUTER_SHARE = 0.005
 """Of the damping, for routers: a wrong choice costs more than a logit's error does."""
 
 _FEW_ROWS = 64

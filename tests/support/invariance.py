@@ -39,7 +39,7 @@ def transformed(
     def mixed(mlp: FloatMlp) -> FloatMlp:
         order = rng.permutation(len(mlp.fc1.bias))
         fc1 = FloatLinear(weight=mlp.fc1.weight[order], bias=mlp.fc1.bias[order])
-        return FloatMlp(fc1=fc1, fc2=replace(mlp.fc2, weight=mlp.fc2.weight[:, order]))
+        return replace(mlp, fc1=fc1, fc2=replace(mlp.fc2, weight=mlp.fc2.weight[:, order]))
 
     blocks = []
     for block in network.blocks:
