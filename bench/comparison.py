@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moevit.model.config import TOKEN_KINDS
+from moevit.quant.analysis.fit import Fit, fit_of
+from moevit.quant.dial import AS_COMPILED, Dial
 from moevit.quant.golden import Golden
 from moevit.quant.typing import Array, Report, silent
 from moevit.sim.counters import Performance, performance
@@ -99,20 +101,21 @@ def compare(
     tasks: Sequence[str],
     backend: str,
     *,
+    dial: Dial = AS_COMPILED,
     jobs: int = 2,
     recorder: Recorder | None = None,
     report: Report = silent,
 ) -> list[list[Outcome]]:
     """Every image under every task on ``backend``, against the golden and the float model.
 
-    A list for each image, in the order of ``tasks``. The golden and the float model are computed
-    while the device works. ``recorder`` gets what the accelerator of ``sim`` does. ``DeviceError``
-    where it gave up.
+    The golden model has the frames' ``dial``, the float model every expert. A list for each image,
+    in the order of ``tasks``. The golden and the float model are computed while the device works.
+    ``recorder`` gets what the accelerator of ``sim`` does. ``DeviceError`` where it gave up.
     """
     total = expected_cycles(workload, tasks) * len(images)
     frames = len(tasks) * len(images)
     heading = f"{frames} frame{'s' if frames > 1 else ''} on {backend}"
-    golden = None if workload.reference is None else Golden(workload.reference)
+    golden = None if workload.reference is None else Golden(workload.reference.dialled(dial))
 
     def on_cycles(cycles: int) -> None:
         report(heading, min(cycles / total, 0.99))
@@ -120,10 +123,10 @@ def compare(
     pool = workload.pool(backend, min(jobs, frames), on_cycles, report, recorder)
     outcomes = []
     with pool:
-        running = [pool.submit(p.pixels, task) for p in images for task in tasks]
+        running = [pool.submit(p.pixels, task, dial) for p in images for task in tasks]
         done = iter(running)
         for n, image in enumerate(images):
-            exact = golden.run_batch(image.pixels[None], tasks) if golden else {}
+            exact, fit = ({}, None) if golden is None else _golden(golden, image, tasks)
             floats = _float_planes(workload, image, tasks)
             outcomes.append(
                 [
@@ -131,14 +134,32 @@ def compare(
                         workload,
                         image,
                         next(done).result(),
-                        exact[task][0].output if exact else None,
+                        exact.get(task),
                         floats.get(task),
                     )
                     for task in tasks
                 ]
             )
+            integers = any(outcome.difference is not None for outcome in outcomes[-1])
+            if integers and fit is not None and not fit.good:
+                workload.note(
+                    f"{image.name} is unlike what {workload.name} was calibrated on: {fit}; "
+                    "quantize --calibration PATH takes pictures like it"
+                )
             report(heading, (n + 1) / len(images))
     return outcomes
+
+
+def _golden(
+    golden: Golden, image: NamedImage, tasks: Sequence[str]
+) -> tuple[dict[str, Array], Fit]:
+    """The golden model's outputs by task, and how well the picture fits the calibration."""
+    first = golden.run(image.pixels, tasks[0], trace=True)
+    exact = {tasks[0]: first.output}
+    if rest := tasks[1:]:
+        found = golden.run_batch(image.pixels[None], rest)
+        exact |= {task: found[task][0].output for task in rest}
+    return exact, fit_of(first.trace, golden.network.meta.get("clipped"))
 
 
 def _float_planes(workload: Workload, image: NamedImage, tasks: Sequence[str]) -> dict[str, Array]:

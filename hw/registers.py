@@ -12,6 +12,7 @@ from enum import Enum, IntEnum
 __all__ = [
     "COUNTER_BASE",
     "DEVICE_ID",
+    "DIAL",
     "EXPERT_BASE",
     "REGISTER_ADDRESS_BITS",
     "Access",
@@ -62,6 +63,7 @@ class Control(_Described):
     START = 0, "run the program at PROGRAM_BASE, behind those that wait; ignored while FULL"
     ABORT = 1, "give the frame up, and those that wait"
     CLEAR_IRQ = 2, "clear DONE and FAILED"
+    CHAINED = 3, "with START: ignored unless a frame runs or waits, so that none begins unseen"
 
 
 class Status(_Described):
@@ -155,3 +157,23 @@ class Register(IntEnum):
     OUTPUT_BASE = 0x24, Access.READ_WRITE, "address of the outputs", 16
     IRQ_ENABLE = 0x28, Access.READ_WRITE, "bit 0 lets ``irq`` follow done or error"
     FRAMES = 0x2C, Access.READ_ONLY, "frames that ended since reset, complete or given up"
+    TOP_K = (
+        0x40,
+        Access.READ_WRITE,
+        "4 bits: the most experts a token, if below the router's; 0: as compiled",
+    )
+    MIN_SCORE = (
+        0x44,
+        Access.READ_WRITE,
+        "15 bits: no expert of a lower score, if above the router's least; 0: as compiled",
+    )
+    TOP_P = (
+        0x48,
+        Access.READ_WRITE,
+        "16 bits: no expert behind those whose scores add up to that, if below the router's sum; "
+        "0: as compiled",
+    )
+
+
+DIAL = {Register.TOP_K: "top_k", Register.MIN_SCORE: "least", Register.TOP_P: "enough"}
+"""Registers of a frame's dial, and their fields' names (quant/dial.py)."""

@@ -20,6 +20,7 @@ __all__ = [
     "clocks",
     "generate",
     "located_rtlil",
+    "plain_memories",
     "rtlil",
     "watched_rtlil",
     "write",
@@ -49,7 +50,7 @@ def generate(config: AcceleratorConfig, platform: Any = None) -> str:
     os.environ.setdefault("AMARANTH_USE_YOSYS", "builtin")
     from amaranth.back import verilog
 
-    with _plain_memories():
+    with plain_memories():
         return verilog.convert(
             **_design(config, platform), emit_src=False, strip_internal_attrs=True
         )
@@ -64,7 +65,7 @@ def located_rtlil(config: AcceleratorConfig) -> str:
     """The same with the Python line that each signal comes from."""
     from amaranth.back import rtlil  # type: ignore[attr-defined]
 
-    with _plain_memories():
+    with plain_memories():
         text: str = rtlil.convert(**_design(config, None), emit_src=True)
     return text
 
@@ -78,7 +79,7 @@ def watched_rtlil(
 
     get: Any = Fragment.get
     design = _design(config, platform)
-    with _plain_memories():
+    with plain_memories():
         design["elaboratable"] = top = get(design["elaboratable"], platform)
         signals, fields = bring_out(top, watch)
         design["ports"] |= {n: (s, PortDirection.Output) for n, s in signals.items()}
@@ -105,7 +106,7 @@ def _design(config: AcceleratorConfig, platform: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def _plain_memories() -> Iterator[None]:
+def plain_memories() -> Iterator[None]:
     """Leave memories without initial values where those are all zero; nothing here reads them.
 
     Amaranth writes one statement a word otherwise, which is nine tenths of the text and of the

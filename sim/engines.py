@@ -13,6 +13,7 @@ from moevit.hw.compute.norm_roots import DIM_BITS, longest_row
 from moevit.hw.config import BEAT_BYTES, AcceleratorConfig
 from moevit.hw.image import BlockHeader, unpack_channels
 from moevit.hw.isa import (
+    ACTIVATED,
     TO_KEY_VALUE,
     TO_RESIDUAL,
     TOKEN_BITS,
@@ -27,10 +28,11 @@ from moevit.hw.isa import (
     Store,
 )
 from moevit.hw.registers import Error
+from moevit.quant.dial import AS_COMPILED, NEVER, Dial
 from moevit.quant.formats import RESIDUAL, SCORE, VALUE, Multiplier, round_shift
 from moevit.quant.operators.gate import Gate
 from moevit.quant.operators.layernorm import LayerNorm
-from moevit.quant.operators.linear import GeluOutput, matmul, to_activation, to_key_value
+from moevit.quant.operators.linear import matmul, to_activation, to_key_value
 from moevit.quant.operators.rescale import Rescale
 from moevit.quant.operators.softmax import Softmax
 from moevit.quant.typing import Ints
@@ -63,11 +65,12 @@ def _lines(i: Gemm, rows: Ints, pitch: int) -> Ints:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bases:
-    """The device's base registers."""
+    """The device's base registers, and its dial."""
 
     program: int
     image: int
     output: int
+    dial: Dial = AS_COMPILED
 
 
 class Engines:
@@ -204,6 +207,7 @@ class Engines:
             end = i.shift + i.experts
             require(0 < i.experts and end <= limits.experts, f"GEMM of experts {i.shift}..{end}")
             require(i.mult <= SCORE.max, f"GEMM of scores from {i.mult}")
+            require(i.target <= NEVER, f"GEMM of scores up to {i.target}")
             require(0 < i.top_k <= min(i.experts, limits.top_k), f"GEMM of top {i.top_k}")
             require(i.tokens <= limits.routed, f"router GEMM of {i.tokens} tokens")
             needed = -(-i.experts // self.config.array.outputs)
@@ -255,11 +259,10 @@ class Engines:
                 starts = word + 2 * ct * array.outputs
             else:
                 starts = word + ct * array.outputs
-                if i.mode == Destination.GELU8:
+                if i.mode in ACTIVATED:
                     out = Multiplier(mult=i.mult, shift=i.shift)
-                    data = GeluOutput(out=out, zero_point=i.zero_point).compute(tiles)
-                else:
-                    data = to_activation(tiles, i.zero_point)
+                    tiles = out.compute(ACTIVATED[Destination(i.mode)].compute(tiles))
+                data = to_activation(tiles, i.zero_point)
             chip.scatter_bytes(chip.activations, starts, data.astype(np.int8))
 
     def _keep_kv(self, i: Gemm, row: Ints, ct: Ints, data: Ints) -> None:
@@ -280,8 +283,14 @@ class Engines:
 
     def route(self, i: Gemm) -> None:
         """The gate unit: queues from the logits of a whole router GEMM."""
-        gate = Gate(experts=i.experts, k=i.top_k, renormalise=bool(i.renormalise), least=i.mult)
-        index, score = gate.compute(np.concatenate(self.logits))
+        gate = Gate(
+            experts=i.experts,
+            k=i.top_k,
+            renormalise=bool(i.renormalise),
+            least=i.mult,
+            enough=i.target,
+        )
+        index, score = gate.dialled(self.bases.dial).compute(np.concatenate(self.logits))
         none = np.zeros(0, np.int64)
         self.chip.queues = [TokenQueue(none, none) for _ in self.chip.queues]
         for e in range(i.experts):

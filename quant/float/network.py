@@ -17,8 +17,9 @@ import numpy as np
 
 from ..golden import patchify, raster, unshuffle
 from ..network import Geometry
+from ..operators.activations import GELU, Activation
 from ..operators.gate import NOBODY
-from ..reproducible import exp, ndtr, product
+from ..reproducible import exp, product
 from ..typing import Floats32, Ints64
 from .layers import FloatLinear, FloatNorm
 from .upsampling import FloatUpsamplingHead, surroundings
@@ -34,7 +35,6 @@ __all__ = [
     "FloatNetwork",
     "FloatNorm",
     "Observe",
-    "gelu",
     "with_layers",
 ]
 
@@ -56,10 +56,15 @@ class FloatAttention:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FloatMlp:
-    """Feed-forward of a block or of one expert, with GELU between its layers."""
+    """Feed-forward of a block or of one expert, with an activation function between its layers."""
 
     fc1: FloatLinear
     fc2: FloatLinear
+    activation: Activation = GELU
+
+    def hidden(self, y: Floats32) -> Floats32:
+        """What the second layer reads."""
+        return self.activation(self.fc1(y))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,7 +74,8 @@ class FloatMoe:
     ``starts``: first of the experts that a task may choose, as many as its router has outputs (0
     where the task is absent). ``renormalise``: scores are a softmax over the chosen experts, not
     over all that may be chosen. ``threshold``: a score not above it counts as 0, its expert is not
-    computed; 0 keeps all. ``ahead``: the router reads the residual stream in front of the block.
+    computed; 0 keeps all. ``top_p``: so does a score behind others that add up to it; 1 keeps all.
+    ``ahead``: the router reads the residual stream in front of the block.
     """
 
     k: int
@@ -78,20 +84,26 @@ class FloatMoe:
     starts: dict[str, int] = field(default_factory=dict)
     renormalise: bool = False
     threshold: float = 0.0
+    top_p: float = 1.0
     ahead: bool = False
 
     def route(self, task: str, logits: Floats32) -> tuple[Ints64, Floats32]:
         """Logits ``(n, E)`` to the chosen experts and their scores, ``(n, k)``, best first.
 
-        A choice that the threshold drops is :data:`~..operators.gate.NOBODY` with score 0.
+        A choice that the threshold or ``top_p`` drops is :data:`~..operators.gate.NOBODY` with
+        score 0.
         """
         probabilities = _softmax(logits)
         chosen = np.argsort(-probabilities, axis=-1, kind="stable")[:, : self.k]
         scores: Floats32 = np.take_along_axis(probabilities, chosen, axis=-1)
         if self.renormalise:
             scores = scores / scores.sum(axis=-1, keepdims=True)
+        dropped = np.zeros(scores.shape, bool)
         if self.threshold:
             dropped = scores <= self.threshold
+        if self.top_p < 1:
+            dropped |= np.cumsum(scores, axis=-1) - scores >= self.top_p
+        if dropped.any():
             scores = np.where(dropped, np.float32(0), scores)
             chosen = np.where(dropped, NOBODY - self.starts.get(task, 0), chosen)
         return chosen + self.starts.get(task, 0), scores
@@ -232,7 +244,7 @@ class FloatNetwork:
 
     @staticmethod
     def _mlp(mlp: FloatMlp, y: Floats32, name: str, watch: _Tap) -> Floats32:
-        return mlp.fc2(watch(name, gelu(mlp.fc1(y))))
+        return mlp.fc2(watch(name, mlp.hidden(y)))
 
     def _moe(
         self, moe: FloatMoe, y: Floats32, gate_input: Floats32, task: str, prefix: str, watch: _Tap
@@ -305,7 +317,8 @@ def with_layers(
     ``routers.<task>``, ``experts.<e>.fc1`` and ``.fc2``."""
 
     def mlp(prefix: str, exact: FloatMlp) -> FloatMlp:
-        return FloatMlp(fc1=layer(prefix + "fc1", exact.fc1), fc2=layer(prefix + "fc2", exact.fc2))
+        fc1, fc2 = layer(prefix + "fc1", exact.fc1), layer(prefix + "fc2", exact.fc2)
+        return replace(exact, fc1=fc1, fc2=fc2)
 
     def head_of(
         name: str, exact: FloatHead | FloatUpsamplingHead
@@ -336,12 +349,6 @@ def with_layers(
         blocks=tuple(blocks),
         heads={task: head_of(f"heads.{task}", head) for task, head in network.heads.items()},
     )
-
-
-def gelu(x: Floats32) -> Floats32:
-    """Exact GELU, ``x * Phi(x)``."""
-    out: Floats32 = x * ndtr(x)
-    return out
 
 
 class _Tap:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moevit.model.config import SCENE_KINDS
+from moevit.model.config import DEFAULT_KINDS
 from moevit.quant.golden import Golden
 
 RESULT_KEYS = {
@@ -47,7 +47,7 @@ def test_a_scene_under_all_tasks(moevit, checkpoint, backend, tmp_path) -> None:
         "size": "micro",
         "backend": backend,
     }
-    assert [r["task"] for r in found["results"]] == list(SCENE_KINDS)
+    assert [r["task"] for r in found["results"]] == list(DEFAULT_KINDS)
     for result in found["results"]:
         assert set(result) == RESULT_KEYS
         assert result["bit_exact"] is (None if backend == "torch" else True)
@@ -59,6 +59,33 @@ def test_a_scene_under_all_tasks(moevit, checkpoint, backend, tmp_path) -> None:
             assert device == reference
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["scene-0-panel.png"]
     assert is_png(tmp_path / "out" / "scene-0-panel.png")
+
+
+@pytest.mark.parametrize("backend", ["golden", "interpreter"])
+def test_fewer_experts(moevit, checkpoint, backend) -> None:
+    command = ("run", "--json", "--task", "depth", *options(checkpoint, backend))
+    whole = json.loads(moevit(*command)[1])
+    status, out, err = moevit(*command, "--top-k", 1, "--top-p", 0.7, "--min-score", 0)
+    found = json.loads(out)
+    assert (status, err) == (0, "") and "dial" not in whole
+    assert found["dial"] == {"top_p": 0.7, "min_score": 0, "top_k": 1}
+    assert found["results"][0]["bit_exact"] is True
+    assert found["results"][0]["metrics"]["device"] != whole["results"][0]["metrics"]["device"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("--top-p", 0), "--top-p: must be above 0 to 1, not 0.0"),
+        (("--min-score", 1), "--min-score: must be from 0 to below 1, not 1.0"),
+        (("--top-k", 0), "--top-k: must be from 1 to 4095, not 0"),
+        (("--top-k", 5), "The dial asks for more than the program was compiled for: top_k 5"),
+    ],
+)
+def test_dials_that_are_refused(moevit, checkpoint, given, message, tmp_path) -> None:
+    status, out, err = moevit("run", *options(checkpoint), *given)
+    assert (status, out) == (2, "") and message in err and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_images_of_the_users(moevit, checkpoint, tmp_path) -> None:
@@ -90,14 +117,14 @@ def test_table(moevit, checkpoint) -> None:
 
 
 def test_another_integer_is_found(moevit, checkpoint, monkeypatch, tmp_path) -> None:
-    original = Golden.run_batch
+    original = Golden.run
 
-    def run_batch(self, images, tasks=None, **others):
-        results = original(self, images, tasks, **others)
-        results["depth"][0].output[1, 2] += 3
-        return results
+    def run(self, image, task, *, trace=False):
+        result = original(self, image, task, trace=trace)
+        result.output[1, 2] += 3 * trace  # not what the device computes with
+        return result
 
-    monkeypatch.setattr(Golden, "run_batch", run_batch)
+    monkeypatch.setattr(Golden, "run", run)
     status, out, err = moevit("run", "--json", "--task", "depth,edges", *options(checkpoint))
     assert status == 1
     assert err.count("\n") == 1 and "Traceback" not in err
@@ -123,7 +150,7 @@ def test_eval(moevit, checkpoint, backend) -> None:
     found = json.loads(out)
     assert set(found) == {"backend", "images", "tasks", "delta_m", "interval"}
     assert found["backend"] == backend and found["images"] == 3
-    assert list(found["tasks"]) == list(SCENE_KINDS)
+    assert list(found["tasks"]) == list(DEFAULT_KINDS)
     assert found["delta_m"] == 0 if backend == "torch" else abs(found["delta_m"]) < 20
     interval = found["interval"]
     low, high = interval["delta_m"]

@@ -18,6 +18,7 @@ from moevit.model.export.qdq import QDQ_OPSET, export_qdq
 from moevit.quant.float.network import FloatLinear, FloatMoe
 from moevit.quant.golden import Golden
 from moevit.quant.network import Moe, Network
+from moevit.quant.operators.activations import ACTIVATIONS, Activation
 from moevit.quant.operators.upsampling import UpsamplingHead
 from moevit.quant.ptq.calibrate import calibrate
 from moevit.quant.ptq.quantize import Options, quantise
@@ -81,7 +82,7 @@ def test_the_file_holds_the_networks_integers(exported: Any) -> None:
     assert stacked.data_type == (onnx.TensorProto.INT4 if narrow else onnx.TensorProto.UINT8)
     expected = np.concatenate([expert.fc2.weight.T for expert in moe.experts], axis=1)
     assert np.array_equal(codes(stacked), expected)
-    biases = [x.fc2.bias + x.gelu.zero_point * x.fc2.weight.sum(axis=1) for x in moe.experts]
+    biases = [x.fc2.bias + x.hidden.zero_point * x.fc2.weight.sum(axis=1) for x in moe.experts]
     found = numpy_helper.to_array(tensors["blocks.1.fc2.bias"])
     assert np.array_equal(found, np.concatenate(biases))
     names = [name for name in tensors if name.endswith(".weight")]
@@ -96,8 +97,22 @@ def test_other_networks(what: dict[str, Any], tmp_path: Path) -> None:
     assert min(found["sqnr_db"] for found in report["difference"].values()) > 28
 
 
+@pytest.mark.parametrize("function", list(ACTIVATIONS.values())[1:], ids=list(ACTIVATIONS)[1:])
+def test_activation_functions(function: Activation, tmp_path: Path) -> None:
+    network = quantised(6, depth=2, activation=function)
+    report = export_qdq(network, tmp_path / "m.onnx", images=random_images(3, network.geometry, 8))
+    assert min(found["sqnr_db"] for found in report["difference"].values()) > 28
+
+
 @pytest.mark.parametrize(
-    "routing", [{"renormalise": True}, {"threshold": 0.3}, {"ahead": True}, {"window": True}]
+    "routing",
+    [
+        {"renormalise": True},
+        {"threshold": 0.3},
+        {"top_p": 0.6, "k": 3},
+        {"ahead": True},
+        {"window": True},
+    ],
 )
 def test_routings(routing: dict[str, Any], tmp_path: Path) -> None:
     net = float_network(8, moe=(0, 1))

@@ -1,6 +1,7 @@
 """The PyTorch model and its float parameters in NumPy compute the same."""
 
 import dataclasses
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from moevit.model.config import SCENE_TASKS, ModelConfig
 from moevit.model.export.float_network import to_float_network
 from moevit.model.m3vit import M3ViT
+from moevit.quant.operators.activations import ACTIVATIONS
 
 CONFIG = ModelConfig(
     name="test",
@@ -33,13 +35,20 @@ ROUTING: list[dict[str, Any]] = [
     {"class_token": False},
     {"gate": "one", "prune_threshold": 0.3, "top_k": 4},
     {"gate_bias": True, "experts_per_task": 3, "renormalise": True},
+    {"top_p": 0.6, "top_k": 3, "prune_threshold": 0.1},
     {**CONDITIONED, "gate_input_ahead": True, "moe_every": 1},
     {**CONDITIONED, "gate_bias": True, "experts_per_task": 2, "expert_starts": (2, 0, 1, 1, 0)},
     {"gate_input_ahead": True, "prune_threshold": 0.99, "renormalise": True, "moe_every": 3},
 ]
 
 
-@pytest.mark.parametrize("changes", [{}, *ROUTING])
+FUNCTIONS = [
+    {"activation": dense, "expert_activation": expert}
+    for dense, expert in pairwise(["gelu", *reversed(ACTIVATIONS)])
+]
+
+
+@pytest.mark.parametrize("changes", [{}, *ROUTING, *FUNCTIONS])
 def test_same_function(changes: dict[str, Any]) -> None:
     torch.manual_seed(0)
     model = M3ViT(dataclasses.replace(CONFIG, **changes)).eval()

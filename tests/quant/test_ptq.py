@@ -58,6 +58,7 @@ def test_mixtures_are_close_to_float() -> None:
         {},
         {"window": 3, "renormalise": True},
         {"threshold": 0.3, "k": 3},
+        {"top_p": 0.5, "k": 3},
         {"ahead": True},
         {"ahead": True, "window": 2, "threshold": 0.2, "renormalise": True},
     ],
@@ -204,7 +205,7 @@ def test_an_expert_without_calibration_tokens() -> None:
     assert isinstance(layer, Moe)
     expert = layer.experts[2]
     y = np.random.default_rng(0).integers(-100, 100, (50, 32))
-    hidden = expert.gelu.compute(expert.fc1.values(y))
+    hidden = expert.hidden.compute(expert.fc1.values(y))
     assert np.std(hidden) > 5
     for task in net.tasks:
         assert layer.order[task][-1] == 2
