@@ -20,6 +20,7 @@ from moevit.hw.transfer import bursts, data
 MICRO = preset("micro")
 SHAPES = {
     "micro": MICRO,  # 8-byte words, two to a beat
+    "ulx3s": MICRO.but(array__inputs=16, array__outputs=2),  # 4-byte words, four to a beat
     "default": MICRO.but(array__inputs=16, array__outputs=8, memory__ports=2),  # words of a beat
     "zcu104": MICRO.but(array__inputs=32, array__outputs=16, memory__ports=4),  # two beats a word
     "mixed": MICRO.but(limits__depth=128, array__inputs=64, array__outputs=8),  # four beats, one
@@ -183,7 +184,7 @@ def store_rows(draw, config):
     """A STORE from either memory with gaps on both sides."""
     residual = draw(st.booleans())
     size = 2 * config.array.outputs if residual else config.array.inputs
-    words = draw(st.integers(1, 12)) * (2 if size < 16 else 1)
+    words = draw(st.integers(1, 12)) * max(16 // size, 1)
     return isa.Store(
         residual=residual,
         source=draw(st.integers(0, 50)),
