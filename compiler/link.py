@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from moevit.hw.config import AcceleratorConfig
+from moevit.hw.checks import code_bytes, crc32, encode_code
+from moevit.hw.config import BEAT_BYTES, AcceleratorConfig
 from moevit.hw.image import HEADER_BYTES, ProgramHeader
-from moevit.hw.isa import INSTRUCTION_BYTES
+from moevit.hw.isa import Fetch, Instruction, Load
 
-from .passes.emit import Code
+from .passes.emit import Code, Item
 from .plan.layout import Bytes, round_up
 
 __all__ = ["ALIGNMENT", "Linked", "link"]
@@ -38,7 +39,7 @@ def link(codes: dict[str, Code], config: AcceleratorConfig) -> Linked:
     headers = {}
     for task, code in codes.items():
         bases[task] = end
-        stream_offset = round_up(HEADER_BYTES + len(code.items) * INSTRUCTION_BYTES, ALIGNMENT)
+        stream_offset = round_up(HEADER_BYTES + code_bytes(len(code.items)), ALIGNMENT)
         headers[task] = ProgramHeader(
             config_hash=config.hash,
             code_offset=HEADER_BYTES,
@@ -65,14 +66,29 @@ def link(codes: dict[str, Code], config: AcceleratorConfig) -> Linked:
         base, header = bases[task], headers[task]
         put(base, header.encode())
         put(base + header.stream_offset, streams[task])
-        for n, item in enumerate(code.items):
-            instruction = item.instruction
-            if item.pool is not None:
-                instruction = replace(instruction, address=pool[item.pool] - base)  # type: ignore[call-arg]
-            put(base + header.code_offset + n * INSTRUCTION_BYTES, instruction.encode())
+        instructions = [
+            _resolved(item, pool[item.pool] - base, data[item.pool], config)
+            if item.pool is not None
+            else item.instruction
+            for item in code.items
+        ]
+        put(base + header.code_offset, encode_code([i.encode() for i in instructions]))
     for name, address in pool.items():
         put(address, data[name])
     return Linked(memory=memory, bases=bases)
+
+
+def _resolved(item: Item, address: int, data: Bytes, config: AcceleratorConfig) -> Instruction:
+    """The instruction with the address and the checks of its pool entry."""
+    i = item.instruction
+    if isinstance(i, Load):
+        check = crc32(data.tobytes()[: i.beats * BEAT_BYTES])
+        return replace(i, address=address, checked=1, check=check)
+    if not isinstance(i, Fetch):
+        raise AssertionError(f"{item.note}: a pool entry for {type(i).__name__}")
+    shares = data.reshape(config.memory.ports, -1)
+    checks = {f"check{p}": crc32(share.tobytes()) for p, share in enumerate(shares)}
+    return replace(i, address=address, checked=1, **checks)
 
 
 def _beats(code: Code, config: AcceleratorConfig) -> int:
@@ -81,4 +97,5 @@ def _beats(code: Code, config: AcceleratorConfig) -> int:
 
 def _stream(code: Code, config: AcceleratorConfig) -> Bytes:
     """Every port's stream, one behind the other."""
-    return np.concatenate([b.striped(config, header=True) for b in code.blocks], axis=1).reshape(-1)
+    blocks = [block.striped(config, number=n) for n, block in enumerate(code.blocks)]
+    return np.concatenate(blocks, axis=1).reshape(-1)

@@ -14,6 +14,7 @@ from typing import Any
 __all__ = [
     "BEAT_BYTES",
     "FINISHED_TILES",
+    "MAX_PORTS",
     "PRESETS",
     "AcceleratorConfig",
     "ArrayConfig",
@@ -28,11 +29,14 @@ BEAT_BYTES = 16
 CHANNEL_BYTES = 8
 """Bytes of one channel's parameters (bias, multiplier, shift) in memory and on chip."""
 
+MAX_PORTS = 4
+"""Memory ports: a FETCH has a check for each."""
+
 FINISHED_TILES = 16
 """Finished tiles of sums that can wait for the epilogue, and as many for the softmax unit; those in
 the array's pipeline hold a place as well."""
 
-ISA_VERSION = 7
+ISA_VERSION = 8
 """Part of every configuration hash: changes whenever an instruction's layout or meaning does."""
 
 
@@ -99,6 +103,8 @@ class MemoryConfig:
 
     def __post_init__(self) -> None:
         _positive(self, *(f.name for f in fields(self)))
+        if self.ports > MAX_PORTS:
+            raise ValueError(f"MemoryConfig.ports must be at most {MAX_PORTS}, not {self.ports}")
         for name in (
             "ring_rows",
             "demand_rows",

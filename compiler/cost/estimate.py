@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from moevit.hw.checks import code_bytes
 from moevit.hw.config import BEAT_BYTES, FINISHED_TILES
 from moevit.hw.image import BlockHeader
 from moevit.hw.isa import (
-    INSTRUCTION_BYTES,
     SEMAPHORES,
     Attention,
     Destination,
@@ -170,9 +170,7 @@ class _Model:
         self.norm_writes: deque[tuple[float, int]] = deque()
         self.kept: Any = None  # arrival times of rows that the next GEMM uses again
         self.beats = (
-            self.header.stream_beats * memory.ports
-            + len(self.code) * INSTRUCTION_BYTES // BEAT_BYTES
-            + 4
+            self.header.stream_beats * memory.ports + code_bytes(len(self.code)) // BEAT_BYTES + 4
         )
         names = ("array", "stall_operand", "stall_weight", "stall_drain", "stall_softmax")
         self.busy = dict.fromkeys(
