@@ -8,13 +8,13 @@ import numpy as np
 
 from moevit.hw.checks import code_bytes, crc32, encode_code
 from moevit.hw.config import BEAT_BYTES, AcceleratorConfig
-from moevit.hw.image import HEADER_BYTES, ProgramHeader
-from moevit.hw.isa import Fetch, Instruction, Load
+from moevit.hw.image import HEADER_BYTES, BlockHeader, ProgramHeader
+from moevit.hw.isa import Fetch, Instruction, Load, LoadKind
 
-from .passes.emit import Code, Item
+from .passes.emit import Code
 from .plan.layout import Bytes, round_up
 
-__all__ = ["ALIGNMENT", "Linked", "link"]
+__all__ = ["ALIGNMENT", "Linked", "link", "sealed"]
 
 ALIGNMENT = 64
 """Bytes: programs, code, streams and pool entries begin at multiples of it."""
@@ -62,33 +62,37 @@ def link(codes: dict[str, Code], config: AcceleratorConfig) -> Linked:
     def put(address: int, content: Bytes | bytes) -> None:
         memory[address : address + len(content)] = np.frombuffer(content, np.uint8)
 
+    for name, address in pool.items():
+        put(address, data[name])
     for task, code in codes.items():
         base, header = bases[task], headers[task]
         put(base, header.encode())
         put(base + header.stream_offset, streams[task])
-        instructions = [
-            _resolved(item, pool[item.pool] - base, data[item.pool], config)
-            if item.pool is not None
-            else item.instruction
-            for item in code.items
-        ]
-        put(base + header.code_offset, encode_code([i.encode() for i in instructions]))
-    for name, address in pool.items():
-        put(address, data[name])
+        words = []
+        for item in code.items:
+            i = item.instruction
+            if item.pool is not None:
+                i = replace(i, address=pool[item.pool] - base)  # type: ignore[call-arg]
+            words.append(sealed(i, memory[base:], config).encode())
+        put(base + header.code_offset, encode_code(words))
     return Linked(memory=memory, bases=bases)
 
 
-def _resolved(item: Item, address: int, data: Bytes, config: AcceleratorConfig) -> Instruction:
-    """The instruction with the address and the checks of its pool entry."""
-    i = item.instruction
-    if isinstance(i, Load):
-        check = crc32(data.tobytes()[: i.beats * BEAT_BYTES])
-        return replace(i, address=address, checked=1, check=check)
-    if not isinstance(i, Fetch):
-        raise AssertionError(f"{item.note}: a pool entry for {type(i).__name__}")
-    shares = data.reshape(config.memory.ports, -1)
-    checks = {f"check{p}": crc32(share.tobytes()) for p, share in enumerate(shares)}
-    return replace(i, address=address, checked=1, **checks)
+def sealed(i: Instruction, program: Bytes, config: AcceleratorConfig) -> Instruction:
+    """The instruction with the checks of what it reads of the ``program`` (bytes from its base
+    on)."""
+    if isinstance(i, Load) and i.kind != LoadKind.PIXELS and not i.stored:
+        table = program[i.address :][: i.beats * BEAT_BYTES]
+        return replace(i, checked=1, check=crc32(table.tobytes()))
+    if isinstance(i, Fetch):
+        rows = BlockHeader(
+            param_rows=i.param_rows, weight_rows=i.weight_rows, packed=bool(i.packed)
+        )
+        size = rows.beats(config) * BEAT_BYTES
+        shares = [program[i.address + p * size :][:size] for p in range(config.memory.ports)]
+        checks = {f"check{p}": crc32(share.tobytes()) for p, share in enumerate(shares)}
+        return replace(i, checked=1, **checks)
+    return i
 
 
 def _beats(code: Code, config: AcceleratorConfig) -> int:

@@ -15,10 +15,12 @@ __all__ = [
     "CHECK_BYTES",
     "CODE_GROUP",
     "START",
+    "check_offset",
     "code_bytes",
     "crc32",
     "decode_code",
     "encode_code",
+    "instruction_check",
     "instruction_offset",
 ]
 
@@ -50,17 +52,27 @@ def instruction_offset(n: int) -> int:
     return group * _GROUP_BYTES + _CHECKS_BYTES + place * _INSTRUCTION_BYTES
 
 
+def instruction_check(word: bytes, n: int) -> int:
+    """Of instruction ``n``: its CRC exclusive-or its number, so that none passes for another."""
+    return crc32(word) ^ n
+
+
+def check_offset(n: int) -> int:
+    """Where the check of instruction ``n`` lies."""
+    group, place = divmod(n, CODE_GROUP)
+    return group * _GROUP_BYTES + place * CHECK_BYTES
+
+
 def encode_code(words: Sequence[bytes]) -> bytes:
     """Instructions of 32 bytes in groups of :data:`CODE_GROUP`: a beat of checks, then the words.
 
-    An instruction's check is its CRC exclusive-or its number, so that none passes in another's
-    place. The last group is as long as its instructions.
+    The last group is as long as its instructions.
     """
     out = bytearray()
     for first in range(0, len(words), CODE_GROUP):
         group = words[first : first + CODE_GROUP]
         checks = b"".join(
-            (crc32(word) ^ n).to_bytes(CHECK_BYTES, "little")
+            instruction_check(word, n).to_bytes(CHECK_BYTES, "little")
             for n, word in enumerate(group, start=first)
         )
         out += checks.ljust(_CHECKS_BYTES, b"\0") + b"".join(group)
@@ -78,8 +90,7 @@ def decode_code(data: bytes, count: int) -> list[tuple[bytes, bool]]:
     for n in range(count):
         at = instruction_offset(n)
         word = data[at : at + _INSTRUCTION_BYTES]
-        group, place = divmod(n, CODE_GROUP)
-        start = group * _GROUP_BYTES + place * CHECK_BYTES
+        start = check_offset(n)
         check = int.from_bytes(data[start : start + CHECK_BYTES], "little")
-        found.append((word, check == crc32(word) ^ n))
+        found.append((word, check == instruction_check(word, n)))
     return found

@@ -70,11 +70,11 @@ class _Entry:
         stream = (header.stream_offset, header.stream_beats)
         bad = [*check_stream(config, steps, blocks), *check_demand(config, steps)]
         yield from bad
-        yield from check_sums(config, self.code, blocks, memory, stream)
         used: dict[int, Inputs] = {}
         if not bad:
             yield from check_values(config, steps, blocks, memory, stream)
             used = used_inputs(config, steps, blocks, memory, stream)
+        yield from check_sums(config, self.code, blocks, memory, stream)
         orders, ledger = order(steps)
         yield from self.accesses(orders, used)
         yield from ledger.finish()
