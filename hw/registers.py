@@ -22,6 +22,7 @@ __all__ = [
     "Error",
     "Register",
     "Status",
+    "damaged",
 ]
 
 DEVICE_ID = int.from_bytes(b"MoeV", "little")
@@ -172,3 +173,16 @@ class Register(IntEnum):
         "what has another CRC, if ERROR says so: bits 0..23 number, or address from the program's "
         "base in units of 64 bytes; bits 24..31 port",
     )
+
+
+def damaged(error: int, damage: int) -> str:
+    """What of a program DAMAGE names, in words; empty for an ``error`` of another kind."""
+    block, port = damage & ((1 << DAMAGE_BITS) - 1), damage >> DAMAGE_BITS
+    if error == Error.CODE:
+        return f"instruction {block}"
+    if error == Error.WEIGHTS:
+        return f"block {block} of port {port}'s stream"
+    if error in (Error.TABLE, Error.FETCHED):
+        at = f"{block * DAMAGE_UNIT:#x} from the program's base"
+        return f"the table at {at}" if error == Error.TABLE else f"port {port}'s weights at {at}"
+    return ""

@@ -37,12 +37,13 @@ from .native import NativeSim
 from .native_library import build_native
 from .stats import RunResult, Stats
 
-__all__ = ["RtlDevice", "Simulator", "board_memory", "build_simulator"]
+__all__ = ["MEMORY_BASE", "RtlDevice", "Simulator", "board_memory", "build_simulator"]
 
 MAX_CYCLES = 50_000_000
 """Of one frame, by default; the device's own watchdog finds a hang much earlier."""
 
-_MEMORY_BASE = 0x1000_0000  # not 0, so that a base address that is ignored shows
+MEMORY_BASE = 0x1000_0000
+"""Where a program lies; not 0, so that a base address that is ignored shows."""
 _PAGE = 4096
 _ABORT_CYCLES = 100_000
 
@@ -166,18 +167,18 @@ class RtlDevice:
                 f"program for {program.config.name} {program.config.hash:016x}, "
                 f"device is {self.config.name} {self.config.hash:016x}",
             )
-        end = _MEMORY_BASE + _pages(len(program.memory))
+        end = MEMORY_BASE + _pages(len(program.memory))
         places = []
         for _ in range(1 + WAITING):
             output = end + _pages(program.image.size)
             places.append((end, output))
             end = output + _pages(program.output_bytes)
         self.close()
-        sim = self._connect(_MEMORY_BASE, end - _MEMORY_BASE, self.timing)
+        sim = self._connect(MEMORY_BASE, end - MEMORY_BASE, self.timing)
         try:
             sim.reset()
             self._identify(sim)
-            sim.write(_MEMORY_BASE, program.memory.tobytes())
+            sim.write(MEMORY_BASE, program.memory.tobytes())
             sim.reg_write(Register.IRQ_ENABLE, 1)
         except BaseException:
             sim.close()
@@ -288,7 +289,7 @@ class RtlDevice:
         sim, (at, output) = self.simulator, place
         sim.write(at, self._loaded.image.pack(image).tobytes())
         sim.write(output, b"\xa5" * written)  # nothing may be left from before
-        sim.reg_write(Register.PROGRAM_BASE, _MEMORY_BASE + base)
+        sim.reg_write(Register.PROGRAM_BASE, MEMORY_BASE + base)
         sim.reg_write(Register.IMAGE_BASE, at)
         sim.reg_write(Register.OUTPUT_BASE, output)
         sim.reg_write(Register.CONTROL, 1 << Control.START)
@@ -305,8 +306,9 @@ class RtlDevice:
         status = sim.reg_read(Register.STATUS)
         if status >> Status.FAILED & 1:
             code = sim.reg_read(Register.ERROR)
+            damage = sim.reg_read(Register.DAMAGE)
             sim.reg_write(Register.CONTROL, 1 << Control.CLEAR_IRQ)
-            raise failure(code, f"task {name}, after {finished.cycles:,} cycles")
+            raise failure(code, f"task {name}, after {finished.cycles:,} cycles", damage=damage)
         if violations := sim.stats.violations:
             raise RuntimeError(f"The accelerator broke the AXI protocol {violations} times")
 

@@ -24,6 +24,7 @@ from moevit.hw.registers import (
     Error,
     Register,
     Status,
+    damaged,
 )
 
 from .errors import (
@@ -296,11 +297,13 @@ class Accelerator:
             self.interrupts_lost += 1
         if status >> Status.FAILED & 1:
             code = self._read(Register.ERROR)
+            where = damaged(code, self._read(Register.DAMAGE))
             self._write(Register.CONTROL, 1 << Control.CLEAR_IRQ)
             if code == Error.HANG:  # answers of this frame may still be under way
                 self._reset()
             meaning = Error(code).meaning if code in list(Error) else "for a reason unknown here"
-            raise FrameError(code, f"task {frame.task}: {meaning} (error {code})")
+            where = f": {where}" if where else ""
+            raise FrameError(code, f"task {frame.task}: {meaning} (error {code}){where}")
         cycles = self._read(COUNTER_BASE + 4 * Counter.CYCLES)
         if not frame._everything:
             self._write(Register.CONTROL, 1 << Control.CLEAR_IRQ)
