@@ -318,8 +318,8 @@ def test_stream(bench: Bench) -> None:
     for port in range(MEMORY.ports):
         share = bench.header.stream_offset + 16 * port * bench.header.stream_beats
         for start in (starts[0], starts[2], starts[-1]):
-            assert both(bench, bench.put(share + 16 * start, b"\0")) == Error.STREAM
-        assert both(bench, bench.put(share + 16 * starts[1] + 12, b"\2")) == Error.STREAM
+            assert both(bench, bench.put(share + 16 * start, bytes(16))) == Error.STREAM
+        assert both(bench, bench.flip(share + 16 * starts[1] + 12, 1)) == Error.STREAM
         too_long = bench.put(share + 16 * starts[1] + 8, word(0x7F_FFFF))
         assert both(bench, too_long) == Error.STREAM
     last = bench.header.stream_offset + 16 * starts[-1]
