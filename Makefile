@@ -5,7 +5,7 @@
 # options to pytest.
 VENV := .venv
 BIN := $(VENV)/bin
-FOLDERS := bench boards cli compiler hw model quant sim
+FOLDERS := bench boards cli compiler hw model quant serve sim
 
 # The stamp is named by the content of what it depends on: time stamps change with each checkout.
 STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt .ci/setup | cksum | tr ' ' '-')

@@ -28,6 +28,8 @@ from .errors import documented
 from .images import load_image
 
 if TYPE_CHECKING:
+    from moevit.sim.trace.recording import Recorder
+
     from .models import Model
     from .networks import Network
     from .programs import Program
@@ -191,6 +193,7 @@ def open_pool(
     network: Network | None = None,
     model: Model | None = None,
     on_cycles: Callable[[int], None] = lambda _cycles: None,
+    recorder: Recorder | None = None,
     report: Report = silent,
 ) -> DevicePool:
     """Up to `count` devices with `program`, each in a thread of its own.
@@ -203,13 +206,13 @@ def open_pool(
         if backend == "sim":
             from moevit.sim.rtl import build_simulator
 
-            build_simulator(program.config, report)
+            build_simulator(program.config, report, watched=recorder is not None)
         elif backend == "torch":
             _ = sources.forward
         elif backend == "onnx":
             _ = sources.onnx
         return DevicePool(
-            lambda: backends.open_device(backend, sources),
+            lambda: backends.open_device(backend, sources, recorder=recorder),
             program.linked,
             count,
             on_cycles=on_cycles,
@@ -223,6 +226,7 @@ def open_device(
     network: Network | None = None,
     model: Model | None = None,
     timing: MemoryTiming | None = None,
+    recorder: Recorder | None = None,
     report: Report = silent,
 ) -> Device:
     """A device with `program` loaded.
@@ -237,6 +241,8 @@ def open_device(
         this process, and needed of one that was read from a file.
     timing:
         Of the memory that `sim` models; the board's DDR4 if None.
+    recorder:
+        Gets what the accelerator of `sim` does in every cycle (:mod:`moevit.sim.trace`).
 
     Raises
     ------
@@ -247,7 +253,9 @@ def open_device(
     """
     sources = _Sources(program, network, model, report)
     with documented():
-        opened = backends.open_device(backend, sources, timing=timing, report=report)
+        opened = backends.open_device(
+            backend, sources, timing=timing, recorder=recorder, report=report
+        )
         try:
             opened.load(program.linked)
         except BaseException:

@@ -13,6 +13,8 @@ from moevit import compiler
 from moevit.compiler import check, disasm
 from moevit.compiler.cost.estimate import Estimate
 from moevit.compiler.cost.estimate import estimate as estimate_task
+from moevit.compiler.cost.timeline import estimated_timeline
+from moevit.compiler.timeline import Timeline
 from moevit.hw.config import AcceleratorConfig
 from moevit.model.config import ModelConfig
 from moevit.quant.typing import Report, silent
@@ -109,12 +111,13 @@ class Estimates:
     """What a program is expected to cost, task by task, and in all.
 
     `useful_macs` are the products that the networks ask for; `macs_per_cycle` those that the array
-    can do.
+    can do. `timelines`: what each unit is expected to do, where that was asked for.
     """
 
     tasks: Mapping[str, Estimate]
     useful_macs: int
     macs_per_cycle: int
+    timelines: tuple[Timeline, ...] = ()
 
     @property
     def cycles(self) -> int:
@@ -156,12 +159,14 @@ def estimate(
     tasks: str | Sequence[str] = ALL_TASKS,
     *,
     preset: PresetLike = DEFAULT_PRESET,
+    timelines: bool = False,
     report: Report = silent,
 ) -> Estimates:
     """Cycles, utilisation and bytes by the compiler's model, without simulating anything.
 
     Tokens go to experts as in calibration; memory is the board's DDR4. Of a network the tasks are
-    compiled for `preset`, one at a time: programs of large networks are large.
+    compiled for `preset`, one at a time: programs of large networks are large. With `timelines`
+    the answer has what each unit is expected to do, cycle by cycle, of one task after the other.
 
     Raises
     ------
@@ -172,7 +177,7 @@ def estimate(
 
     config = what.config if isinstance(what, Program) else configuration(preset)
     chosen, timing = selected(tasks, what.tasks), board_memory(config)
-    found, macs = {}, 0
+    found, macs, drawn = {}, 0, []
     for number, name in enumerate(chosen):
         if isinstance(what, Program):
             program = what.linked
@@ -181,8 +186,15 @@ def estimate(
             program = what.compile(config, [name]).linked
         with documented():
             found[name] = estimate_task(program, name, timing)
+            if timelines:
+                drawn.append(estimated_timeline(program, [name], timing))
         macs += program.task(name).useful_macs
-    return Estimates(tasks=found, useful_macs=macs, macs_per_cycle=config.array.macs)
+    return Estimates(
+        tasks=found,
+        useful_macs=macs,
+        macs_per_cycle=config.array.macs,
+        timelines=tuple(drawn),
+    )
 
 
 def load_program(path: str | os.PathLike[str]) -> Program:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moevit.hw.config import AcceleratorConfig
 from moevit.model.config import ModelConfig
@@ -20,6 +20,9 @@ from .networks import Network, check_fit
 from .programs import Program
 from .quantising import DEFAULT_EXPERTS, DEFAULT_METHOD
 from .sources import RENDERED, ImageSource
+
+if TYPE_CHECKING:
+    from moevit.sim.trace.recording import Recorder
 
 __all__ = ["Workload"]
 
@@ -167,6 +170,7 @@ class Workload:
         count: int,
         on_cycles: Callable[[int], None],
         report: Report | None = None,
+        recorder: Recorder | None = None,
     ) -> DevicePool:
         """Devices of a backend with the program, as :func:`moevit.devices.open_pool` has them."""
         return open_pool(
@@ -176,5 +180,6 @@ class Workload:
             network=None if isinstance(self.subject, Program) else self.quantised_network,
             model=self.subject if isinstance(self.subject, Model) else None,
             on_cycles=on_cycles,
+            recorder=recorder,
             report=report or self.report,
         )

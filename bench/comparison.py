@@ -18,6 +18,7 @@ from moevit.workload import Workload
 
 if TYPE_CHECKING:
     from moevit.model.scenes.render import Sample
+    from moevit.traces import Recorder
 
 __all__ = ["NamedImage", "Outcome", "compare", "expected_cycles"]
 
@@ -99,12 +100,14 @@ def compare(
     backend: str,
     *,
     jobs: int = 2,
+    recorder: Recorder | None = None,
     report: Report = silent,
 ) -> list[list[Outcome]]:
     """Every image under every task on ``backend``, against the golden and the float model.
 
     A list for each image, in the order of ``tasks``. The golden and the float model are computed
-    while the device works. ``DeviceError`` where it gave up.
+    while the device works. ``recorder`` gets what the accelerator of ``sim`` does. ``DeviceError``
+    where it gave up.
     """
     total = expected_cycles(workload, tasks) * len(images)
     frames = len(tasks) * len(images)
@@ -114,7 +117,7 @@ def compare(
     def on_cycles(cycles: int) -> None:
         report(heading, min(cycles / total, 0.99))
 
-    pool = workload.pool(backend, min(jobs, frames), on_cycles, report)
+    pool = workload.pool(backend, min(jobs, frames), on_cycles, report, recorder)
     outcomes = []
     with pool:
         running = [pool.submit(p.pixels, task) for p in images for task in tasks]

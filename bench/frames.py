@@ -37,6 +37,7 @@ from moevit.quantising import DEFAULT_EXPERTS, expert_bits, quantise_model
 from moevit.sim import cache
 from moevit.sim.counters import STALLS, Counters, performance
 from moevit.sim.rtl import board_memory, build_simulator
+from moevit.sim.trace.recording import Recorder
 
 from .peers import BOARD_WATTS
 
@@ -158,6 +159,7 @@ def measure_frames(
     on_demand: int = 0,
     resources: bool = False,
     stream: int = 0,
+    recorder: Recorder | None = None,
     report: Report,
 ) -> dict[str, Any]:
     """One test scene through the RTL: what a machine reads of `moevit bench --size`.
@@ -167,6 +169,8 @@ def measure_frames(
     ``all_tasks`` adds one run of every task of the image. ``on_demand``: the frame once more with
     so many experts of each layer left out of the stream, for what a miss costs. ``resources`` adds
     the DSP blocks by synthesis. ``stream``: so many scenes back to back, their tasks in turn.
+    ``recorder`` gets what the accelerator does in all these frames but those of ``on_demand`` and
+    ``all_tasks``.
     ``RuntimeError`` where an integer is not the golden model's.
     """
     config = reference.config
@@ -184,7 +188,7 @@ def measure_frames(
     report("computing the golden model", 0.0)
     image = _image(reference)
     golden = {task: Golden(body).run(image, task) for task in distinct}
-    with open_device("sim", program) as device:
+    with open_device("sim", program, recorder=recorder) as device:
         repeats: dict[str, Counters] = {}
         for task in distinct:
             for _ in range(2 if len(tasks) > 1 else 1):

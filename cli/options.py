@@ -47,6 +47,7 @@ __all__ = [
     "Seed",
     "Size",
     "Task",
+    "Trace",
     "check_backend",
     "check_method",
     "chosen_tasks",
@@ -204,6 +205,15 @@ CalibrationFiles = Annotated[
 Seed = Annotated[
     int, typer.Option(metavar="N", help="Seed of everything random.", min=0, max=2**31 - 1)
 ]
+Trace = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="What every engine, port and queue does, cycle by cycle, for Perfetto's viewer "
+        "(docs/trace.md).",
+        show_default=False,
+    ),
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object instead of text for people.")
 ]
@@ -223,7 +233,7 @@ def check_backend(name: str, allowed: Sequence[str] = tuple(BACKENDS)) -> str:
 
 def side_by_side(backend: str, jobs: int) -> int:
     """Devices to run at a time: `jobs`, or one a processor for 0; of boards there is one."""
-    return 1 if backend == "board" else jobs or len(os.sched_getaffinity(0))
+    return 1 if backend in ("board", "remote") else jobs or len(os.sched_getaffinity(0))
 
 
 def check_method(name: str) -> str:

@@ -16,41 +16,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize, to_rgb
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from moevit.colours import COLOUR_MAPS, PALETTE, paint, value_range
 from moevit.files import atomic_path
 from moevit.model.config import LABELLED
 from moevit.quant.typing import Array
 
-__all__ = ["PALETTE", "Row", "draw", "save"]
+__all__ = ["Row", "draw", "save"]
 
-
-# Paul Tol's "muted" scheme (Technical note SRON/EPS/TN/09-002, 2021), told apart by people with any
-# of the common colour deficiencies; it has ten colours, further classes begin again in darker ones.
-_MUTED = (
-    *("#dddddd", "#88ccee", "#ddcc77", "#882255", "#aa4499"),
-    *("#332288", "#cc6677", "#117733", "#999933", "#44aa99"),
-)
-_ROUNDS = (1.0, 0.65, 0.4)
-
-
-def _palette() -> list[tuple[float, float, float]]:
-    colours = []
-    for share in _ROUNDS:
-        for name in _MUTED:
-            red, green, blue = to_rgb(name)
-            colours.append((share * red, share * green, share * blue))
-    return colours
-
-
-PALETTE = _palette()
-"""RGB from 0 to 1 of each label of a segmentation."""
-
-_DEPTH_MAP = "cividis"  # perceptually uniform, the same to the colour-blind
-_HEAT_MAP = "inferno"
-_EDGE_MAP = "gray_r"
 
 _TITLE = 90  # characters
 _CELL = 3.1  # inches: width of an image
@@ -75,37 +51,9 @@ class Row:
     note: str = ""
 
 
-def _colour(labels: Array) -> Array:
-    table = np.array(PALETTE)
-    return table[labels.astype(np.int64) % len(table)]
-
-
-def _normals(vectors: Array) -> Array:
-    """Camera coordinates (x right, y down, z forward) to RGB: right red, up green, to us blue."""
-    return np.clip((vectors * (1, -1, -1) + 1) / 2, 0, 1)
-
-
-def _depth_range(row: Row) -> tuple[float, float]:
-    """Of all columns together, without the farthest pixels that would flatten the rest."""
-    values = np.concatenate([p.ravel() for _, p in row.columns if p is not None])
-    low, high = np.percentile(values, (0.5, 99.5))
-    return float(low), max(float(high), float(low) + 1e-3)
-
-
-def _show(axes: Axes, row: Row, pixels: Array, limits: tuple[float, float]) -> None:
-    if row.kind in LABELLED:
-        axes.imshow(_colour(pixels), interpolation="nearest")
-    elif row.kind == "normals":
-        axes.imshow(_normals(pixels), interpolation="nearest")
-    else:
-        name = {"depth": _DEPTH_MAP, "edges": _EDGE_MAP}.get(row.kind, _HEAT_MAP)
-        axes.imshow(
-            pixels.astype(np.float32),
-            cmap=name,
-            vmin=limits[0],
-            vmax=limits[1],
-            interpolation="nearest",
-        )
+def _limits(row: Row) -> tuple[float, float]:
+    """Of all columns together, so that equal colours are equal values."""
+    return value_range(row.kind, *(p for _, p in row.columns if p is not None))
 
 
 def _bare(axes: Axes) -> None:
@@ -131,7 +79,7 @@ def _sphere(axes: Axes) -> None:
     inside = x * x + y * y < 1
     z = -np.sqrt(np.where(inside, 1 - x * x - y * y, 0))
     ball = np.ones((*x.shape, 4))
-    ball[..., :3] = _normals(np.stack([x, y, z], axis=-1))
+    ball[..., :3] = paint("normals", np.stack([x, y, z], axis=-1)) / 255
     ball[..., 3] = inside
     inner = axes.inset_axes((0.0, 0.14, 0.5, 0.72))
     inner.imshow(ball)
@@ -173,13 +121,13 @@ def _key(figure: Figure, axes: Axes, row: Row, limits: tuple[float, float]) -> N
     if row.kind in LABELLED:
         _legend(axes, row.classes)
     elif row.kind == "depth":
-        _bar(figure, axes, _DEPTH_MAP, limits, "metres")
+        _bar(figure, axes, COLOUR_MAPS["depth"], limits, "metres")
     elif row.kind == "normals":
         _sphere(axes)
     elif row.kind == "edges":
-        _bar(figure, axes, _EDGE_MAP, limits, "edge probability")
+        _bar(figure, axes, COLOUR_MAPS["edges"], limits, "edge probability")
     else:
-        _bar(figure, axes, _HEAT_MAP, limits, "salient probability")
+        _bar(figure, axes, COLOUR_MAPS["saliency"], limits, "salient probability")
 
 
 def _short(title: str) -> str:
@@ -222,7 +170,7 @@ def draw(image: Array, rows: Sequence[Row], *, title: str, subtitle: str = "") -
     write(left - 0.12, top + cell / 2, "input", fontsize=11, ha="right", va="center")
     for n, row in enumerate(rows):
         y = top + (n + 1) * (cell + gap)
-        limits = _depth_range(row) if row.kind == "depth" else (0.0, 1.0)
+        limits = _limits(row)
         write(left - 0.12, y + cell / 2 - 0.02, row.task, fontsize=11, ha="right", va="bottom")
         write(left - 0.12, y + cell / 2 + 0.04, row.note, fontsize=8, ha="right", color=_GREY)
         for c, (heading, pixels) in enumerate(row.columns):
@@ -234,7 +182,7 @@ def draw(image: Array, rows: Sequence[Row], *, title: str, subtitle: str = "") -
                 axes.set_facecolor("#f4f4f4")
                 axes.text(*(0.5, 0.5, "not known"), ha="center", va="center", color=_GREY)
             else:
-                _show(axes, row, pixels, limits)
+                axes.imshow(paint(row.kind, pixels, limits), interpolation="nearest")
             _bare(axes)
         _key(figure, place(left + columns * (_CELL + 0.12), y, _KEY, cell), row, limits)
     return figure

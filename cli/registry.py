@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "train": "Train a model on rendered scenes or a data set.",
     "init": "Make a model with random weights.",
     "import": "Make a checkpoint of a model of M3ViT, Edge-MoE or timm.",
+    "serve": "Serve a page and a JSON API: pictures, videos, a camera.",
     "eval": "Score a model on validation images, with any backend.",
     "quantize": "Calibrate a trained model and make it integer.",
     "compile": "Make a program for the accelerator from a quantised model.",

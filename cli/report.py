@@ -25,6 +25,7 @@ __all__ = ["tables", "write_panel", "write_values"]
 _HEADINGS = {
     "sim": "accelerator (simulated RTL)",
     "board": "accelerator (board)",
+    "remote": "device of a server",
     "interpreter": "accelerator (interpreted)",
     "golden": "integer reference",
     "torch": "float model",

@@ -147,9 +147,10 @@ def open_program(
     given = None if source.is_default else source
     options = {"--experts": experts, "--method": method, source.option: given}
     alone("--program", options, " alone")
-    if backend not in ("sim", "interpreter", "board"):
+    if backend not in ("sim", "interpreter", "board", "remote"):
         raise UserError(
-            f"--backend: {backend} runs no programs; expected sim, interpreter or board, or --model"
+            f"--backend: {backend} runs no programs; expected sim, interpreter, board or remote, "
+            "or --model"
         )
     return Workload(program, program.config, report=report)
 

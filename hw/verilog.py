@@ -5,15 +5,16 @@ from __future__ import annotations
 import gc
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from .clocks import Clock
 from .config import AcceleratorConfig
+from .watch import Field, bring_out
 
-__all__ = ["LINT_WAIVERS", "TOP_NAME", "clocks", "generate", "rtlil", "write"]
+__all__ = ["LINT_WAIVERS", "TOP_NAME", "clocks", "generate", "rtlil", "watched_rtlil", "write"]
 
 TOP_NAME = "moevit"
 
@@ -47,11 +48,24 @@ def generate(config: AcceleratorConfig, platform: Any = None) -> str:
 
 def rtlil(config: AcceleratorConfig, platform: Any = None) -> str:
     """The same as Yosys's intermediate language, a module for each component; for synthesis."""
-    from amaranth.back import rtlil  # type: ignore[attr-defined]
+    return watched_rtlil(config, platform, {})[0]
 
+
+def watched_rtlil(
+    config: AcceleratorConfig, platform: Any, watch: Mapping[str, Mapping[str, str]]
+) -> tuple[str, dict[str, list[Field]]]:
+    """The same with outputs for signals within (:func:`.watch.bring_out`), and their fields."""
+    from amaranth.back import rtlil  # type: ignore[attr-defined]
+    from amaranth.hdl._ir import Fragment, PortDirection
+
+    get: Any = Fragment.get
+    design = _design(config, platform)
     with _plain_memories():
-        text: str = rtlil.convert(**_design(config, platform), emit_src=False)
-    return text
+        design["elaboratable"] = top = get(design["elaboratable"], platform)
+        signals, fields = bring_out(top, watch)
+        design["ports"] |= {n: (s, PortDirection.Output) for n, s in signals.items()}
+        text: str = rtlil.convert(**design, emit_src=False)
+    return text, fields
 
 
 def clocks(platform: Any) -> tuple[Clock, ...]:

@@ -11,5 +11,6 @@ BACKENDS = {
     "interpreter": "the program, instruction by instruction",
     "sim": "the verilated accelerator",
     "board": "the accelerator of this board",
+    "remote": "the device of a `moevit serve` elsewhere",
 }
 """What runs a network, from the fastest to the truest, and what it is."""

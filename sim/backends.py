@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from .counters import Counters
 from .device import Device, Progress, Result, planes
 from .interpreter import Interpreter
 from .memory_timing import MemoryTiming
+
+if TYPE_CHECKING:
+    from .trace.recording import Recorder
 
 __all__ = [
     "BACKENDS",
@@ -197,11 +200,13 @@ def open_device(
     sources: Sources,
     *,
     timing: MemoryTiming | None = None,
+    recorder: Recorder | None = None,
     report: Report = silent,
 ) -> Device:
     """The backend called ``name``; raises ``ValueError`` naming those that exist.
 
-    ``timing`` is of the memory model of ``sim``; ``report`` is told of what takes long.
+    ``timing`` is of the memory model of ``sim``, and ``recorder`` gets what its accelerator does;
+    ``report`` is told of what takes long.
     """
     if name == "torch":
         return TorchDevice(sources.forward)
@@ -214,7 +219,7 @@ def open_device(
     if name == "sim":
         from .rtl import RtlDevice  # Amaranth only where Verilog may have to be generated
 
-        return RtlDevice(sources.config, timing=timing, report=report)
+        return RtlDevice(sources.config, timing=timing, recorder=recorder, report=report)
     if name in BACKENDS:
         device: Device = _others()[name].load()(sources)
         return device

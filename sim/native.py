@@ -11,19 +11,24 @@ from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+
+import numpy as np
 
 from .memory_timing import MemoryTiming
-from .native_library import Parameters, load_native
+from .native_library import CHANGE, Parameters, load_native
 from .stats import PortStats, RunResult, Stats
 
-__all__ = ["DECERR", "SLVERR", "BusError", "NativeSim"]
+__all__ = ["DECERR", "SLVERR", "BusError", "Changes", "NativeSim"]
 
 #: Cycles between two returns from native code: Ctrl-C and progress bars are this prompt.
 CHUNK_CYCLES = 20_000
 
 #: Cycles in which a register access must be answered.
 REGISTER_LIMIT = 1_000
+
+#: Records of :data:`.native_library.CHANGE`.
+Changes = np.ndarray[Any, np.dtype[np.void]]
 
 #: AXI response codes that a test may inject.
 SLVERR, DECERR = 2, 3
@@ -109,6 +114,11 @@ class NativeSim:
         if self._handle is None:
             raise ValueError("the simulation is closed")
         return self._handle
+
+    @property
+    def port_names(self) -> tuple[str, ...]:
+        """The memory's ports."""
+        return tuple(self._names)
 
     @property
     def cycle(self) -> int:
@@ -204,6 +214,24 @@ class NativeSim:
         finally:
             self._seconds += time.perf_counter() - started
         return RunResult(interrupt, passed)
+
+    # Recording ---------------------------------------------------------------------------------
+    def watch(self, period: int) -> None:
+        """Records what changes from here on, levels and port counters every `period` cycles.
+
+        0 ends it. What is recorded is fetched by `changes`, which `run` leaves to its caller.
+        """
+        self._library.moevit_watch(self._open, period)
+
+    def changes(self) -> Changes:
+        """What was recorded since the last call: records of :data:`.native_library.CHANGE`.
+
+        Words are numbered through `watch_events`, `watch_levels`, and the counters
+        :data:`.native_library.WATCHED` of one port after another.
+        """
+        found = np.empty(self._library.moevit_change_count(self._open), CHANGE)
+        self._library.moevit_take_changes(self._open, found.ctypes.data)
+        return found
 
     # Counters ----------------------------------------------------------------------------------
     @property

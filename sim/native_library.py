@@ -6,11 +6,13 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from moevit.quant.typing import Report, silent
 
 from .build import build_library
 
-__all__ = ["Parameters", "build_native", "load_native", "master_prefixes"]
+__all__ = ["CHANGE", "WATCHED", "Parameters", "build_native", "load_native", "master_prefixes"]
 
 _HARNESS = Path(__file__).with_name("harness")
 
@@ -77,6 +79,13 @@ def build_native(
     )
 
 
+CHANGE = np.dtype([("cycle", np.uint64), ("word", np.uint32), ("value", np.uint32)])
+"""`moevit::Change` of harness/watch.h, field for field."""
+
+WATCHED = ("read_bytes", "read_waits", "read_stalls", "write_bytes", "write_waits")
+"""Counters of a port that are watched, in the order of `kWatched` in harness/watch.h."""
+
+
 class Parameters(ctypes.Structure):
     """`moevit::Parameters` of harness/memory.h, field for field."""
 
@@ -121,6 +130,10 @@ def load_native(path: Path) -> ctypes.CDLL:
         "moevit_cycle": (u64, [handle]),
         "moevit_counters": (None, [handle, ctypes.POINTER(u64)]),
         "moevit_clear_counters": (None, [handle]),
+        "moevit_watch_words": (u32, []),
+        "moevit_watch": (None, [handle, u64]),
+        "moevit_change_count": (u64, [handle]),
+        "moevit_take_changes": (None, [handle, handle]),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(library, name)

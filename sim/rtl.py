@@ -10,7 +10,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, cast
 
 from moevit.compiler.program import ALL, Output, Program
 from moevit.hw import verilog
@@ -29,13 +29,14 @@ from moevit.hw.registers import (
 from moevit.quant.typing import Report, silent
 
 from .counters import Counters
-from .design import array_defines, design_verilog
+from .design import array_defines, design_verilog, watched_fields
 from .device import Progress, Result, failure, planes
 from .errors import DeviceError
 from .memory_timing import MemoryTiming
 from .native import NativeSim
 from .native_library import build_native
 from .stats import RunResult, Stats
+from .trace.recording import Recorder, Recording, Watchable
 
 __all__ = ["MEMORY_BASE", "RtlDevice", "Simulator", "board_memory", "build_simulator"]
 
@@ -55,13 +56,17 @@ def board_memory(config: AcceleratorConfig) -> MemoryTiming:
     )
 
 
-def build_simulator(config: AcceleratorConfig, report: Report = silent) -> Path:
+def build_simulator(
+    config: AcceleratorConfig, report: Report = silent, *, watched: bool = False
+) -> Path:
     """The verilated accelerator as a shared library; from the cache after the first call.
+
+    ``watched``: one that can record what it does, a build of its own.
 
     Raises :class:`~.build.BuildError` or :class:`~.toolchain.ToolNotFoundError`.
     """
     return build_native(
-        design_verilog(config, report),
+        design_verilog(config, report, watched=watched),
         top=verilog.TOP_NAME,
         defines=array_defines(config),
         label=f"{config.hash:016x}",
@@ -105,6 +110,8 @@ class RtlDevice:
         Told of the progress of a first build.
     connect:
         Makes the simulator; by default verilates the configuration.
+    recorder:
+        Gets what the accelerator does in every cycle.
     """
 
     name = "sim"
@@ -117,6 +124,7 @@ class RtlDevice:
         max_cycles: int = MAX_CYCLES,
         report: Report = silent,
         connect: Connect | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         if max_cycles < 1:
             raise ValueError(f"max_cycles must be positive, not {max_cycles!r}")
@@ -125,6 +133,8 @@ class RtlDevice:
         self.max_cycles = max_cycles
         self._report = report
         self._connect = connect or self._verilate
+        self._recorder = recorder
+        self._recording: Recording | None = None
         self._simulator: Simulator | None = None
         self._program: Program | None = None
         self._places: list[tuple[int, int]] = []  # image and output of frames under way
@@ -155,7 +165,8 @@ class RtlDevice:
         return self._simulator
 
     def _verilate(self, base: int, size: int, timing: MemoryTiming) -> Simulator:
-        library = build_simulator(self.config, self._report)
+        watched = self._recorder is not None
+        library = build_simulator(self.config, self._report, watched=watched)
         return NativeSim(library, base=base, memory_bytes=size, timing=timing)
 
     # Programs ----------------------------------------------------------------------------------
@@ -184,6 +195,9 @@ class RtlDevice:
             sim.close()
             raise
         self._simulator, self._program, self._places = sim, program, places
+        if self._recorder is not None:
+            fields = watched_fields(self.config, self._report)
+            self._recording = self._recorder.start(sim, program, fields)
 
     def _identify(self, sim: Simulator) -> None:
         wanted = {
@@ -235,7 +249,7 @@ class RtlDevice:
                         break
                     about = self._loaded.task(task)
                     place = free.pop(0)
-                    self._start(place, image, about.base, about.output.size)
+                    self._start(place, image, task, about.base, about.output.size)
                     under_way.append((place, task))
                 if not under_way:
                     return
@@ -273,7 +287,7 @@ class RtlDevice:
         """Runs one frame to its end; ``written``: bytes of its output area."""
         sim = self.simulator
         sim.clear_stats()
-        self._start(self._places[0], image, base, written)
+        self._start(self._places[0], image, name, base, written)
         try:
             self._until_interrupt(name, progress)
         except DeviceError:
@@ -284,7 +298,9 @@ class RtlDevice:
         self._counters = self._read_counters(sim, sim.stats.seconds)
         sim.reg_write(Register.CONTROL, 1 << Control.CLEAR_IRQ)
 
-    def _start(self, place: tuple[int, int], image: Any, base: int, written: int) -> None:
+    def _start(
+        self, place: tuple[int, int], image: Any, name: str, base: int, written: int
+    ) -> None:
         """Puts an image into its place and starts its frame."""
         sim, (at, output) = self.simulator, place
         sim.write(at, self._loaded.image.pack(image).tobytes())
@@ -292,6 +308,8 @@ class RtlDevice:
         sim.reg_write(Register.PROGRAM_BASE, MEMORY_BASE + base)
         sim.reg_write(Register.IMAGE_BASE, at)
         sim.reg_write(Register.OUTPUT_BASE, output)
+        if self._recording is not None:
+            self._recording.tasks.append(name)
         sim.reg_write(Register.CONTROL, 1 << Control.START)
 
     def _until_interrupt(self, name: str, progress: Progress | None) -> None:
@@ -335,13 +353,17 @@ class RtlDevice:
         sim.reg_write(Register.IRQ_ENABLE, 1)
 
     def _read_counters(self, sim: Simulator, seconds: float) -> Counters:
-        return Counters(
+        counters = Counters(
             values={c: sim.reg_read(COUNTER_BASE + 4 * c) for c in Counter},
             expert_tokens=tuple(
                 sim.reg_read(EXPERT_BASE + 4 * e) for e in range(self.config.limits.experts)
             ),
             seconds=seconds,
         )
+        if self._recording is not None:
+            self._recording.counted.append(counters)
+            self._recording.take(cast(Watchable, sim))
+        return counters
 
 
 def _pages(count: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import zlib
 from pathlib import Path
@@ -25,12 +26,15 @@ def load_image(path: Path, form: ImageFormat) -> Any:
         image = np.load(path, allow_pickle=False)
     else:
         try:
-            from PIL import Image
+            from PIL import Image, ImageOps
         except ImportError:
             raise ValueError(f"{path}: without Pillow, only .npy of {shape} uint8") from None
         with Image.open(path) as picture:
             mode = "RGB" if form.channels == 3 else "L"
-            image = np.asarray(picture.convert(mode).resize((form.width, form.height)))
+            upright: Image.Image = picture
+            with contextlib.suppress(Exception):  # broken EXIF: as it lies
+                upright = ImageOps.exif_transpose(picture)
+            image = np.asarray(upright.convert(mode).resize((form.width, form.height)))
         image = image.reshape(shape)
     if image.shape != shape or image.dtype != np.uint8:
         raise ValueError(f"{path}: is {image.shape} {image.dtype}, expected {shape} uint8")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from moevit.errors import UserError
-from moevit.files import write_json, write_text
+from moevit.files import writable, write_json, write_text
 from moevit.hw.config import AcceleratorConfig
 from moevit.models import load
 from moevit.quant.typing import Report
@@ -20,6 +20,7 @@ from ..options import (
     Json,
     Model,
     Seed,
+    Trace,
     parse_image_size,
 )
 from ..progress import progress
@@ -128,6 +129,7 @@ def command(
     stream: Stream = 0,
     router: Router = "uniform",
     seed: Seed = 0,
+    trace: Trace = None,
     as_json: Json = False,
 ) -> None:
     """Measure everything that the documentation quotes, or one frame of any size.
@@ -136,13 +138,18 @@ def command(
     preset's RTL, the estimate beside them, simulated cycles a second, wall time of each stage, and
     accuracy in float and integer. Takes some minutes, more where simulators have to be built.
 
-    With --size: one frame from uint8 pixels to the last block's features, checked bit for bit.
+    With --size: one frame from uint8 pixels to the last block's features, checked bit for bit;
+    --trace has it, those of --tasks and those of --stream.
     """
+    if trace is not None and size is None:
+        raise UserError("--trace: is of one frame; expected --size")
+    writable(trace)
     if size is not None:
         if model is not None:
             raise UserError("--model: with --size name the checkpoint by --router")
         with progress("moevit bench", quiet=as_json) as report:
             from moevit.bench.frames import Reference, measure_frames
+            from moevit.traces import Recorder, save_trace, timelines
 
             reference = Reference(
                 size=size,
@@ -152,6 +159,7 @@ def command(
                 router=router,
                 seed=seed,
             )
+            recorder = None if trace is None else Recorder()
             names = [part.strip() for part in tasks.split(",") if part.strip()]
             frame = measure_frames(
                 reference,
@@ -160,8 +168,12 @@ def command(
                 on_demand=on_demand,
                 resources=resources,
                 stream=stream,
+                recorder=recorder,
                 report=report,
             )
+            if trace is not None and recorder is not None:
+                report("writing the trace", 0.99)
+                save_trace(trace, timelines(recorder))
         if output is not None:
             write_json(output, frame)
         if as_json:
@@ -170,6 +182,8 @@ def command(
             from moevit.bench.frames_report import text
 
             typer.echo(text(frame))
+            if trace is not None:
+                typer.echo(f"trace: {trace}")
         return
     with progress("moevit bench", quiet=as_json) as report:
         chosen = None if config is None else [hardware(None, config)]

@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from moevit.errors import UserError
+from moevit.files import writable
 from moevit.model.config import preset as model_preset
 from moevit.networks import Network, blank_network
 from moevit.programs import Program, estimate, load_program
@@ -27,6 +28,7 @@ from ..options import (
     Preset,
     Size,
     Task,
+    Trace,
     chosen_tasks,
     expert_bits,
     parse_image_size,
@@ -59,6 +61,7 @@ def command(
     config: Config = None,
     task: Task = ALL_TASKS,
     program: File = None,
+    trace: Trace = None,
     as_json: Json = False,
 ) -> None:
     """Predict cycles, utilisation and bytes of a program, without simulating it.
@@ -68,6 +71,7 @@ def command(
     of an engine are those in which it works. With several tasks the figures of --json are those of
     all together, and `tasks` has each.
     """
+    writable(trace)
     hardware_config = hardware(preset, config)
     with progress("moevit estimate", quiet=as_json) as report:
         subject: Program | Network
@@ -89,7 +93,17 @@ def command(
                 report=report,
             ).quantised_network
         tasks = chosen_tasks(task, subject.tasks)
-        found = estimate(subject, tasks, preset=hardware_config, report=report)
+        found = estimate(
+            subject,
+            tasks,
+            preset=hardware_config,
+            timelines=trace is not None,
+            report=report,
+        )
+        if trace is not None:
+            from moevit.traces import save_trace
+
+            save_trace(trace, found.timelines)
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=2))
         return
@@ -109,6 +123,8 @@ def command(
             name, f"{e.cycles:,}", f"{ms:.3f}", f"{e.mac_utilisation:.1%}", f"{e.bytes_read:,}"
         )
     plain_console().print(table)
+    if trace is not None:
+        typer.echo(f"trace: {trace}")
 
 
 def _blank(

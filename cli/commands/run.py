@@ -36,6 +36,7 @@ from ..options import (
     Root,
     Size,
     Task,
+    Trace,
     check_backend,
     chosen_tasks,
     side_by_side,
@@ -80,6 +81,21 @@ BundleFolder = Annotated[
         show_default=False,
     ),
 ]
+Url = Annotated[
+    str | None,
+    typer.Option(
+        envvar="MOEVIT_URL",
+        metavar="URL",
+        help="Server of `moevit serve`, for --backend remote.",
+        show_default=False,
+    ),
+]
+Token = Annotated[
+    str | None,
+    typer.Option(
+        envvar="MOEVIT_TOKEN", metavar="TEXT", help="Its token, if any.", show_default=False
+    ),
+]
 Jobs = Annotated[
     int, typer.Option(metavar="N", min=0, help="Devices side by side; 0: one a processor.")
 ]
@@ -102,7 +118,10 @@ def command(
     scene: Scene = 0,
     output: Folder = Path("out"),
     bundle: BundleFolder = None,
+    url: Url = None,
+    token: Token = None,
     jobs: Jobs = 0,
+    trace: Trace = None,
     as_json: Json = False,
 ) -> None:
     """Run tasks on images and compare the device with the golden model, bit for bit.
@@ -111,9 +130,13 @@ def command(
     truth where it is known. A checkpoint is calibrated on rendered scenes, the training images of
     --data or those of --calibration. Tokens and logits go to NumPy files. Times are cycles at the
     preset's target clock. A compiled program runs with --program. The exit status is 1 if an
-    integer differs from the golden model's.
+    integer differs from the golden model's. With --trace one device runs all frames, unless
+    --jobs says otherwise.
     """
     check_backend(backend)
+    if trace is not None and backend != "sim":
+        raise UserError(f"--trace: backend {backend} has no cycles; expected --backend sim")
+    writable(trace)
     if bundle is not None:
         if backend != "board":
             raise UserError(f"--bundle: backend {backend} has none; expected --backend board")
@@ -121,9 +144,17 @@ def command(
         if not images:
             _golden_cases(bundle, as_json)
             return
+    if backend == "remote":
+        if url is None:
+            raise UserError("--backend remote: needs --url of a `moevit serve`")
+        os.environ["MOEVIT_URL"] = url
+        if token is not None:
+            os.environ["MOEVIT_TOKEN"] = token
     writable(output, folder=True)
     paths = image_files(images or [])
     with progress("moevit run", quiet=as_json) as report:
+        from moevit.traces import Recorder, save_trace, timelines
+
         from ..report import tables, write_panel, write_values  # torch and matplotlib
 
         source = image_source(data, root, calibration)
@@ -142,14 +173,19 @@ def command(
         names = [str(path) for path in paths] or [f"scene {scene}"]
         targets = _targets(output, names, workload.model_config, tasks)
         chosen = _images(paths, scene, workload.model_config)
+        recorder = None if trace is None else Recorder()
         outcomes = compare(
             workload,
             chosen,
             tasks,
             backend,
-            jobs=side_by_side(backend, jobs),
+            jobs=side_by_side(backend, jobs or int(trace is not None)),
+            recorder=recorder,
             report=report,
         )
+        if trace is not None and recorder is not None:
+            report("writing the trace", 0.99)
+            save_trace(trace, timelines(recorder))
         report("drawing the panels", 0.99)
         for target, image, group in zip(targets, chosen, outcomes, strict=True):
             if target.panel is not None:
@@ -181,6 +217,8 @@ def command(
                 typer.echo(f"panel: {target.panel}")
             for path in target.values.values():
                 typer.echo(f"values: {path}")
+        if trace is not None:
+            typer.echo(f"trace: {trace}")
     wrong = [outcome for outcome in everything if outcome.difference]
     if wrong:
         first = wrong[0]

@@ -37,10 +37,14 @@ from moevit.hw.isa import (
 from ..plan.layout import ceil_div
 from ..plan.schedule import ExpertSchedule
 from ..program import Program
+from ..timeline import State
 from .arrival import Stream
 from .timing import Latencies, MemorySpeed, Timing, pixel_cycles
 
-__all__ = ["Estimate", "calibration_lengths", "estimate", "router_lengths"]
+__all__ = ["Estimate", "Log", "calibration_lengths", "estimate", "router_lengths"]
+
+Log = list[tuple[str, int, State, float, float]]
+"""Unit, instruction, state, and the time from when until when."""
 
 _OPERAND_HALVES = 2
 _ACTIVATIONS = (Destination.ACT8, Destination.GELU8, Destination.ACT16)
@@ -98,12 +102,13 @@ def estimate(
     *,
     lengths: Sequence[Sequence[int]] | None = None,
     latencies: Latencies | None = None,
+    log: Log | None = None,
 ) -> Estimate:
     """Cycles of one frame of ``task``, or of all together (:data:`~..program.ALL`).
 
     ``lengths``: for each MoE layer, the tokens in each expert's queue (default: what calibration
     saw on average); or for each router GEMM, where a layer's tokens go in pieces. ``timing``: the
-    memory.
+    memory. ``log`` gets what each unit is expected to do.
     """
     about, schedules = program.entry(task), program.schedules(task)
     if lengths is None:
@@ -115,6 +120,7 @@ def estimate(
         timing,
         [tuple(layer) for layer in lengths],
         latencies or Latencies.of(program.config),
+        log,
     )
     cycles = model.run()
     return Estimate(
@@ -135,8 +141,10 @@ class _Model:
         timing: Timing,
         lengths: list[tuple[int, ...]],
         latencies: Latencies,
+        log: Log | None = None,
     ) -> None:
         self.config, self.l = program.config, latencies
+        self.log, self.index = log, 0
         self.t = self.config.array.tokens
         self.speed = MemorySpeed.of(self.config, timing)
         self.code = program.instructions(task)
@@ -179,7 +187,8 @@ class _Model:
 
     def run(self) -> int:
         """All instructions; the cycles of the frame."""
-        for i in self.code:
+        for index, i in enumerate(self.code):
+            self.index = index
             self.dispatch += 1
             if isinstance(i, Gemm):
                 self.gemm(i)
@@ -200,6 +209,11 @@ class _Model:
         self.busy["weight"] = self.header.stream_beats * self.speed.weight_beat
         ends = (self.store_free, self.written, self.norm_free, self.load_free, self.gate_free)
         return round(max(ends) + self.l.halt)
+
+    def mark(self, unit: str, state: State, start: float, end: float) -> None:
+        """A unit is in a state because of the instruction under way."""
+        if self.log is not None and end > start:
+            self.log.append((unit, self.index, state, start, end))
 
     # Semaphores --------------------------------------------------------------------------------
     def take(self, i: Instruction, count: int, now: float) -> float:
@@ -256,6 +270,7 @@ class _Model:
         self.sides[side] = start + data
         self.load_free = max(self.load_free, self.sides[side])
         self.busy["load"] += data
+        self.mark(f"load side {side}", State.BUSY, start, start + data)
         self.beats += beats
         self.give(i, self.load_free)
 
@@ -270,6 +285,7 @@ class _Model:
             row = max(i.words, beats * self.contend(start, rows * beats))
             now = start + rows * row
             self.busy["store"] += now - start
+            self.mark("store", State.BUSY, start, now)
         self.store_free = now + self.l.store + self.speed.write_latency
         self.give(i, self.store_free)
 
@@ -283,6 +299,7 @@ class _Model:
             now = start + rows * i.words
             out = max(now + self.l.norm + i.words, out + rows * i.words)
             self.busy["norm"] += rows * i.words
+            self.mark("norm", State.BUSY, out - rows * i.words, out)
             self.norm_writes.append((out, rows * i.words))
             self.give(i, out)
         self.norm_free = out
@@ -292,6 +309,7 @@ class _Model:
         """The loader reads a tile into the older half; when the array can start on it."""
         start = max(now, self.halves[0])
         self.loader_free = start + rows * max(words, self.l.loader_row) + self.l.loader_tile
+        self.mark("loader", State.BUSY, start, self.loader_free)
         return self.loader_free + self.l.loader_done
 
     def drain(
@@ -309,6 +327,7 @@ class _Model:
                 when, count = self.norm_writes.popleft()
                 others += count if when > first else 0
             last = max(last, first + otiles * rows + others)
+        self.mark("epilogue", State.BUSY, first, last)
         self.epilogue_free = last
         self.written = last + self.l.epilogue
         for j in range(max(otiles - FINISHED_TILES - 1, 0), otiles):
@@ -317,6 +336,7 @@ class _Model:
         held = self.pops[0] + depth  # the last tile began when there was a place for it
         if held > end:
             self.busy["stall_drain"] += held - end
+        self.mark("array", State.DRAIN, end, held)
         return max(end, held)
 
     def gemm(self, i: Gemm) -> None:
@@ -342,13 +362,16 @@ class _Model:
             now = self.loader_free
             start = max(self.array_free, ready)
             self.busy["stall_operand"] += start - self.array_free
+            self.mark("array", State.OPERANDS, self.array_free, start)
             end = start + block
             if n == 0:
                 steps = here + np.arange(len(here), 0, -1)
                 stalled = max(end, float(steps.max()))
                 self.busy["stall_weight"] += stalled - end
+                self.mark("array", State.WEIGHTS, start, start + stalled - end)
                 end = stalled
             self.busy["array"] += block
+            self.mark("array", State.BUSY, end - block, end)
             end = self.drain(rows, i.otiles, i.depth, start, end, shared=i.mode in _ACTIVATIONS)
             self.array_free = end
             self.halves.append(end)
@@ -357,6 +380,7 @@ class _Model:
             if i.mode == Destination.GATE:
                 self.gate_free = max(self.gate_free, self.epilogue_free) + rows * i.top_k
                 self.busy["gate"] += rows * i.top_k
+                self.mark("gate", State.BUSY, self.gate_free - rows * i.top_k, self.gate_free)
             else:
                 self.give(i, self.written)
         self.kept = here if i.keep else None
@@ -385,6 +409,8 @@ class _Model:
             start = max(self.array_free, ready)
             self.busy["stall_softmax"] += start - self.array_free
             self.busy["array"] += values
+            self.mark("array", State.SOFTMAX, self.array_free, start)
+            self.mark("array", State.BUSY, start, start + values)
             self.epilogue_free = max(self.epilogue_free, ready + self.l.softmax_scale)
             end = self.drain(rows, i.v_otiles, i.v_tile_pitch, start, start + values)
             self.array_free = end
@@ -400,10 +426,13 @@ class _Model:
                 start = max(self.array_free, ready)
                 self.busy["stall_operand"] += start - self.array_free
                 self.busy["array"] += scores
+                self.mark("array", State.OPERANDS, self.array_free, start)
+                self.mark("array", State.BUSY, start, start + scores)
                 taken = max(entered, emptied - lane, start + i.chunks + self.l.array) + lane
                 entered = max(taken, start + scores + self.l.array + pairs)
                 end = max(start + scores, entered - FINISHED_TILES * pairs - self.l.array)
                 self.busy["stall_drain"] += end - start - scores
+                self.mark("array", State.DRAIN, start + scores, end)
                 self.array_free = end
                 self.halves.append(end)
                 if len(waiting) == _AHEAD:
@@ -412,6 +441,7 @@ class _Model:
                 emptied = begin + lane
                 usable = emptied + self.l.softmax - self.l.softmax_in
                 self.busy["softmax"] += lane
+                self.mark("softmax", State.BUSY, begin, emptied)
                 waiting.append((rows, usable, head + 1 == i.heads))
         while waiting:
             weigh(*waiting.popleft())
@@ -440,6 +470,7 @@ class _Model:
         beats = block.beats(self.config)
         self.beats += beats * self.config.memory.ports
         begin = self.demand.fetch(now, block)
+        self.mark("fetch", State.BUSY, now, begin + beats * self.speed.weight_beat)
         self.fetch_free = begin
         self.give(i, begin)
         self.ring.advance(begin)

@@ -18,6 +18,7 @@
 #include "port.h"
 #include "svdpi.h"
 #include "verilated.h"
+#include "watch.h"
 
 namespace moevit {
 MOEVIT_PINS
@@ -61,10 +62,18 @@ class Simulation {
     for (uint64_t i = 0; i < 4; ++i) clock();
   }
 
+  // Whether anything is recorded is settled outside the loop.
+  Outcome run(uint64_t limit) {
+    return watch.on() ? run<true>(limit) : run<false>(limit);
+  }
+
+  template <bool watched>
   Outcome run(uint64_t limit) {
     for (uint64_t i = 0; i < limit; ++i) {
       if (Control::irq(*top_)) return kInterrupt;
-      step();
+      step([&] {
+        if constexpr (watched) observe();
+      });
     }
     return Control::irq(*top_) ? kInterrupt : kCycleLimit;
   }
@@ -81,6 +90,7 @@ class Simulation {
       Control::awvalid(*top_, address_open);
       Control::wvalid(*top_, data_open);
       step([&] {
+        if (watch.on()) observe();
         if (Control::awready(*top_)) address_open = false;
         if (Control::wready(*top_)) data_open = false;
         if (Control::bvalid(*top_)) answer = int32_t(Control::bresp(*top_));
@@ -100,6 +110,7 @@ class Simulation {
     for (uint64_t i = 0; i < limit && answer == kNoAnswer; ++i) {
       Control::arvalid(*top_, open);
       step([&] {
+        if (watch.on()) observe();
         if (Control::arready(*top_)) open = false;
         if (!Control::rvalid(*top_)) return;
         *value = uint32_t(Control::rdata(*top_));
@@ -118,6 +129,7 @@ class Simulation {
 
   Memory memory;
   Ports<MOEVIT_MASTERS> ports;
+  Watch<Top, kPortNames.size()> watch;
 
  private:
   using Control = ControlPins;
@@ -129,8 +141,8 @@ class Simulation {
     top_->eval();
   }
 
-  void step() {
-    step([] {});
+  void observe() {
+    watch.observe(*top_, memory.cycle(), [&](auto visit) { each(visit); });
   }
 
   // One cycle; `seen` runs while the pins hold what the clock edge will find.
@@ -223,7 +235,23 @@ MOEVIT_EXPORT void moevit_counters(Simulation* s, uint64_t* counters) {
   });
 }
 MOEVIT_EXPORT void moevit_clear_counters(Simulation* s) {
+  s->watch.clearing([&](auto visit) { s->each(visit); });
   s->each([](auto& port) { port.counters.fill(0); });
+}
+
+MOEVIT_EXPORT uint32_t moevit_watch_words() { return decltype(Simulation::watch)::words; }
+// What changes is recorded from here on; some of it only every `period` cycles. 0 ends it.
+MOEVIT_EXPORT void moevit_watch(Simulation* s, uint64_t period) {
+  period ? s->watch.start(period) : s->watch.stop();
+}
+MOEVIT_EXPORT uint64_t moevit_change_count(const Simulation* s) {
+  return s->watch.changes().size();
+}
+// `changes` holds moevit_change_count() of them; they are forgotten here.
+MOEVIT_EXPORT void moevit_take_changes(Simulation* s, moevit::Change* changes) {
+  const auto& all = s->watch.changes();
+  std::memcpy(changes, all.data(), all.size() * sizeof(moevit::Change));
+  s->watch.clear();
 }
 
 #ifdef MOEVIT_DOT

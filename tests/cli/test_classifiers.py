@@ -100,6 +100,40 @@ def test_numbers_are_in_the_order_of_numbers(tmp_path: Path) -> None:
         assert open_dataset("imagefolder", tmp_path, "train").ids == data.ids
 
 
+def test_part_of_the_classes(tmp_path: Path) -> None:
+    """Two folders of twelve classes have the numbers that the list gives them."""
+    for name in ("n07", "n02"):
+        (tmp_path / "val" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "val" / name / "a.png")
+    listed = [f"n{n:02d} class {n}, as one says" for n in range(CLASSES)]
+    (tmp_path / "classes.txt").write_text("\n".join(listed))
+    data = open_dataset("imagefolder", tmp_path, "validation")
+    assert data.channels == {"classification": CLASSES}
+    assert data.ids == ("n02/a.png", "n07/a.png")
+    assert [int(data.load(n).truths["classification"]) for n in range(2)] == [2, 7]
+    (tmp_path / "classes.txt").write_text("n02\nn03")
+    with pytest.raises(ValueError, match=r"classes\.txt: lacks n07, which is a folder"):
+        open_dataset("imagefolder", tmp_path, "validation")
+    (tmp_path / "classes.txt").write_text("n02\nn07\nn02")
+    with pytest.raises(ValueError, match=r"classes\.txt: has n02 twice"):
+        open_dataset("imagefolder", tmp_path, "validation")
+
+
+def test_pictures_in_one_folder(tmp_path: Path) -> None:
+    (tmp_path / "val").mkdir()
+    for name in ("a.png", "b c.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / "val" / name)
+    with pytest.raises(ValueError, match=r"has no folders; expected .* a list .*val\.txt"):
+        open_dataset("imagefolder", tmp_path, "validation")
+    (tmp_path / "val.txt").write_text("a.png 3\nb c.png 0\n")
+    data = open_dataset("imagefolder", tmp_path, "validation")
+    assert data.channels == {"classification": 4} and len(data) == 2
+    assert [int(data.load(n).truths["classification"]) for n in range(2)] == [3, 0]
+    (tmp_path / "val.txt").write_text("a.png 3\nb.png\n")
+    with pytest.raises(ValueError, match=r'line 2 is "b\.png"; expected "NAME NUMBER"'):
+        open_dataset("imagefolder", tmp_path, "validation")
+
+
 def test_ties_are_argmax_s() -> None:
     tally = scorer("classification", 7)
     logits = np.zeros((4, 7), np.float32)

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-FOLDERS = ("api", "bench", "boards", "cli", "compiler", "hw", "model", "quant", "sim")
+FOLDERS = ("api", "bench", "boards", "cli", "compiler", "hw", "model", "quant", "serve", "sim")
 #: The folder that is the package `moevit` itself; all others are packages in it.
 ROOT_PACKAGE = "api"
 
@@ -25,6 +25,7 @@ ALLOWED = {
     "model": {"quant"},
     "api": {"quant", "hw", "compiler", "sim", "boards", "model"},
     "bench": {"quant", "hw", "compiler", "sim", "boards", "model", "api"},
+    "serve": {"quant", "hw", "compiler", "sim", "boards", "model", "api"},
     "cli": set(FOLDERS),
 }
 #: torch is for the model, and for what makes, quantises and scores one.

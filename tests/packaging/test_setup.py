@@ -59,6 +59,16 @@ def test_root_installs_and_a_failure_is_one_line(tmp_path: Path) -> None:
     assert done.stderr.endswith("moevit: error: 'apt-get install g++' failed\n")
 
 
+@pytest.mark.parametrize("name", ["a:b", "a $b"])
+def test_a_folder_that_python_cannot_work_in(tmp_path: Path, name: str) -> None:
+    script = tmp_path / name / ".ci" / "setup"
+    script.parent.mkdir(parents=True)
+    shutil.copy(ROOT / ".ci" / "setup", script)
+    done = subprocess.run(["/bin/sh", str(script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert f"{name}': move the checkout to a path without ':' and '$'" in done.stderr
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """The Makefile and what its stamp depends on, with a set-up that only counts itself."""

@@ -1,0 +1,1 @@
+"""What every engine, port and unit does, cycle by cycle, recorded from the RTL."""
