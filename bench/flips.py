@@ -98,7 +98,7 @@ def main() -> int:
     program = compile_network(network, config, threshold=_THRESHOLD)
     image = random_images(chosen.seed, network.geometry)[0]
     wanted = {task: Golden(network).run(image, task).output for task in network.tasks}
-    build_simulator(config, lambda text: sys.stderr.write(f"{text}\n"))
+    build_simulator(config, lambda text, *_: sys.stderr.write(f"{text}\n"))
     devices = [RtlDevice(config, max_cycles=400_000) for _ in range(max(chosen.jobs, 1))]
     numbers = range(chosen.first, chosen.first + chosen.flips)
     todo = list(damages(program, chosen.seed, numbers, chosen.kinds))

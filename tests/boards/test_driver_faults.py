@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,9 @@ def test_the_hardware_refuses_it_too(board: SimulatedBoard, accelerator: Acceler
     """What the driver's own check keeps from it: the header's hash."""
     memory = accelerator._memory
     assert memory is not None
-    base = make_case().program.entry("task0").base
-    board.sim.write(memory.address + base + 8, b"\0" * 8)
+    program = make_case().program
+    header = replace(program.header("task0"), config_hash=0)
+    board.sim.write(memory.address + program.entry("task0").base, header.encode())
     with pytest.raises(FrameError, match="task0: the program was compiled for another config") as e:
         accelerator.run(make_case().images[0], "task0")
     assert e.value.code == Error.HASH
