@@ -145,7 +145,8 @@ def report(
     reports = [_analyse(b, netlists[b.name], known, loads, config.clock_mhz) for b in found]
     checks = [r for r in reports if is_check(r.name)]
     others = [r for r in reports if not is_check(r.name)]
-    return Report(config, device, slices, (_together("CRCs", checks), *others))
+    together = [_together("CRCs", checks)] if checks else []
+    return Report(config, device, slices, (*together, *others))
 
 
 def _together(name: str, parts: Sequence[BlockReport]) -> BlockReport:

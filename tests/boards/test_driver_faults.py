@@ -27,6 +27,7 @@ from moevit.boards.driver.errors import (
 from moevit.boards.driver.simulated import Simulated
 from moevit.boards.driver.transport import check_reach
 from moevit.boards.simulated import SimulatedBoard
+from moevit.hw.config import BEAT_BYTES
 from moevit.hw.registers import Control, Error, Register, Status
 
 pytestmark = pytest.mark.slow  # the first use of the configuration builds its simulator
@@ -103,6 +104,20 @@ def test_a_bus_error(board: SimulatedBoard, accelerator: Accelerator, what: str)
         accelerator.run(case.images[0], "task0")
     assert failed.value.code == kind
     board.sim.clear_faults()
+    check(accelerator, case)
+
+
+def test_damage_in_memory(board: SimulatedBoard, accelerator: Accelerator) -> None:
+    """The message says which block; the program is good again once it is written again."""
+    case, memory = make_case(), accelerator._memory
+    assert memory is not None
+    base, header = case.program.entry("task0").base, case.program.header("task0")
+    at = base + header.stream_offset + BEAT_BYTES
+    board.sim.write(memory.address + at, bytes([int(case.program.memory[at]) ^ 1]))
+    with pytest.raises(FrameError, match="block 0 of port 0's stream") as failed:
+        accelerator.run(case.images[0], "task0")
+    assert failed.value.code == Error.WEIGHTS
+    memory.to_device()
     check(accelerator, case)
 
 
