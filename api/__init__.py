@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from moevit.hw.config import AcceleratorConfig
+    from moevit.quant.dial import Dial
     from moevit.quant.typing import Report
 
     from .configurations import configuration
@@ -42,6 +43,7 @@ __all__ = [
     "CheckFailedError",
     "Device",
     "DeviceError",
+    "Dial",
     "Estimates",
     "FileError",
     "ImageSource",
@@ -80,6 +82,7 @@ _PLACES = {
     "models": ("Model", "from_edge_moe", "from_m3vit", "from_timm", "load", "random_model"),
     "networks": ("Network", "blank_network", "load_network"),
     "programs": ("Estimates", "Program", "estimate", "load_program"),
+    "quant.dial": ("Dial",),
     "quant.typing": ("Report",),
     "sources": ("ImageSource", "image_source"),
     "training": ("train",),

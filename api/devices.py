@@ -12,6 +12,7 @@ import numpy as np
 
 from moevit.hw.config import AcceleratorConfig
 from moevit.model.config import ModelConfig
+from moevit.quant.dial import AS_COMPILED, Dial
 from moevit.quant.errors import UserError
 from moevit.quant.network import Network as Integers
 from moevit.quant.typing import Report, silent
@@ -70,6 +71,9 @@ class Device:
         image: Any,
         task: str | None = None,
         *,
+        top_p: float | None = None,
+        min_score: float | None = None,
+        top_k: int | None = None,
         progress: Progress | None = None,
     ) -> Result:
         """One image under one task, which need not be named where the program has only one.
@@ -79,6 +83,9 @@ class Device:
         image:
             `(height, width, 3)` uint8 of the model's size, or the name of an image file of
             any size.
+        top_p, min_score, top_k:
+            The dial of this frame: fewer experts a token than the program was compiled for, which
+            takes fewer cycles (:meth:`moevit.Dial.of`). None: as compiled.
         progress:
             Told the cycles that have passed; what it raises stops the frame.
 
@@ -90,7 +97,8 @@ class Device:
         Raises
         ------
         UserError
-            For an image of another shape and an unknown task.
+            For an image of another shape, an unknown task, and a dial that asks for more than the
+            program was compiled for.
         DeviceError
             Where the device gave up.
         """
@@ -99,10 +107,19 @@ class Device:
                 raise UserError(f"task: name one of {', '.join(self.program.tasks)}")
             (task,) = self.program.tasks
         with documented():
-            return self.backend.run(self._pixels(image), task, progress=progress)
+            dial = Dial.of(top_p=top_p, min_score=min_score, top_k=top_k)
+            return self.backend.run(self._pixels(image), task, dial=dial, progress=progress)
 
-    def run_all(self, image: Any, *, progress: Progress | None = None) -> dict[str, Result]:
-        """One image under all tasks, of a program compiled with `all_tasks`.
+    def run_all(
+        self,
+        image: Any,
+        *,
+        top_p: float | None = None,
+        min_score: float | None = None,
+        top_k: int | None = None,
+        progress: Progress | None = None,
+    ) -> dict[str, Result]:
+        """One image under all tasks, of a program compiled with `all_tasks`; all with one dial.
 
         The accelerator does it in one run, whose counters every result has; software takes one task
         after the other.
@@ -113,19 +130,27 @@ class Device:
             As :meth:`run`, and of `sim` for a program that was compiled without it.
         """
         with documented():
-            return self.backend.run_all(self._pixels(image), progress=progress)
+            dial = Dial.of(top_p=top_p, min_score=min_score, top_k=top_k)
+            return self.backend.run_all(self._pixels(image), dial=dial, progress=progress)
 
-    def run_stream(self, frames: Iterable[tuple[Any, str]]) -> Iterator[Result]:
+    def run_stream(
+        self, frames: Iterable[tuple[Any, str] | tuple[Any, str, Dial]]
+    ) -> Iterator[Result]:
         """Images with their tasks, one frame behind the other, results in the same order.
+
+        Each may bring a :class:`moevit.Dial` of its own, which waits with it.
 
         The accelerator begins a frame while the one before ends; its cycles count from that end.
         Software takes one after the other. Raises as :meth:`run`.
         """
-        ready = ((self._pixels(image), task) for image, task in frames)
+        ready: Iterable[tuple[Any, str, Dial]] = (
+            (self._pixels(image), task, dial[0] if dial else AS_COMPILED)
+            for image, task, *dial in frames
+        )
         stream = getattr(self.backend, "run_stream", None)
         with documented():
             if stream is None:
-                yield from (self.backend.run(image, task) for image, task in ready)
+                yield from (self.backend.run(i, task, dial=dial) for i, task, dial in ready)
             else:
                 yield from stream(ready)
 
@@ -173,6 +198,9 @@ class _Sources:
     @property
     def forward(self) -> Forward:
         return self._float.forward
+
+    def dialled(self, dial: Dial) -> Forward:
+        return self._float.dialled(dial)
 
     @property
     def onnx(self) -> Forward:

@@ -16,6 +16,7 @@ from moevit import model as model_package
 from moevit import quant as quant_package
 from moevit.model.config import PRESETS, ModelConfig
 from moevit.model.config import preset as size_preset
+from moevit.quant.dial import Dial
 from moevit.quant.errors import UserError
 from moevit.quant.io import NETWORK_KEY, load_network, save_network
 from moevit.quant.typing import Array, Bytes, Report, silent
@@ -148,6 +149,13 @@ class Model:
         from moevit.model.evaluation.evaluate import float_backend
 
         return float_backend(self.module)
+
+    def dialled(self, dial: Dial) -> Forward:
+        """The model of frames with `dial`: fewer experts a token, the same weights."""
+        from moevit.model.dialled import dialled
+        from moevit.model.evaluation.evaluate import float_backend
+
+        return float_backend(dialled(self.module, dial))
 
     def onnx(self, report: Report = silent) -> Forward:
         """The same from its ONNX export in onnxruntime, which is kept in the cache."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moevit.model.config import TOKEN_KINDS
+from moevit.quant.dial import AS_COMPILED, Dial
 from moevit.quant.golden import Golden
 from moevit.quant.typing import Array, Report, silent
 from moevit.sim.counters import Performance, performance
@@ -99,20 +100,21 @@ def compare(
     tasks: Sequence[str],
     backend: str,
     *,
+    dial: Dial = AS_COMPILED,
     jobs: int = 2,
     recorder: Recorder | None = None,
     report: Report = silent,
 ) -> list[list[Outcome]]:
     """Every image under every task on ``backend``, against the golden and the float model.
 
-    A list for each image, in the order of ``tasks``. The golden and the float model are computed
-    while the device works. ``recorder`` gets what the accelerator of ``sim`` does. ``DeviceError``
-    where it gave up.
+    The golden model has the frames' ``dial``, the float model every expert. A list for each image,
+    in the order of ``tasks``. The golden and the float model are computed while the device works.
+    ``recorder`` gets what the accelerator of ``sim`` does. ``DeviceError`` where it gave up.
     """
     total = expected_cycles(workload, tasks) * len(images)
     frames = len(tasks) * len(images)
     heading = f"{frames} frame{'s' if frames > 1 else ''} on {backend}"
-    golden = None if workload.reference is None else Golden(workload.reference)
+    golden = None if workload.reference is None else Golden(workload.reference.dialled(dial))
 
     def on_cycles(cycles: int) -> None:
         report(heading, min(cycles / total, 0.99))
@@ -120,7 +122,7 @@ def compare(
     pool = workload.pool(backend, min(jobs, frames), on_cycles, report, recorder)
     outcomes = []
     with pool:
-        running = [pool.submit(p.pixels, task) for p in images for task in tasks]
+        running = [pool.submit(p.pixels, task, dial) for p in images for task in tasks]
         done = iter(running)
         for n, image in enumerate(images):
             exact = golden.run_batch(image.pixels[None], tasks) if golden else {}

@@ -17,6 +17,7 @@ from moevit.model.evaluation.tallies import Tallies, paired, tally
 from moevit.quant.analysis.bootstrap import LEVEL, RESAMPLES, Estimate
 from moevit.quant.errors import UserError
 from moevit.quant.golden import Golden
+from moevit.quant.network import Network
 from moevit.quant.typing import Report, part_of, silent
 from moevit.sim import cache
 from moevit.sim.device import Result
@@ -26,7 +27,7 @@ from moevit.workload import Workload
 
 from .comparison import expected_cycles
 
-__all__ = ["Scores", "score"]
+__all__ = ["Scores", "check_tasks", "golden_backend", "score"]
 
 _BATCH = 20
 
@@ -89,8 +90,9 @@ class _AllTasks:
         return self._raw[task]
 
 
-def _golden(workload: Workload, tasks: Sequence[str]) -> Backend:
-    golden = Golden(workload.network)
+def golden_backend(network: Network, tasks: Sequence[str]) -> Backend:
+    """The golden model of a network as a backend, which takes a batch under all tasks at once."""
+    golden = Golden(network)
 
     def run(images: Any) -> dict[str, Any]:
         found = golden.run_batch(images, tasks)
@@ -143,6 +145,18 @@ def _float_tallies(workload: Workload, tasks: Sequence[str], count: int, report:
     return Tallies.load(cache.entry("scores", key, make) / name, config, tasks)
 
 
+def check_tasks(workload: Workload, tasks: Sequence[str]) -> None:
+    """``UserError`` for a task that the workload's images have no truth of."""
+    for task in (workload.model_config.task(name) for name in tasks):
+        if task.kind == "classification" and workload.source.data == SCENES:
+            raise UserError(
+                f"--data: rendered scenes have no truth for task {task.name}, classification; "
+                "expected --data imagefolder --root DIR"
+            )
+        if task.kind not in PRIMARY:
+            raise UserError(f"Task {task.name} of kind {task.kind} has no truth to score it on")
+
+
 def score(
     workload: Workload,
     tasks: Sequence[str],
@@ -154,15 +168,7 @@ def score(
 ) -> Scores:
     """Metrics of ``tasks`` on the first ``count`` validation images of the workload's source,
     and delta-m, with their intervals."""
-    config = workload.model_config
-    for task in (config.task(name) for name in tasks):
-        if task.kind == "classification" and workload.source.data == SCENES:
-            raise UserError(
-                f"--data: rendered scenes have no truth for task {task.name}, classification; "
-                "expected --data imagefolder --root DIR"
-            )
-        if task.kind not in PRIMARY:
-            raise UserError(f"Task {task.name} of kind {task.kind} has no truth to score it on")
+    check_tasks(workload, tasks)
     share = 0.0 if workload.quantised else 0.3 if backend != "torch" else 1.0
     reference = None
     if not workload.quantised or backend == "torch":
@@ -211,6 +217,6 @@ def _device_tallies(
         )
 
     if backend == "golden":
-        return run(_golden(workload, tasks))
+        return run(golden_backend(workload.network, tasks))
     with workload.pool(backend, jobs, on_cycles, report) as pool:
         return run(_pooled(pool, tasks))

@@ -6,7 +6,7 @@ from typing import Any
 
 __all__ = ["PRIMITIVES", "platform"]
 
-PRIMITIVES = ("none", "dsp48e2", "dsp48e2x2")
+PRIMITIVES = ("none", "dsp48e2", "dsp48e2x2", "mult18x18d")
 """What the multipliers can be made of: plain Verilog, DSP48E2 slices, these at twice the clock."""
 
 
@@ -22,4 +22,8 @@ def platform(primitives: str) -> Any:
         from . import dsp48e2x2
 
         return dsp48e2x2.Platform()
+    if primitives == "mult18x18d":
+        from . import mult18x18d
+
+        return mult18x18d.Platform()
     raise ValueError(f"Unknown primitives {primitives!r}; expected one of {', '.join(PRIMITIVES)}")

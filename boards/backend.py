@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from moevit.compiler.program import Program
 from moevit.hw.registers import Error
+from moevit.quant.dial import AS_COMPILED, Dial
 from moevit.sim.backends import Sources
 from moevit.sim.counters import Counters
 from moevit.sim.device import Progress, Result, failure, planes
@@ -88,10 +89,17 @@ class BoardDevice:
             self._accelerator.load(BoardProgram.from_bytes(program.to_bytes()))
         self._program = program
 
-    def run(self, image: Any, task: str, *, progress: Progress | None = None) -> Result:
+    def run(
+        self,
+        image: Any,
+        task: str,
+        *,
+        dial: Dial = AS_COMPILED,
+        progress: Progress | None = None,
+    ) -> Result:
         """One image; see :class:`~moevit.sim.device.Device`. A board is too fast for progress."""
         with _translated():
-            found = self._accelerator.run(image, task)
+            found = self._accelerator.run(image, task, dial=dial)
         program = self._program
         assert program is not None and found.counters is not None
         assert found.expert_tokens is not None

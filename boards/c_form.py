@@ -23,7 +23,7 @@ __all__ = ["SUFFIX", "c_files", "c_program", "registers_header"]
 
 SUFFIX = ".mvp"
 MAGIC = int.from_bytes(b"MVPC", "little")
-VERSION = 1
+VERSION = 2
 NAME_BYTES = 32
 
 _TYPES = {"I": "uint32_t", "Q": "uint64_t", "f": "float", f"{NAME_BYTES}s": "char"}
@@ -41,6 +41,10 @@ _HEAD: Fields = (
     ("pitch", "I", "bytes from one row of pixels to the next"),
     ("entries", "I", "that follow"),
     ("checksum", "I", "CRC-32 of the memory image"),
+    ("top_k", "I", "the most experts a token; 0: there are none"),
+    ("least", "I", "the least score of an expert"),
+    ("enough", "I", "no expert behind scores that add up to that; 0: all"),
+    ("reserved", "I", ""),
 )
 _ENTRY: Fields = (
     ("name", f"{NAME_BYTES}s", "what is started: a task, or all of them"),
@@ -90,6 +94,10 @@ def c_program(program: Program) -> bytes:
         image.pitch,
         len(entries),
         zlib.crc32(memory),
+        program.dial.top_k,
+        program.dial.least,
+        program.dial.enough,
+        0,
     )
     return head + b"".join(entries) + memory
 

@@ -16,6 +16,7 @@ from moevit.configurations import DEFAULT_PRESET
 from moevit.errors import UserError
 from moevit.hw.config import PRESETS as _HARDWARE
 from moevit.model.config import PRESETS as _MODELS
+from moevit.quant.dial import Dial
 from moevit.quantising import DEFAULT_EXPERTS, DEFAULT_METHOD, EXPERTS
 from moevit.quantising import expert_bits as _expert_bits
 from moevit.sim.backend_names import BACKENDS
@@ -39,6 +40,7 @@ __all__ = [
     "ImageSize",
     "Json",
     "Method",
+    "MinScore",
     "Model",
     "NormalsRange",
     "Preset",
@@ -47,10 +49,13 @@ __all__ = [
     "Seed",
     "Size",
     "Task",
+    "TopK",
+    "TopP",
     "Trace",
     "check_backend",
     "check_method",
     "chosen_tasks",
+    "dial_of",
     "expert_bits",
     "parse_image_size",
     "side_by_side",
@@ -202,6 +207,25 @@ CalibrationFiles = Annotated[
         show_default=False,
     ),
 ]
+TopP = Annotated[
+    float | None,
+    typer.Option(
+        metavar="P",
+        help="Experts of a token by falling score until their scores add up to P, above 0 to 1: "
+        "fewer than the program was compiled for, in fewer cycles.",
+        show_default=False,
+    ),
+]
+TopK = Annotated[
+    int | None,
+    typer.Option(metavar="K", help="At most K experts a token.", show_default=False),
+]
+MinScore = Annotated[
+    float | None,
+    typer.Option(
+        metavar="S", help="Only experts of a score above S, 0 to below 1.", show_default=False
+    ),
+]
 Seed = Annotated[
     int, typer.Option(metavar="N", help="Seed of everything random.", min=0, max=2**31 - 1)
 ]
@@ -229,6 +253,15 @@ def check_backend(name: str, allowed: Sequence[str] = tuple(BACKENDS)) -> str:
     if name == "sim":
         ready_to_build()
     return name
+
+
+def dial_of(top_p: float | None, min_score: float | None, top_k: int | None) -> Dial:
+    """The dial that --top-p, --min-score and --top-k ask for; UserError for one outside."""
+    try:
+        return Dial.of(top_p=top_p, min_score=min_score, top_k=top_k)
+    except ValueError as error:
+        name, _, rest = str(error).partition(" ")
+        raise UserError(f"--{name.replace('_', '-')}: {rest}") from None
 
 
 def side_by_side(backend: str, jobs: int) -> int:

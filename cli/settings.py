@@ -56,6 +56,7 @@ SETTINGS: dict[str, _Kind] = {
     **GATE_SETTINGS,
     "experts": _WHOLE,
     "top_k": _WHOLE,
+    "top_p": _RATIO,
     "moe_every": _WHOLE,
     "moe_mlp_ratio": _RATIO,
     "decoder": _one_of(DECODERS),

@@ -72,7 +72,8 @@ def _gemm(i: Gemm) -> str:
         first = f" from {i.shift}" if i.shift else ""
         least = f", scores from {i.mult}" if i.mult else ""
         shared = " renormalised" if i.renormalise else ""
-        target = f"queues of {i.experts}{first}, top {i.top_k}{shared}{least}"
+        enough = f", scores up to {i.target}" if i.target else ""
+        target = f"queues of {i.experts}{first}, top {i.top_k}{shared}{least}{enough}"
     elif mode in TO_KEY_VALUE:
         target = (
             f"KV[{i.target}] heads of {i.head_otiles} tiles, pitch {i.tile_pitch}/{i.head_pitch}"

@@ -118,6 +118,7 @@ def compile_network(
         else None,
         regions=plan.regions + (whole.regions if whole is not None else ()),
         meta={"threshold": threshold, "network": network.meta},
+        dial=network.dial,
     )
     for name in frames.codes if dump is not None else ():
         frames.dump(name, "link", disassemble(program, [name]))

@@ -18,6 +18,7 @@ from moevit.hw.formats import ALL, FORMAT, UNSEALED, ImageFormat, Output, check_
 from moevit.hw.image import HEADER_BYTES, BlockHeader, ProgramHeader
 from moevit.hw.isa import Halt, Instruction, decode
 from moevit.quant.canonical import canonical
+from moevit.quant.dial import AS_COMPILED, Dial
 from moevit.quant.network import Geometry
 
 from .plan.layout import Bytes
@@ -63,7 +64,8 @@ class Program:
     """A compiled network for one accelerator configuration.
 
     ``memory`` goes to any address that is a multiple of 64 in the device's memory; a task is run by
-    setting the device's program base to that address plus the task's ``base``.
+    setting the device's program base to that address plus the task's ``base``. ``dial``: what no
+    frame's may exceed (:attr:`~moevit.quant.network.Network.dial`).
     """
 
     config: AcceleratorConfig
@@ -74,6 +76,7 @@ class Program:
     regions: tuple[Region, ...]
     meta: dict[str, Any] = field(default_factory=dict)
     all_tasks: AllTasks | None = None
+    dial: Dial = AS_COMPILED
 
     def task(self, name: str) -> TaskProgram:
         """The task called ``name``; raises ``ValueError`` listing those that exist."""
@@ -157,6 +160,7 @@ class Program:
             "tasks": {name: asdict(task) for name, task in self.tasks.items()},
             "regions": [asdict(region) for region in self.regions],
             "meta": self.meta,
+            "dial": asdict(self.dial),
         }
         if self.all_tasks is not None:
             about["all_tasks"] = asdict(self.all_tasks)
@@ -199,6 +203,7 @@ class Program:
                 regions=tuple(Region(**region) for region in about["regions"]),
                 meta=about["meta"],
                 all_tasks=_all_tasks(about["all_tasks"]) if "all_tasks" in about else None,
+                dial=Dial(**about.get("dial", {})),
             )
             config_hash = about["config_hash"]
         except (KeyError, TypeError) as error:

@@ -63,9 +63,9 @@ class ArrayConfig:
             raise ValueError(
                 f"ArrayConfig.tokens must be even (two share a weight), not {self.tokens}"
             )
-        if self.outputs < 4 or self.outputs & (self.outputs - 1):
+        if self.outputs < 2 or self.outputs & (self.outputs - 1):
             raise ValueError(
-                f"ArrayConfig.outputs must be a power of two from 4, not {self.outputs}"
+                f"ArrayConfig.outputs must be a power of two from 2, not {self.outputs}"
             )
         if self.inputs < 2 * self.outputs or self.inputs & (self.inputs - 1):
             raise ValueError(
@@ -320,7 +320,32 @@ _PYNQ_Z2 = _MICRO.but(
 )
 """128 products a cycle: as many as 220 multipliers leave room for, at one product each."""
 
-_ALL = (_MICRO, _DEFAULT, _ZCU104, _ZCU104_2048, _ZCU102, _PYNQ_Z2)
+# The ULX3S's ECP5 LFE5U-85F: 156 multipliers of 18 x 18 and 208 block RAMs of 18 Kbit. Two outputs,
+# so that everything around the array has two lanes (docs/ulx3s.md). `nano` stays on the chip: its
+# 129 tokens are 774 activation words and 6,192 residual words.
+_ULX3S = AcceleratorConfig(
+    name="ulx3s",
+    array=ArrayConfig(tokens=2, inputs=16, outputs=2),
+    memory=MemoryConfig(
+        activation_words=4096,
+        residual_words=8192,
+        kv_rows=512,
+        ring_rows=1024,
+        demand_rows=128,
+        param_rows=512,
+        demand_param_rows=128,
+        norm_rows=256,
+        ports=1,
+        landing_beats=64,
+    ),
+    limits=LimitConfig(tokens=136, depth=1024, experts=8, top_k=2, routed=136),
+    clock_mhz=50.0,
+)
+
+_ULX3S_128 = _ULX3S.but(name="ulx3s-128", array__tokens=4)
+"""Twice the products a cycle: fits by count."""
+
+_ALL = (_MICRO, _DEFAULT, _ZCU104, _ZCU104_2048, _ZCU102, _PYNQ_Z2, _ULX3S, _ULX3S_128)
 PRESETS = {config.name: config for config in _ALL}
 
 

@@ -13,7 +13,7 @@ from .compute.engine import ComputeEngine
 from .config import AcceleratorConfig
 from .control.semaphore import Semaphores
 from .control.sequencer import QUEUES
-from .interfaces import INSTRUCTION, SENT_BITS, AxiRead, AxiWrite, code_word, damage_place
+from .interfaces import INSTRUCTION, SENT_BITS, AxiRead, AxiWrite, code_word, damage_place, dial
 from .isa import INSTRUCTION_BYTES, Fetch, Load, Norm, Store
 from .lib.component import Component
 from .lib.queue import SmallFifo
@@ -77,6 +77,7 @@ class Core(Component):
                 "program": In(32),
                 "image": In(32),
                 "output": In(32),
+                "dial": In(dial),
                 "clean": In(1),
                 "between": In(1),
                 "cancel": In(1),
@@ -112,6 +113,7 @@ class Core(Component):
         self._weights(m, compute, data, weights)
         self._data(m, data)
         m.d.comb += [self.experts.eq(compute.tokens_sent), compute.clean.eq(self.clean)]
+        m.d.comb += compute.dial.eq(self.dial)
 
         with m.If(self.fault == Error.NONE):
             for engine, place in ((compute, 0), (weights, weights.place), (data, data.place)):

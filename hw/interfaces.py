@@ -62,6 +62,7 @@ __all__ = [
     "activation_write",
     "code_word",
     "damage_place",
+    "dial",
     "gate_row",
     "load_beat",
     "operand_words",
@@ -313,11 +314,22 @@ def Lengths(config: AcceleratorConfig) -> ArrayLayout:  # noqa: N802 (a shape)
     return ArrayLayout(unsigned(TOKEN_BITS + 1), config.limits.experts)
 
 
+dial = StructLayout(
+    {
+        "top_k": Gemm.shape("top_k"),
+        "least": unsigned(SCORE.width),
+        "enough": Gemm.shape("mult"),
+    }
+)
+"""Limits of a frame beside those of its routers, 0 where there are none (quant/dial.py)."""
+
+
 def gate_row(config: AcceleratorConfig) -> StructLayout:
     """One token's logits of one output tile, as the gate takes them.
 
     ``first``: a row of the GEMM's first token; ``last``: the token's last output tile; ``end``: the
-    GEMM's last row. Logit e is that of expert ``base + e``; scores below ``least`` are not queued.
+    GEMM's last row. Logit e is that of expert ``base + e``; scores below ``least`` are not queued,
+    nor those behind scores that add up to ``enough``.
     """
     a = config.array
     return StructLayout(
@@ -332,6 +344,7 @@ def gate_row(config: AcceleratorConfig) -> StructLayout:
             "top_k": Gemm.shape("top_k"),
             "base": Gemm.shape("queue"),
             "least": unsigned(SCORE.width),
+            "enough": dial["enough"].shape,
             "renormalise": unsigned(1),
             "logits": ArrayLayout(signed(VALUE.width), a.outputs),
         }

@@ -237,9 +237,11 @@ class Gemm(Instruction):
     GATE: ``experts`` logits a token (otiles = ceil(experts/O)) to the gate unit, which clears all
     queues, fills them in token order, and then gives one credit to ``signal``. Logit e is that of
     expert ``shift + e``; scores are quant/operators/gate.py's, and one below ``mult`` is not
-    queued. For KEY and VALUE ``otile_base`` is 0. Weights, keys and values are within +-127, the
-    array's bound (hw/compute/dot.py): weights by the compiler, keys and values because -128 becomes
-    -127.
+    queued, nor one behind scores of the token that add up to ``target`` (0: none is). The registers
+    TOP_K, MIN_SCORE and TOP_P, as a START took them, stand beside ``top_k``, ``mult`` and
+    ``target``, and of each pair the stricter holds. For KEY and VALUE ``otile_base`` is 0. Weights,
+    keys and values are within +-127, the array's bound (hw/compute/dot.py): weights by the
+    compiler, keys and values because -128 becomes -127.
     """
 
     OPCODE: ClassVar[Opcode] = Opcode.GEMM
@@ -257,7 +259,9 @@ class Gemm(Instruction):
     otiles: int = bits(10, "output tiles of O channels")
     otile_base: int = bits(10, "first output tile in the destination")
     mode: int = bits(4, "Destination")
-    target: int = bits(ADDRESS_BITS, "first word or row of the destination")
+    target: int = bits(
+        ADDRESS_BITS, "first word or row of the destination; GATE: sum of scores, 16 bits"
+    )
     target_stride: int = bits(12, "words from a row to the next")
     mult: int = bits(16, "GELU8: output multiplier; GATE: least score, 15 bits")
     shift: int = bits(6, "GELU8: output shift; GATE: first expert")

@@ -14,6 +14,7 @@ __all__ = [
     "DAMAGE_BITS",
     "DAMAGE_UNIT",
     "DEVICE_ID",
+    "DIAL",
     "EXPERT_BASE",
     "REGISTER_ADDRESS_BITS",
     "Access",
@@ -70,6 +71,7 @@ class Control(_Described):
     START = 0, "run the program at PROGRAM_BASE, behind those that wait; ignored while FULL"
     ABORT = 1, "give the frame up, and those that wait"
     CLEAR_IRQ = 2, "clear DONE and FAILED"
+    CHAINED = 3, "with START: ignored unless a frame runs or waits, so that none begins unseen"
 
 
 class Status(_Described):
@@ -173,6 +175,26 @@ class Register(IntEnum):
         "what has another CRC, if ERROR says so: bits 0..23 number, or address from the program's "
         "base in units of 64 bytes; bits 24..31 port",
     )
+    TOP_K = (
+        0x40,
+        Access.READ_WRITE,
+        "4 bits: the most experts a token, if below the router's; 0: as compiled",
+    )
+    MIN_SCORE = (
+        0x44,
+        Access.READ_WRITE,
+        "15 bits: no expert of a lower score, if above the router's least; 0: as compiled",
+    )
+    TOP_P = (
+        0x48,
+        Access.READ_WRITE,
+        "16 bits: no expert behind those whose scores add up to that, if below the router's sum; "
+        "0: as compiled",
+    )
+
+
+DIAL = {Register.TOP_K: "top_k", Register.MIN_SCORE: "least", Register.TOP_P: "enough"}
+"""Registers of a frame's dial, and their fields' names (quant/dial.py)."""
 
 
 def damaged(error: int, damage: int) -> str:

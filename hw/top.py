@@ -85,6 +85,7 @@ class Top(Elaboratable):
             core.program.eq(seq.program),
             core.image.eq(seq.image),
             core.output.eq(seq.output),
+            core.dial.eq(seq.dial),
             core.clean.eq(seq.clean),
             core.between.eq(seq.between),
             core.header_start.eq(seq.header_start),

@@ -14,7 +14,16 @@ from .clocks import Clock
 from .config import AcceleratorConfig
 from .watch import Field, bring_out
 
-__all__ = ["LINT_WAIVERS", "TOP_NAME", "clocks", "generate", "rtlil", "watched_rtlil", "write"]
+__all__ = [
+    "LINT_WAIVERS",
+    "TOP_NAME",
+    "clocks",
+    "generate",
+    "plain_memories",
+    "rtlil",
+    "watched_rtlil",
+    "write",
+]
 
 TOP_NAME = "moevit"
 
@@ -40,7 +49,7 @@ def generate(config: AcceleratorConfig, platform: Any = None) -> str:
     os.environ.setdefault("AMARANTH_USE_YOSYS", "builtin")
     from amaranth.back import verilog
 
-    with _plain_memories():
+    with plain_memories():
         return verilog.convert(
             **_design(config, platform), emit_src=False, strip_internal_attrs=True
         )
@@ -60,7 +69,7 @@ def watched_rtlil(
 
     get: Any = Fragment.get
     design = _design(config, platform)
-    with _plain_memories():
+    with plain_memories():
         design["elaboratable"] = top = get(design["elaboratable"], platform)
         signals, fields = bring_out(top, watch)
         design["ports"] |= {n: (s, PortDirection.Output) for n, s in signals.items()}
@@ -87,7 +96,7 @@ def _design(config: AcceleratorConfig, platform: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def _plain_memories() -> Iterator[None]:
+def plain_memories() -> Iterator[None]:
     """Leave memories without initial values where those are all zero; nothing here reads them.
 
     Amaranth writes one statement a word otherwise, which is nine tenths of the text and of the

@@ -107,6 +107,7 @@ def _moe(config: ModelConfig, bits: int) -> Moe:
         k=config.top_k,
         renormalise=config.renormalise,
         least=Gate.above(config.prune_threshold),
+        enough=Gate.reaching(config.top_p),
     )
     share = config.tokens * config.top_k / config.window
     windowed = config.window < config.experts

@@ -104,7 +104,8 @@ class ModelConfig:
     behind its attention. ``experts_per_task``: how many experts a task may choose among (0: all),
     from ``expert_starts`` on, an expert a task (empty: spread evenly). ``renormalise``: scores add
     up to one over the ``top_k``. ``prune_threshold``: a score not above it counts as 0 and its
-    expert is not computed; 0 keeps all.
+    expert is not computed; 0 keeps all. ``top_p``: experts by falling score until their scores
+    add up to it, ``top_k`` of them at most; 1 keeps all of these.
 
     The last fields hold what imported models do differently. ``attention_scale``: factor of the
     scores, ``(dim / heads) ** -0.5`` if None. ``class_token_in_position``: row 0 of the position
@@ -155,6 +156,7 @@ class ModelConfig:
     expert_starts: tuple[int, ...] = ()
     renormalise: bool = False
     prune_threshold: float = 0.0
+    top_p: float = 1.0
     distilled: bool = False
     registers: int = 0
     mean_pool: bool = False
@@ -280,6 +282,8 @@ class ModelConfig:
             raise ValueError(
                 f"Model prune_threshold must be from 0 to below 1, not {self.prune_threshold!r}"
             )
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"Model top_p must be above 0 to 1, not {self.top_p!r}")
 
     @property
     def window(self) -> int:

@@ -81,6 +81,7 @@ class Block(nn.Module):
                 windows=(config.window, config.starts),
                 renormalise=config.renormalise,
                 threshold=config.prune_threshold,
+                top_p=config.top_p,
             )
             self.mlp = MixtureOfExperts(router, dim, config.expert_hidden)
         else:

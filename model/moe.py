@@ -4,7 +4,9 @@ Sources: Shazeer et al. 2017, "Outrageously Large Neural Networks" (noisy top-k 
 and load losses: section 4 and appendix A); Riquelme et al. 2021, "Scaling Vision with Sparse
 Mixture of Experts" (softmax over all experts before the top k, fixed noise of deviation 1/E);
 Fan et al. 2022, "M3ViT" (a router for each task, or one that sees the task; experts shared by all,
-or some of them for each task; scores below a threshold dropped).
+or some of them for each task; scores below a threshold dropped); Huang et
+al. 2024, "Harder Tasks Need More Experts: Dynamic Routing in MoE Models" (experts until their
+scores add up to p).
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ class Routing(NamedTuple):
 
     ``probabilities`` ``(n, W)`` is the softmax over the experts that the token's task may choose;
     ``scores`` ``(n, k)`` its k largest entries in falling order, renormalised if the router does
-    that; ``experts`` ``(n, k)`` whose they are, among all experts. A choice that the threshold
-    drops is :data:`~moevit.quant.operators.gate.NOBODY` with score 0.
+    that; ``experts`` ``(n, k)`` whose they are, among all experts. A choice that the threshold or
+    top-p drops is :data:`~moevit.quant.operators.gate.NOBODY` with score 0.
     """
 
     probabilities: Tensor
@@ -96,6 +98,8 @@ class Router(nn.Module):
         Scores are divided by the sum of the chosen ones.
     threshold:
         A score not above it is dropped; 0 keeps all.
+    top_p:
+        Experts until their scores add up to it; 1 keeps all ``top_k``.
     """
 
     windows: Tensor  # (T, W)
@@ -113,11 +117,12 @@ class Router(nn.Module):
         windows: tuple[int, tuple[int, ...]] | None = None,
         renormalise: bool = False,
         threshold: float = 0.0,
+        top_p: float = 1.0,
     ) -> None:
         super().__init__()
         width, starts = windows or (experts, (0,) * tasks)
         self.top_k, self.experts, self.tasks = top_k, experts, tasks
-        self.renormalise, self.threshold = renormalise, threshold
+        self.renormalise, self.threshold, self.top_p = renormalise, threshold, top_p
         self.whole = width == experts
         self.noise = 1.0 / width
         self.weight = nn.Parameter(torch.empty(1 if shared else tasks, experts, dim))
@@ -164,11 +169,15 @@ class Router(nn.Module):
             return logits if bias is None else logits + bias
 
     def weigh(self, best: Tensor) -> Tensor:
-        """What a token's ``k`` largest probabilities ``(..., k)`` become; 0 if dropped."""
+        """What a token's ``k`` largest probabilities ``(..., k)``, in falling order, become; 0 if
+        dropped."""
         if self.renormalise:
             best = best / best.sum(-1, keepdim=True)
         if self.threshold:
             best = best.where(best > self.threshold, best.new_zeros(()))
+        if self.top_p < 1:  # which are taken has no gradient, their scores have
+            before = best.detach().cumsum(-1) - best.detach()
+            best = best.where(before < self.top_p, best.new_zeros(()))
         return best
 
     def route(self, logits: Tensor, window: Tensor | None = None) -> Routing:
@@ -182,7 +191,7 @@ class Router(nn.Module):
         scores, experts = self.weigh(order.values[:, : self.top_k]), order.indices[:, : self.top_k]
         if window is not None:
             experts = window.gather(-1, experts)
-        if self.threshold:
+        if self.threshold or self.top_p < 1:
             experts = experts.where(scores > 0, experts.new_tensor(NOBODY))
         return Routing(probabilities, scores, experts)
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from .dial import SCORE_BITS
+
 __all__ = [
     "ACCUMULATOR",
     "ACTIVATION",
@@ -80,7 +82,7 @@ VALUE = QFormat(width=16)
 """A requantised sum before its destination narrows, adds or weights it."""
 LOGIT = QFormat(width=16, frac=8)
 """Attention scores and router logits, in units of log2: ``2**(x / 256)`` is the exponential."""
-SCORE = QFormat(width=15, frac=15, signed=False)
+SCORE = QFormat(width=SCORE_BITS, frac=SCORE_BITS, signed=False)
 """An expert's score, 0..32767 for 0..1."""
 
 

@@ -32,6 +32,7 @@ _LATER = {  # fields that files of this version may lack
     ("Head", "class_token"),
     ("Gate", "renormalise"),
     ("Gate", "least"),
+    ("Gate", "enough"),
     ("Geometry", "distilled"),
     ("Geometry", "registers"),
     ("Head", "mean"),

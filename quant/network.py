@@ -6,11 +6,12 @@ This is what calibration produces, what the golden model executes and what the c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from .dial import AS_COMPILED, Dial
 from .formats import Multiplier
 from .operators.gate import NOBODY, Gate
 from .operators.layernorm import LayerNorm
@@ -251,6 +252,32 @@ class Network:
     def linear_heads(self) -> dict[str, Head]:
         """The heads that are linear, by task."""
         return {task: head for task, head in self.heads.items() if isinstance(head, Head)}
+
+    @property
+    def dial(self) -> Dial:
+        """The loosest of all routers' limits, which no frame's dial may exceed
+        (:meth:`.dial.Dial.check`)."""
+        found = [block.mlp.gate.limits for block in self.blocks if isinstance(block.mlp, Moe)]
+        if not found:
+            return AS_COMPILED
+        sums = [gate.enough for gate in found]
+        return Dial(
+            top_k=max(gate.top_k for gate in found),
+            least=min(gate.least for gate in found),
+            enough=max(sums) if all(sums) else 0,
+        )
+
+    def dialled(self, dial: Dial) -> Network:
+        """The network of a frame with ``dial``: fewer experts, everything else as it is."""
+        if dial == AS_COMPILED:
+            return self
+        blocks = tuple(
+            replace(block, mlp=replace(block.mlp, gate=block.mlp.gate.dialled(dial)))
+            if isinstance(block.mlp, Moe)
+            else block
+            for block in self.blocks
+        )
+        return replace(self, blocks=blocks)
 
     def final_norm(self, task: str) -> LayerNorm | Rescale | None:
         """What makes int8 of a task's last tokens: the network's norm, or the head's own."""

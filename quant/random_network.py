@@ -61,8 +61,8 @@ class Sizes:
     of their own without ``norm``.
 
     ``window``: how many experts a task may choose among (0: all), in windows spread evenly over the
-    tasks; ``favourite`` counts from the window's first. ``renormalise``, ``threshold``: of the
-    gate. ``ahead``: routers read the residual stream in front of the block.
+    tasks; ``favourite`` counts from the window's first. ``renormalise``, ``threshold``,
+    ``top_p``: of the gate. ``ahead``: routers read the residual stream in front of the block.
     """
 
     image_height: int = 16
@@ -96,6 +96,7 @@ class Sizes:
     window: int = 0
     renormalise: bool = False
     threshold: float = 0.0
+    top_p: float = 1.0
     ahead: bool = False
 
     def __post_init__(self) -> None:
@@ -381,6 +382,7 @@ class _Builder:
                 k=sizes.top_k,
                 renormalise=sizes.renormalise,
                 least=Gate.above(sizes.threshold),
+                enough=Gate.reaching(sizes.top_p),
             ),
             routers=routers,
             experts=experts,

@@ -17,6 +17,7 @@ import numpy as np
 
 from moevit.compiler.program import Program
 from moevit.hw.registers import Counter, Error
+from moevit.quant.dial import AS_COMPILED, Dial
 from moevit.quant.errors import UserError
 from moevit.sim.backends import Sources
 from moevit.sim.counters import Counters
@@ -102,8 +103,18 @@ class RemoteDevice:
             )
         self._program = program
 
-    def run(self, image: Any, task: str, *, progress: Progress | None = None) -> Result:
-        """One image; see :class:`~moevit.sim.device.Device`. Nothing is told of its progress."""
+    def run(
+        self,
+        image: Any,
+        task: str,
+        *,
+        dial: Dial = AS_COMPILED,
+        progress: Progress | None = None,
+    ) -> Result:
+        """One image; see :class:`~moevit.sim.device.Device`. Nothing is told of its progress, and
+        the API has no dial: ``ValueError`` for one."""
+        if dial != AS_COMPILED:
+            raise ValueError(f"{self._url}: a server runs its program as compiled, without a dial")
         program = self._program
         if program is None:
             raise ValueError("The device has no program; load one first")
@@ -135,12 +146,15 @@ class RemoteDevice:
             counters=self._counters,
         )
 
-    def run_all(self, image: Any, *, progress: Progress | None = None) -> dict[str, Result]:
+    def run_all(
+        self, image: Any, *, dial: Dial = AS_COMPILED, progress: Progress | None = None
+    ) -> dict[str, Result]:
         """One image under all tasks, one after the other."""
         program = self._program
         if program is None:
             raise ValueError("The device has no program; load one first")
-        return {task: self.run(image, task, progress=progress) for task in program.tasks}
+        tasks = program.tasks
+        return {task: self.run(image, task, dial=dial, progress=progress) for task in tasks}
 
     def _ask(self, method: str, what: str, **about: Any) -> Any:
         try:

@@ -10,6 +10,7 @@ import numpy as np
 
 from moevit.compiler.program import Program
 from moevit.hw.config import AcceleratorConfig
+from moevit.quant.dial import AS_COMPILED, Dial
 from moevit.quant.golden import Golden
 from moevit.quant.network import Network
 from moevit.quant.typing import Report, silent
@@ -53,6 +54,9 @@ class Sources(Protocol):
     def forward(self) -> Forward:
         """The float model."""
 
+    def dialled(self, dial: Dial) -> Forward:
+        """The float model of a frame with ``dial``."""
+
     @property
     def onnx(self) -> Forward:
         """The float model's ONNX export."""
@@ -93,13 +97,23 @@ class _Software:
         """Makes ``program`` the one that is run."""
         self._program = program
 
-    def run(self, image: Any, task: str, *, progress: Progress | None = None) -> Result:
+    def run(
+        self,
+        image: Any,
+        task: str,
+        *,
+        dial: Dial = AS_COMPILED,
+        progress: Progress | None = None,
+    ) -> Result:
         """One image; see :class:`~.device.Device`."""
         raise NotImplementedError
 
-    def run_all(self, image: Any, *, progress: Progress | None = None) -> dict[str, Result]:
+    def run_all(
+        self, image: Any, *, dial: Dial = AS_COMPILED, progress: Progress | None = None
+    ) -> dict[str, Result]:
         """One image under all tasks, one after the other."""
-        return {task: self.run(image, task, progress=progress) for task in self.program.tasks}
+        tasks = self.program.tasks
+        return {task: self.run(image, task, dial=dial, progress=progress) for task in tasks}
 
 
 class TorchDevice(_Software):
@@ -107,15 +121,28 @@ class TorchDevice(_Software):
 
     name = "torch"
 
-    def __init__(self, forward: Forward) -> None:
+    def __init__(self, forward: Forward, dialled: Callable[[Dial], Forward] | None = None) -> None:
         super().__init__()
-        self._forward = forward
+        self._forward, self._dialled = forward, dialled
 
-    def run(self, image: Any, task: str, *, progress: Progress | None = None) -> Result:
+    def run(
+        self,
+        image: Any,
+        task: str,
+        *,
+        dial: Dial = AS_COMPILED,
+        progress: Progress | None = None,
+    ) -> Result:
         """One image; see :class:`~.device.Device`."""
         self.program.task(task)
         self.program.image.pack(image)  # for its checks
-        raw = self._forward(np.asarray(image)[None], task)[0]
+        dial.check(self.program.dial)
+        forward = self._forward
+        if dial != AS_COMPILED:
+            if self._dialled is None:
+                raise ValueError(f"Backend {self.name} has its routers' limits built in: no dial")
+            forward = self._dialled(dial)
+        raw = forward(np.asarray(image)[None], task)[0]
         return Result(task=task, output=None, planes=np.asarray(raw, np.float32), counters=None)
 
 
@@ -133,6 +160,7 @@ class GoldenDevice(_Software):
     def __init__(self, network: Network) -> None:
         super().__init__()
         self._golden = Golden(network)
+        self._dialled: dict[Dial, Golden] = {}
 
     def load(self, program: Program) -> None:
         """Makes ``program`` the one that is run; ``ValueError`` if its network is another one."""
@@ -146,10 +174,19 @@ class GoldenDevice(_Software):
             raise ValueError(f"The program's task {unknown[0]!r} is none of {network.tasks}")
         super().load(program)
 
-    def run(self, image: Any, task: str, *, progress: Progress | None = None) -> Result:
+    def run(
+        self,
+        image: Any,
+        task: str,
+        *,
+        dial: Dial = AS_COMPILED,
+        progress: Progress | None = None,
+    ) -> Result:
         """One image; see :class:`~.device.Device`."""
         self.program.task(task)
-        output = self._golden.run(image, task).output
+        dial.check(self.program.dial)
+        golden = self._dialled.setdefault(dial, Golden(self._golden.network.dialled(dial)))
+        output = golden.run(image, task).output
         return Result(
             task=task, output=output, planes=planes(self.program, task, output), counters=None
         )
@@ -174,13 +211,25 @@ class InterpreterDevice(_Software):
         self._memory[: len(program.memory)] = program.memory
         super().load(program)
 
-    def run(self, image: Any, task: str, *, progress: Progress | None = None) -> Result:
+    def run(
+        self,
+        image: Any,
+        task: str,
+        *,
+        dial: Dial = AS_COMPILED,
+        progress: Progress | None = None,
+    ) -> Result:
         """One image; see :class:`~.device.Device`."""
         program, memory = self.program, self._memory
         about = program.task(task)
+        dial.check(program.dial)
         memory[self._image : self._image + program.image.size] = program.image.pack(image)
         self._interpreter.run(
-            memory, program_base=about.base, image_base=self._image, output_base=self._output
+            memory,
+            program_base=about.base,
+            image_base=self._image,
+            output_base=self._output,
+            dial=dial,
         )
         start = self._output + about.output.address
         output = about.output.unpack(memory[start : start + about.output.size])
@@ -209,7 +258,7 @@ def open_device(
     ``report`` is told of what takes long.
     """
     if name == "torch":
-        return TorchDevice(sources.forward)
+        return TorchDevice(sources.forward, sources.dialled)
     if name == "onnx":
         return OnnxDevice(sources.onnx)
     if name == "golden":

@@ -17,6 +17,7 @@ import numpy as np
 
 from moevit.compiler.program import Program
 from moevit.hw.registers import Error, damaged
+from moevit.quant.dial import AS_COMPILED, Dial
 from moevit.quant.golden import unshuffle
 from moevit.quant.typing import Floats32
 
@@ -73,14 +74,23 @@ class Device(Protocol):
     def load(self, program: Program) -> None:
         """Make ``program`` the one that is run. ``DeviceError`` if it is for another device."""
 
-    def run(self, image: Any, task: str, *, progress: Progress | None = None) -> Result:
-        """One image ``(height, width, channels)`` uint8.
+    def run(
+        self,
+        image: Any,
+        task: str,
+        *,
+        dial: Dial = AS_COMPILED,
+        progress: Progress | None = None,
+    ) -> Result:
+        """One image ``(height, width, channels)`` uint8; ``dial``: fewer experts a token.
 
-        Raises ``ValueError`` for an image of another shape, an unknown task, or no program, and
-        ``DeviceError`` where the device gave up.
+        Raises ``ValueError`` for an image of another shape, an unknown task, no program, or a dial
+        that asks for more than it was compiled for, and ``DeviceError`` where the device gave up.
         """
 
-    def run_all(self, image: Any, *, progress: Progress | None = None) -> dict[str, Result]:
+    def run_all(
+        self, image: Any, *, dial: Dial = AS_COMPILED, progress: Progress | None = None
+    ) -> dict[str, Result]:
         """One image under all tasks of the program: in one run where the device can, and one by one
         in software. Raises as :meth:`run`, and ``ValueError`` for a program compiled without it.
         """

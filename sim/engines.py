@@ -29,6 +29,7 @@ from moevit.hw.isa import (
 )
 from moevit.hw.registers import DAMAGE_UNIT, Error
 from moevit.hw.transfer.load import sides
+from moevit.quant.dial import AS_COMPILED, NEVER, Dial
 from moevit.quant.formats import RESIDUAL, SCORE, VALUE, Multiplier, round_shift
 from moevit.quant.operators.gate import Gate
 from moevit.quant.operators.layernorm import LayerNorm
@@ -65,11 +66,12 @@ def _lines(i: Gemm, rows: Ints, pitch: int) -> Ints:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bases:
-    """The device's base registers."""
+    """The device's base registers, and its dial."""
 
     program: int
     image: int
     output: int
+    dial: Dial = AS_COMPILED
 
 
 class Engines:
@@ -214,6 +216,7 @@ class Engines:
             end = i.shift + i.experts
             require(0 < i.experts and end <= limits.experts, f"GEMM of experts {i.shift}..{end}")
             require(i.mult <= SCORE.max, f"GEMM of scores from {i.mult}")
+            require(i.target <= NEVER, f"GEMM of scores up to {i.target}")
             require(0 < i.top_k <= min(i.experts, limits.top_k), f"GEMM of top {i.top_k}")
             require(i.tokens <= limits.routed, f"router GEMM of {i.tokens} tokens")
             needed = -(-i.experts // self.config.array.outputs)
@@ -290,8 +293,14 @@ class Engines:
 
     def route(self, i: Gemm) -> None:
         """The gate unit: queues from the logits of a whole router GEMM."""
-        gate = Gate(experts=i.experts, k=i.top_k, renormalise=bool(i.renormalise), least=i.mult)
-        index, score = gate.compute(np.concatenate(self.logits))
+        gate = Gate(
+            experts=i.experts,
+            k=i.top_k,
+            renormalise=bool(i.renormalise),
+            least=i.mult,
+            enough=i.target,
+        )
+        index, score = gate.dialled(self.bases.dial).compute(np.concatenate(self.logits))
         none = np.zeros(0, np.int64)
         self.chip.queues = [TokenQueue(none, none) for _ in self.chip.queues]
         for e in range(i.experts):

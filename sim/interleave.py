@@ -32,6 +32,7 @@ from moevit.hw.isa import (
     Sync,
 )
 from moevit.hw.registers import Error
+from moevit.quant.dial import AS_COMPILED, Dial
 from moevit.quant.typing import Ints
 
 from .engines import Bases
@@ -59,6 +60,7 @@ def run_interleaved(
     image_base: int,
     output_base: int,
     seed: int,
+    dial: Dial = AS_COMPILED,
     queue_depth: int = 16,
 ) -> None:
     """One frame; ``memory`` receives the output.
@@ -66,7 +68,7 @@ def run_interleaved(
     ``queue_depth`` is the number of instructions that can wait in front of an engine. Raises
     :class:`DeviceError`: ``HANG`` for a deadlock.
     """
-    bases = Bases(program=program_base, image=image_base, output=output_base)
+    bases = Bases(program=program_base, image=image_base, output=output_base, dial=dial)
     frame = open_frame(config, memory, bases, poison=seed)
     _Machine(config, frame, queue_depth).run(np.random.default_rng(seed))
 

@@ -31,6 +31,7 @@ from moevit.hw.isa import (
     decode,
 )
 from moevit.hw.registers import Error
+from moevit.quant.dial import AS_COMPILED, Dial
 from moevit.quant.typing import Ints
 
 from .engines import Bases, Engines, require
@@ -124,16 +125,18 @@ class Interpreter:
         program_base: int,
         image_base: int,
         output_base: int,
+        dial: Dial = AS_COMPILED,
         poison: int = 0,
         watch: Callable[[int, Instruction, OnChip], None] | None = None,
     ) -> Outcome:
         """One frame on ``memory`` (uint8), which receives the output.
 
-        ``poison`` seeds the noise that the memories start with; ``watch`` is called after each
-        instruction. Raises :class:`DeviceError` with the code that the device would report; what
-        would hang the device is ``HANG``.
+        ``dial`` is what the frame's registers would hold. ``poison`` seeds the noise that
+        the memories start with; ``watch`` is called after each instruction. Raises
+        :class:`DeviceError` with the code that the device would report; what would hang the
+        device is ``HANG``.
         """
-        bases = Bases(program=program_base, image=image_base, output=output_base)
+        bases = Bases(program=program_base, image=image_base, output=output_base, dial=dial)
         frame = open_frame(self.config, memory, bases, poison=poison)
         run = _Run(self.config, frame)
         for n in range(len(frame.code)):

@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Self
 
 from moevit.compiler.program import Program
+from moevit.quant.dial import AS_COMPILED, Dial
 
 from .device import Device, Result
 
@@ -64,17 +65,17 @@ class DevicePool:
             device.close()
         self._devices.clear()
 
-    def submit(self, image: Any, task: str) -> Future[Result]:
+    def submit(self, image: Any, task: str, dial: Dial = AS_COMPILED) -> Future[Result]:
         """One image under one task, when a device is free; errors are those of the device."""
-        return self._threads.submit(self._run, image, task)
+        return self._threads.submit(self._run, image, task, dial)
 
-    def map(self, items: Iterable[tuple[Any, str]]) -> Iterator[Result]:
+    def map(self, items: Iterable[tuple[Any, str]], dial: Dial = AS_COMPILED) -> Iterator[Result]:
         """The results of pairs of image and task, in their order."""
-        futures: Sequence[Future[Result]] = [self.submit(image, task) for image, task in items]
+        futures: Sequence[Future[Result]] = [self.submit(*item, dial) for item in items]
         for future in futures:
             yield future.result()
 
-    def _run(self, image: Any, task: str) -> Result:
+    def _run(self, image: Any, task: str, dial: Dial) -> Result:
         device = self._take()
         last = 0
 
@@ -89,7 +90,7 @@ class DevicePool:
             self._on_cycles(total)
 
         try:
-            return device.run(image, task, progress=progress)
+            return device.run(image, task, dial=dial, progress=progress)
         finally:
             self._idle.put(device)
 

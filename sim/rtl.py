@@ -19,6 +19,7 @@ from moevit.hw.control.axi_lite import WAITING
 from moevit.hw.registers import (
     COUNTER_BASE,
     DEVICE_ID,
+    DIAL,
     EXPERT_BASE,
     Control,
     Counter,
@@ -26,6 +27,7 @@ from moevit.hw.registers import (
     Register,
     Status,
 )
+from moevit.quant.dial import AS_COMPILED, Dial
 from moevit.quant.typing import Report, silent
 
 from .counters import Counters
@@ -44,7 +46,8 @@ MAX_CYCLES = 50_000_000
 """Of one frame, by default; the device's own watchdog finds a hang much earlier."""
 
 MEMORY_BASE = 0x1000_0000
-"""Where a program lies; not 0, so that a base address that is ignored shows."""
+"""Address of the program in the simulated memory: not 0, so that a base address that is ignored
+shows."""
 _PAGE = 4096
 _ABORT_CYCLES = 100_000
 
@@ -164,6 +167,11 @@ class RtlDevice:
             raise ValueError("The device has no program; load one first")
         return self._simulator
 
+    @property
+    def places(self) -> tuple[tuple[int, int], ...]:
+        """Addresses of the image and of the output area of each frame that can be under way."""
+        return tuple(self._places)
+
     def _verilate(self, base: int, size: int, timing: MemoryTiming) -> Simulator:
         watched = self._recorder is not None
         library = build_simulator(self.config, self._report, watched=watched)
@@ -215,13 +223,22 @@ class RtlDevice:
                 )
 
     # Frames ------------------------------------------------------------------------------------
-    def run(self, image: Any, task: str, *, progress: Progress | None = None) -> Result:
+    def run(
+        self,
+        image: Any,
+        task: str,
+        *,
+        dial: Dial = AS_COMPILED,
+        progress: Progress | None = None,
+    ) -> Result:
         """One image; see :class:`~.device.Device`."""
         about = self._loaded.task(task)
-        self._frame(image, about.base, task, about.output.size, progress)
+        self._frame(image, about.base, task, about.output.size, dial, progress)
         return self._result(task, about.output)
 
-    def run_all(self, image: Any, *, progress: Progress | None = None) -> dict[str, Result]:
+    def run_all(
+        self, image: Any, *, dial: Dial = AS_COMPILED, progress: Progress | None = None
+    ) -> dict[str, Result]:
         """One image under all tasks in one frame, whose counters every result has.
 
         Raises as :meth:`run`, and ``ValueError`` for a program that was compiled without it.
@@ -229,13 +246,16 @@ class RtlDevice:
         about = self._loaded.all_tasks
         if about is None:
             raise ValueError("The program has no frame of all tasks: compile with all_tasks=True")
-        self._frame(image, about.base, ALL, about.room, progress)
+        self._frame(image, about.base, ALL, about.room, dial, progress)
         return {task: self._result(task, output) for task, output in about.outputs.items()}
 
-    def run_stream(self, frames: Iterable[tuple[Any, str]]) -> Iterator[Result]:
+    def run_stream(
+        self, frames: Iterable[tuple[Any, str] | tuple[Any, str, Dial]]
+    ) -> Iterator[Result]:
         """Pictures under their tasks, one frame behind the other, as many waiting as can.
 
-        The cycles of a frame count from the end of the frame before. Raises as :meth:`run`.
+        Each may bring a dial of its own. The cycles of a frame count from the end of the
+        frame before. Raises as :meth:`run`.
         """
         sim, todo = self.simulator, iter(frames)
         free, under_way = list(self._places), deque[tuple[tuple[int, int], str]]()
@@ -244,12 +264,12 @@ class RtlDevice:
         try:
             while True:
                 while free and not sim.reg_read(Register.STATUS) >> Status.FULL & 1:
-                    image, task = next(todo, (None, ""))
+                    image, task, *dial = next(todo, (None, ""))
                     if not task:
                         break
                     about = self._loaded.task(task)
                     place = free.pop(0)
-                    self._start(place, image, task, about.base, about.output.size)
+                    self._start(place, image, task, about.base, about.output.size, *dial)
                     under_way.append((place, task))
                 if not under_way:
                     return
@@ -282,12 +302,18 @@ class RtlDevice:
         return self._program
 
     def _frame(
-        self, image: Any, base: int, name: str, written: int, progress: Progress | None
+        self,
+        image: Any,
+        base: int,
+        name: str,
+        written: int,
+        dial: Dial,
+        progress: Progress | None,
     ) -> None:
         """Runs one frame to its end; ``written``: bytes of its output area."""
         sim = self.simulator
         sim.clear_stats()
-        self._start(self._places[0], image, name, base, written)
+        self._start(self._places[0], image, name, base, written, dial)
         try:
             self._until_interrupt(name, progress)
         except DeviceError:
@@ -299,15 +325,24 @@ class RtlDevice:
         sim.reg_write(Register.CONTROL, 1 << Control.CLEAR_IRQ)
 
     def _start(
-        self, place: tuple[int, int], image: Any, name: str, base: int, written: int
+        self,
+        place: tuple[int, int],
+        image: Any,
+        name: str,
+        base: int,
+        written: int,
+        dial: Dial = AS_COMPILED,
     ) -> None:
         """Puts an image into its place and starts its frame."""
         sim, (at, output) = self.simulator, place
+        dial.check(self._loaded.dial)
         sim.write(at, self._loaded.image.pack(image).tobytes())
         sim.write(output, b"\xa5" * written)  # nothing may be left from before
         sim.reg_write(Register.PROGRAM_BASE, MEMORY_BASE + base)
         sim.reg_write(Register.IMAGE_BASE, at)
         sim.reg_write(Register.OUTPUT_BASE, output)
+        for register, field in DIAL.items():
+            sim.reg_write(register, getattr(dial, field))
         if self._recording is not None:
             self._recording.tasks.append(name)
         sim.reg_write(Register.CONTROL, 1 << Control.START)

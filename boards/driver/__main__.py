@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from moevit.quant.dial import Dial
+
 from .bundle import MANIFEST, Bundle
 from .device import Accelerator
 from .errors import BundleError, DriverError
@@ -19,6 +21,9 @@ from .selftest import selftest
 from .session import TRANSPORTS, open_accelerator
 
 __all__ = ["main"]
+
+_TOP_P = "experts of a token by falling score until their scores add up to P"
+_MIN_SCORE = "only experts of a score above S"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,6 +53,9 @@ def _parser() -> argparse.ArgumentParser:
             one.add_argument("image", type=Path, help=".npy, or a picture where Pillow is")
             one.add_argument("--program", type=Path, help="the bundle's first by default")
             one.add_argument("--task", help="all by default")
+            one.add_argument("--top-p", type=float, metavar="P", help=_TOP_P)
+            one.add_argument("--min-score", type=float, metavar="S", help=_MIN_SCORE)
+            one.add_argument("--top-k", type=int, metavar="K", help="at most K experts a token")
             one.add_argument("-o", "--output", type=Path, default=Path("out"), metavar="DIR")
     return parser
 
@@ -119,11 +127,13 @@ def _image(options: argparse.Namespace, bundle: Bundle, accelerator: Accelerator
         raise BundleError(f"{bundle.root}: the bundle has no program")
     program = Program.load(path)
     accelerator.load(program)
+    dial = Dial.of(top_p=options.top_p, min_score=options.min_score, top_k=options.top_k)
+    dial.check(program.dial)
     image = load_image(options.image, program.image)
     results = {}
     options.output.mkdir(parents=True, exist_ok=True)
     for task in [options.task] if options.task else program.tasks:
-        result = accelerator.run(image, task)
+        result = accelerator.run(image, task, dial=dial)
         for name, output in result.outputs.items():
             target = options.output / f"{options.image.stem}-{name}.npy"
             np.save(target, output)

@@ -4,9 +4,13 @@
 ...     accelerator.load(Program.load("programs/nano.moevit"))
 ...     result = accelerator.run(image, "depth")
 
-Two frames may be in flight: while one runs, the image of the next is put into memory, and it is
-started in the moment in which the first is found to be done. Frames end in the order in which they
-were submitted, and may be of different tasks.
+Three frames may be in flight: one runs, the next waits in the hardware, which begins it without
+asking, and the image of a third is put into memory. Frames end in the order in which they were
+submitted, and may be of different tasks.
+
+The hardware says how many frames ended (FRAMES) and how the last of them did (ERROR). A frame that
+fails takes the one that waits with it, which is started again; and since a START with CHAINED is
+ignored by hardware that is idle, none begins behind a failure that was not seen yet.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from typing import Any
 from moevit.hw.registers import (
     COUNTER_BASE,
     DEVICE_ID,
+    DIAL,
     EXPERT_BASE,
     Control,
     Counter,
@@ -26,6 +31,7 @@ from moevit.hw.registers import (
     Status,
     damaged,
 )
+from moevit.quant.dial import AS_COMPILED, Dial
 
 from .errors import (
     DriverError,
@@ -40,8 +46,11 @@ from .transport import ADDRESSES, Buffer, Transport, check_reach
 
 __all__ = ["Accelerator", "Frame", "Identity", "Result"]
 
-IN_FLIGHT = 2
-"""Frames that have buffers: one that runs and one that is ready."""
+STARTED = 2
+"""Frames that the hardware is given: one that runs and one that waits."""
+
+IN_FLIGHT = STARTED + 1
+"""Frames that have buffers: those and one whose image is being written."""
 
 _POISON = 0xA5  # where no output was written
 _SLICES = 8  # of a time-out; after each the driver asks STATUS even if no interrupt came
@@ -88,6 +97,7 @@ class Accelerator:
         self._free: list[Slot] = []
         self._running: deque[Frame] = deque()
         self._ready: deque[Frame] = deque()
+        self._ended = 0  # FRAMES, as far as seen
         try:
             self.identity = self._identify()
             self._make_idle()
@@ -123,12 +133,6 @@ class Accelerator:
         return Identity(
             isa_version=self.transport.read(Register.VERSION), config_hash=high << 32 | low
         )
-
-    @property
-    def depth(self) -> int:
-        """Frames that are started at once: one. The hardware would let more wait (STATUS.FULL,
-        FRAMES); this driver does not use that yet, it only stages the next frame's buffers."""
-        return 1
 
     @property
     def program(self) -> Program:
@@ -190,25 +194,31 @@ class Accelerator:
         self._memory, self._slots, self._free = None, [], []
 
     # Frames ------------------------------------------------------------------------------------
-    def run(self, image: Any, task: str, *, counters: bool = True) -> Result:
+    def run(
+        self, image: Any, task: str, *, dial: Dial = AS_COMPILED, counters: bool = True
+    ) -> Result:
         """One image ``(height, width, channels)`` uint8 under one task, or under ``ALL``."""
-        return self.submit(image, task, counters=counters).result()
+        return self.submit(image, task, dial=dial, counters=counters).result()
 
-    def submit(self, image: Any, task: str, *, counters: bool = False) -> Frame:
+    def submit(
+        self, image: Any, task: str, *, dial: Dial = AS_COMPILED, counters: bool = False
+    ) -> Frame:
         """Puts a frame in flight; waits for the oldest one if there are two already.
 
-        ``counters``: read all of them at its end, not only the cycles; 16 register reads and one
-        for each expert. Raises ``ValueError`` for an image of another shape, an unknown task, or
-        no program.
+        ``dial``: fewer experts a token, for this frame alone (:meth:`Dial.of`). ``counters``: read
+        all of them at its end, not only the cycles; 16 register reads and one
+        for each expert. Raises ``ValueError`` for an image of another shape, an unknown task, a
+        dial that asks for more than was compiled, or no program.
         """
         begun = self.transport.now()
         program = self.program
         entry = program.entry(task)
+        dial.check(program.dial)
         pixels = program.image.pack(image)
         while not self._free:
             self._finish_oldest()
         slot = self._free.pop()
-        frame = Frame(task, self, slot, begun, counters)
+        frame = Frame(task, dial, self, slot, begun, counters)
         slot.image.array[: len(pixels)] = pixels
         slot.image.to_device()
         for about in entry.outputs.values():  # nothing may be left from before
@@ -219,7 +229,11 @@ class Accelerator:
         return frame
 
     def _start_ready(self) -> None:
-        while self._ready and len(self._running) < self.depth:
+        """Gives the hardware what it has room for: nothing behind a frame with ``counters``."""
+        while self._ready and len(self._running) < STARTED:
+            if self._running and self._running[-1]._everything:
+                return
+            chained = bool(self._running)
             frame = self._ready.popleft()
             slot, memory = frame._slot, self._memory
             assert slot is not None and memory is not None
@@ -227,29 +241,54 @@ class Accelerator:
             self._write(Register.PROGRAM_BASE, memory.address + base)
             self._write(Register.IMAGE_BASE, slot.image.address)
             self._write(Register.OUTPUT_BASE, slot.output.address)
-            self._write(Register.CONTROL, 1 << Control.START)
+            for register, field in DIAL.items():
+                self._write(register, getattr(frame.dial, field))
+            self._write(Register.CONTROL, 1 << Control.START | chained << Control.CHAINED)
             self._running.append(frame)
+
+    def _start_again(self) -> None:
+        """What the hardware has dropped, or never taken, and what is ready."""
+        self._ready.extendleft(reversed(self._running))
+        self._running.clear()
+        self._start_ready()
 
     def _settle(self, frame: Frame) -> None:
         while not frame.finished:
             self._finish_oldest()
 
     def _finish_oldest(self) -> None:
-        """The oldest frame to its end, which is its result or its error."""
+        """At least the oldest frame to its end, which is its result or its error."""
         frame = self._running[0]
         try:
-            cycles = self._wait(frame)
+            count, code, cycles = self._wait(frame)
         except BaseException as error:
-            self._end(frame, error=error)
+            self._running.remove(frame)
+            self._fail(frame, error)
             if not isinstance(error, DriverError):  # Ctrl-C
                 self._make_idle()
-                self._start_ready()
+                self._start_again()
                 raise
-            self._start_ready()
+            self._start_again()
             return
-        counters, tokens = self._read_counters() if frame._everything else (None, None)
-        self._running.popleft()
-        self._start_ready()  # before the outputs are fetched: the next frame runs meanwhile
+        ended = [self._running.popleft() for _ in range(count)]
+        last = ended.pop() if code else None
+        where = damaged(code, self._read(Register.DAMAGE)) if code else ""
+        counters = self._counters(ended[-1]) if ended and not code else None
+        self._write(Register.CONTROL, 1 << Control.CLEAR_IRQ)
+        if code == Error.HANG:  # answers of this frame may still be under way
+            self._reset()
+        if code or not (self._busy() or self._news()):
+            self._start_again()
+        self._start_ready()  # before outputs are fetched: the next frame runs meanwhile
+        for n, frame in enumerate(ended, 1):
+            known = cycles if n == count else None
+            self._fetch(frame, known, counters if n == count else None)
+        if last is not None:
+            meaning = Error(code).meaning if code in list(Error) else "for a reason unknown here"
+            text = f"task {last.task}: {meaning} (error {code}){where and ': '}{where}"
+            self._fail(last, FrameError(code, text))
+
+    def _fetch(self, frame: Frame, cycles: int | None, counters: Any) -> None:
         slot = frame._slot
         assert slot is not None
         outputs = {}
@@ -257,11 +296,11 @@ class Accelerator:
             slot.output.to_host(about.address, about.size)
             outputs[task] = about.unpack(slot.output.array[about.address :][: about.size])
         seconds = self.transport.now() - frame._begun
-        frame._result = Result(outputs, cycles, seconds, counters, tokens)
+        values, tokens = counters or (None, None)
+        frame._result = Result(outputs, cycles, seconds, values, tokens)
         self._release(frame)
 
-    def _end(self, frame: Frame, *, error: BaseException) -> None:
-        self._running.remove(frame)
+    def _fail(self, frame: Frame, error: BaseException) -> None:
         frame._error = error
         self._release(frame)
 
@@ -270,18 +309,15 @@ class Accelerator:
             self._free.append(frame._slot)
             frame._slot = None
 
-    def _wait(self, frame: Frame) -> int:
-        """Until the frame is done; its cycles."""
+    def _wait(self, frame: Frame) -> tuple[int, int, int]:
+        """Until the oldest frame has ended; see :meth:`_look`."""
         transport = self.transport
         deadline = transport.now() + self.time_out
         step = self.time_out / _SLICES if transport.interrupt else _POLL_SECONDS
         came = waited = False
-        while True:
-            status = self._read(Register.STATUS)
-            if status & (1 << Status.DONE | 1 << Status.FAILED):
-                break
+        while not self._news():
             self.interrupts_early += came
-            if not status >> Status.BUSY & 1:
+            if not (self._busy() or self._news()):
                 raise TransportError(
                     f"task {frame.task}: the accelerator is idle and has no result; "
                     "was it configured again meanwhile?"
@@ -295,25 +331,33 @@ class Accelerator:
             came, waited = transport.wait(min(left, step)), True
         if transport.interrupt and waited and not came and not transport.wait(_GRACE_SECONDS):
             self.interrupts_lost += 1
-        if status >> Status.FAILED & 1:
-            code = self._read(Register.ERROR)
-            where = damaged(code, self._read(Register.DAMAGE))
-            self._write(Register.CONTROL, 1 << Control.CLEAR_IRQ)
-            if code == Error.HANG:  # answers of this frame may still be under way
-                self._reset()
-            meaning = Error(code).meaning if code in list(Error) else "for a reason unknown here"
-            where = f": {where}" if where else ""
-            raise FrameError(code, f"task {frame.task}: {meaning} (error {code}){where}")
-        cycles = self._read(COUNTER_BASE + 4 * Counter.CYCLES)
-        if not frame._everything:
-            self._write(Register.CONTROL, 1 << Control.CLEAR_IRQ)
-        return cycles
+        return self._look()
 
-    def _read_counters(self) -> tuple[dict[Counter, int], tuple[int, ...]]:
+    def _busy(self) -> int:
+        return self._read(Register.STATUS) >> Status.BUSY & 1
+
+    def _news(self) -> bool:
+        """Whether frames ended since the last look."""
+        return self._read(Register.FRAMES) != self._ended
+
+    def _look(self) -> tuple[int, int, int]:
+        """Frames that ended since the last look; error and cycles of the last one, all of one
+        moment. ERROR holds until the next START of idle hardware, which is ours."""
+        while True:
+            frames = self._read(Register.FRAMES)
+            error = self._read(Register.ERROR)
+            cycles = self._read(COUNTER_BASE + 4 * Counter.CYCLES)
+            if self._read(Register.FRAMES) == frames:
+                count = (frames - self._ended) % 2**32
+                self._ended = frames
+                return count, error, cycles
+
+    def _counters(self, frame: Frame) -> tuple[dict[Counter, int], tuple[int, ...]] | None:
+        """All of the last frame, where they are wanted: no other one runs behind it then."""
+        if not frame._everything:
+            return None
         values = {c: self._read(COUNTER_BASE + 4 * c) for c in Counter}
-        tokens = tuple(self._read(EXPERT_BASE + 4 * e) for e in range(self.program.experts))
-        self._write(Register.CONTROL, 1 << Control.CLEAR_IRQ)
-        return values, tokens
+        return values, tuple(self._read(EXPERT_BASE + 4 * e) for e in range(self.program.experts))
 
     # Giving up ---------------------------------------------------------------------------------
     def cancel(self) -> None:
@@ -351,6 +395,7 @@ class Accelerator:
             if passed & 0xFFFF_FFFF > _QUIET_CYCLES:
                 self._reset()
                 return
+        self._ended = self._read(Register.FRAMES)
         self._write(Register.CONTROL, 1 << Control.CLEAR_IRQ)
 
     def _reset(self) -> None:
@@ -360,6 +405,7 @@ class Accelerator:
             raise IdentityError(f"{self.transport.name}: another bitstream after the reset")
         if self._read(Register.STATUS) >> Status.BUSY & 1:
             raise TransportError(f"{self.transport.name}: still busy after a reset")
+        self._ended = self._read(Register.FRAMES)
         self._write(Register.IRQ_ENABLE, int(self.transport.interrupt))
 
     def _read(self, offset: int) -> int:

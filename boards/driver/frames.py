@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moevit.hw.registers import Counter
+from moevit.quant.dial import Dial
 
 from .transport import Buffer
 
@@ -31,12 +32,14 @@ class Identity:
 class Result:
     """A frame: integers ``(rows, columns)`` by task, and what it cost.
 
-    ``cycles``: from START to done. ``counters`` and ``expert_tokens``: None unless asked for.
+    ``cycles``: from START, or the end of the frame before if that was later, to done; None where
+    the frame behind it ended before the driver looked. ``counters`` and ``expert_tokens``: None
+    unless asked for.
     ``seconds``: from the call with the image to the integers, transfers included.
     """
 
     outputs: dict[str, Array]
-    cycles: int
+    cycles: int | None
     seconds: float
     counters: dict[Counter, int] | None = None
     expert_tokens: tuple[int, ...] | None = None
@@ -58,9 +61,10 @@ class Slot:
 
 @dataclass
 class Frame:
-    """A frame in flight."""
+    """A frame in flight, of a task, with its dial."""
 
     task: str
+    dial: Dial
     _owner: Accelerator = field(repr=False)
     _slot: Slot | None = field(repr=False)
     _begun: float = field(repr=False)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from moevit.hw.formats import ALL, FORMAT, ImageFormat, Output, check_seal
+from moevit.quant.dial import AS_COMPILED, Dial
 
 __all__ = ["Entry", "Program"]
 
@@ -35,7 +36,8 @@ class Program:
 
     ``config``: name of the accelerator's configuration, ``config_hash`` its hash. ``memory``: uint8
     bytes that go to any multiple of 64. ``experts``: those of a layer that the hardware counts.
-    ``entries``: the tasks by name, and ``ALL`` where all of them can run in one frame.
+    ``entries``: the tasks by name, and ``ALL`` where all of them can run in one frame. ``dial``:
+    what no frame's may exceed.
     """
 
     config: str
@@ -46,6 +48,7 @@ class Program:
     memory: np.ndarray[Any, np.dtype[np.uint8]]
     entries: dict[str, Entry]
     output_bytes: int
+    dial: Dial = AS_COMPILED
 
     @property
     def tasks(self) -> list[str]:
@@ -96,6 +99,7 @@ class Program:
                 memory=np.frombuffer(memory, np.uint8),
                 entries=entries,
                 output_bytes=max(room, *ends),
+                dial=Dial(**about.get("dial", {})),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"field {error} of the program is missing or wrong") from None

@@ -7,11 +7,45 @@ from dataclasses import dataclass, field
 
 from ..parts import Part
 
-__all__ = ["Board", "MissingFlowError", "Processor"]
+__all__ = ["Board", "MissingFlowError", "OpenBoard", "Processor"]
 
 
 class MissingFlowError(ValueError):
-    """The board is known, but there is no way yet to build a bitstream for it."""
+    """The board is known, but there is no such way to build or describe a bitstream for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenBoard:
+    """A board without a processor whose bitstream is made by Yosys and nextpnr.
+
+    Attributes
+    ----------
+    name, title, part_name:
+        As of :class:`Board`.
+    clock_mhz:
+        Target; the board's PLL must be able to make it.
+    memory_bytes:
+        Of the SDRAM.
+    presets:
+        Configurations that were placed and routed, the one to build first.
+    multipliers, block_rams:
+        MULT18X18D and DP16KD that the part has.
+    bauds:
+        Of the serial line to the host.
+    host:
+        How a host reaches the board.
+    """
+
+    name: str
+    title: str
+    part_name: str
+    clock_mhz: float
+    memory_bytes: int
+    presets: tuple[str, ...]
+    multipliers: int
+    block_rams: int
+    bauds: int
+    host: str
 
 
 @dataclass(frozen=True, kw_only=True)

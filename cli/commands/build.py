@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from moevit.boards.targets import Board
+from moevit.boards.targets import Board, OpenBoard, open_board
 from moevit.boards.targets import board as find_board
 from moevit.boards.targets import names as board_names
 from moevit.files import readable, writable
@@ -84,6 +84,21 @@ NoEstimate = Annotated[
     bool, typer.Option("--no-estimate", help="Do not compare with an estimate by Yosys.")
 ]
 
+Clock = Annotated[
+    float | None,
+    typer.Option(
+        metavar="MHZ",
+        help="Clock of a board with open tools; its own target if not given.",
+        show_default=False,
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", min=0, help="Seed of nextpnr's placement; 1 if not given.", show_default=False
+    ),
+]
+
 
 def command(
     board: BoardName = None,
@@ -97,6 +112,8 @@ def command(
     inputs: Inputs = False,
     check: Check = False,
     no_estimate: NoEstimate = False,
+    clock: Clock = None,
+    seed: Seed = None,
     as_json: Json = False,
 ) -> None:
     """Build a bitstream for a board, and the bundle that runs it there.
@@ -114,6 +131,19 @@ def command(
         return
     if board is None or output is None:
         raise UserError("--board and --output: expected both, or --collect")
+    if (open_target := open_board(board)) is not None:
+        for given, option in ((check, "--check"), (inputs, "--inputs"), (program, "--program")):
+            if given:
+                raise UserError(f"{option}: is of a vendor's flow, which {board} does not have")
+        chosen = _configuration(open_target, preset, config, [])
+        writable(output, folder=True)
+        with progress("moevit build", quiet=as_json) as tell:
+            _build_open(
+                output, open_target, chosen, clock, seed, allow_timing_failure, as_json, tell
+            )
+        return
+    if clock is not None or seed is not None:
+        raise UserError("--clock and --seed: are of boards with open tools")
     target = find_board(board)
     chosen = _configuration(target, preset, config, program or [])
     writable(output, folder=True)
@@ -145,7 +175,7 @@ def command(
 
 
 def _configuration(
-    target: Board, preset: str | None, config: Path | None, programs: list[Path]
+    target: Board | OpenBoard, preset: str | None, config: Path | None, programs: list[Path]
 ) -> AcceleratorConfig:
     if preset is not None and config is not None:
         raise UserError("--preset and --config: expected one of them")
@@ -175,6 +205,50 @@ def _configuration(
         if len({path.name for path in programs}) < len(programs):
             raise UserError("--program: two files of the same name")
     return chosen
+
+
+def _build_open(
+    output: Path,
+    target: OpenBoard,
+    chosen: AcceleratorConfig,
+    clock: float | None,
+    seed: int | None,
+    allow: bool,
+    as_json: bool,
+    tell: Report,
+) -> None:
+    """By Yosys and nextpnr, in this process's children."""
+    from moevit.boards.lattice.flow import FlowError, build
+
+    try:
+        about = build(
+            output, target, chosen, mhz=clock or target.clock_mhz,
+            seed=1 if seed is None else seed, allow_timing=allow, progress=tell,
+        )  # fmt: skip
+    except FlowError as error:
+        raise CheckFailedError(str(error)) from None
+    found = about["result"]
+    if as_json:
+        print(json.dumps(about, indent=2))
+    else:
+        shown = Table(title=f"{chosen.name} on {target.title}", title_justify="left")
+        for column, text in enumerate(("cells", "used", "of")):
+            shown.add_column(text, justify="right" if column else "left")
+        for kind, used in found["used"].items():
+            shown.add_row(kind, f"{used:,}", f"{found['available'][kind]:,}")
+        Console().print(shown)
+        seconds = sum(about["seconds"].values())
+        print(
+            f"nextpnr: {found['reached_mhz']:g} MHz of {found['clock_mhz']:g} wanted; "
+            f"{seconds / 60:.0f} minutes"
+        )
+        if "bitstream" in about:
+            print(f"bitstream: {output / about['bitstream']}")
+    if not found["met"] and not allow:
+        raise CheckFailedError(
+            f"{output}: timing is not met: {found['reached_mhz']:g} MHz is reached, "
+            f"{found['clock_mhz']:g} wanted"
+        )
 
 
 def _check(output: Path) -> None:

@@ -11,13 +11,14 @@ import typer
 
 from moevit.bench.comparison import NamedImage, Outcome, compare
 from moevit.boards.backend import BUNDLE, TRANSPORT
-from moevit.errors import CheckFailedError, UserError
+from moevit.errors import CheckFailedError, UserError, documented
 from moevit.files import writable
 from moevit.images import load_image
 from moevit.inputs import image_files, output_names
 from moevit.model.config import TOKEN_KINDS, ModelConfig
 from moevit.model.pictures import FORMATS
 from moevit.model.scenes.render import scene as render
+from moevit.quant.dial import AS_COMPILED
 from moevit.sources import image_source
 
 from ..console import plain_console
@@ -31,14 +32,18 @@ from ..options import (
     Experts,
     Json,
     Method,
+    MinScore,
     Model,
     Preset,
     Root,
     Size,
     Task,
+    TopK,
+    TopP,
     Trace,
     check_backend,
     chosen_tasks,
+    dial_of,
     side_by_side,
 )
 from ..progress import progress
@@ -116,6 +121,9 @@ def command(
     calibration: CalibrationFiles = None,
     program: File = None,
     scene: Scene = 0,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    min_score: MinScore = None,
     output: Folder = Path("out"),
     bundle: BundleFolder = None,
     url: Url = None,
@@ -130,10 +138,12 @@ def command(
     truth where it is known. A checkpoint is calibrated on rendered scenes, the training images of
     --data or those of --calibration. Tokens and logits go to NumPy files. Times are cycles at the
     preset's target clock. A compiled program runs with --program. The exit status is 1 if an
-    integer differs from the golden model's. With --trace one device runs all frames, unless
-    --jobs says otherwise.
+    integer differs from the golden model's. --top-p, --top-k and --min-score are registers of a
+    frame: the same program in fewer cycles, with fewer experts a token. With --trace one device
+    runs all frames, unless --jobs says otherwise.
     """
     check_backend(backend)
+    dial = dial_of(top_p, min_score, top_k)
     if trace is not None and backend != "sim":
         raise UserError(f"--trace: backend {backend} has no cycles; expected --backend sim")
     writable(trace)
@@ -170,6 +180,9 @@ def command(
         else:
             workload = open_program(program, size=size, model=model, backend=backend, **about)
             tasks = chosen_tasks(task, workload.program.tasks)
+        if dial != AS_COMPILED:
+            with documented():  # before any work
+                dial.check(workload.program.linked.dial)
         names = [str(path) for path in paths] or [f"scene {scene}"]
         targets = _targets(output, names, workload.model_config, tasks)
         chosen = _images(paths, scene, workload.model_config)
@@ -179,6 +192,7 @@ def command(
             chosen,
             tasks,
             backend,
+            dial=dial,
             jobs=side_by_side(backend, jobs or int(trace is not None)),
             recorder=recorder,
             report=report,
@@ -200,6 +214,8 @@ def command(
             "size": workload.model_config.name,
             "backend": backend,
         }
+        if dial != AS_COMPILED:
+            about["dial"] = {"top_p": top_p, "min_score": min_score, "top_k": top_k}
         results = [outcome.to_dict() for outcome in everything]
         typer.echo(json.dumps({**about, "results": results}, indent=2))
     else:

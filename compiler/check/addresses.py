@@ -25,6 +25,7 @@ from moevit.hw.isa import (
     Norm,
     Store,
 )
+from moevit.quant.dial import NEVER
 from moevit.quant.formats import SCORE
 
 from .findings import Finding
@@ -199,6 +200,8 @@ def _gate(config: AcceleratorConfig, i: Gemm) -> str | None:
         return "a router of a queue"
     if not 0 < i.experts or i.shift + i.experts > limits.experts or i.mult > SCORE.max:
         return f"experts {i.shift}..{i.shift + i.experts - 1}, scores from {i.mult}"
+    if i.target > NEVER:
+        return f"scores up to {i.target}"
     if not 0 < i.top_k <= min(i.experts, limits.top_k) or i.tokens > limits.routed:
         return f"top {i.top_k} of {i.experts} experts for {i.tokens} tokens"
     if i.otiles != -(-i.experts // config.array.outputs):

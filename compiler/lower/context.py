@@ -215,6 +215,7 @@ class Context:
         source: Operand,
         target: Operand,
         note: str,
+        /,
         *,
         rows: int = 0,
         **fields: int,

@@ -41,6 +41,7 @@ def lower_mixture(
         top_k=moe.gate.k,
         renormalise=int(moe.gate.renormalise),
         mult=moe.gate.least,
+        target=moe.gate.enough,
     )
     for place, number in enumerate(schedule.order):
         expert = moe.experts[number]

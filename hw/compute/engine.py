@@ -21,6 +21,7 @@ from ..interfaces import (
     ResidualRead,
     ResidualWrite,
     TakeSignature,
+    dial,
     load_beat,
     param_address,
     param_row,
@@ -63,6 +64,8 @@ class ComputeEngine(Component):
         Of the expert queues.
     clean : In
         Between two frames: the expert queues are cleared.
+    dial : In
+        Of the frame, as it is from its first instruction to its end.
     stepped, stall_* : Out
         What the array does: one of them is 1 in each cycle.
     loaded, normalised, skipped : Out
@@ -101,6 +104,7 @@ class ComputeEngine(Component):
                 "lengths": Out(Lengths(config)),
                 "tokens_sent": Out(ArrayLayout(SENT_BITS, config.limits.experts)),
                 "clean": In(1),
+                "dial": In(dial),
                 "stepped": Out(1),
                 **{f"stall_{reason}": Out(1) for reason in STALLS},
                 "loaded": Out(1),
@@ -156,6 +160,7 @@ class ComputeEngine(Component):
         m.d.comb += [
             loader.half_released.eq(array.half_released),
             loader.lengths.eq(gate.lengths),
+            gate.dial.eq(self.dial),
             epilogue.tile_valid.eq(array.tile_valid),
             epilogue.tile.eq(array.tile),
             array.tile_ready.eq(epilogue.tile_ready),

@@ -21,6 +21,7 @@ from ..interfaces import (
     ResidualRead,
     ResidualWrite,
     accumulators,
+    dial,
     gate_row,
     param_address,
     param_row,
@@ -136,6 +137,7 @@ class Epilogue(Component):
             mult=d.mult,
             shift=d.shift,
             zero_point=d.zero_point,
+            enough=d.target[: dial["enough"].width],
             **{name: d[name] for name in _FOR_GATE},
         )
         p.delay(DestinationAddress.latency)
@@ -181,10 +183,11 @@ class Epilogue(Component):
             logits.end.eq(row.end),
             logits.base.eq(p.tag["shift"]),
             logits.least.eq(p.tag["mult"]),
+            logits.enough.eq(p.tag["enough"]),
             logits.logits.eq(values),
             *(logits[name].eq(p.tag[name]) for name in _FOR_GATE),
         ]
-        p.drop("token", "row", *_FOR_GATE)
+        p.drop("token", "row", "enough", *_FOR_GATE)
 
     def _finish(self, m: Module, p: Pipeline, values: Value) -> None:
         """The second product, bytes and words side by side, and the memories."""

@@ -11,7 +11,7 @@ from amaranth.utils import ceil_log2
 from moevit.quant.formats import SCORE
 
 from ..config import AcceleratorConfig
-from ..interfaces import operand_words
+from ..interfaces import dial, operand_words
 from ..isa import TO_KEY_VALUE, WITH_LINES, Destination
 
 __all__ = ["bad_field"]
@@ -49,6 +49,7 @@ def _bad_gate(config: AcceleratorConfig, g: View[StructLayout]) -> Any:
         (g.experts == 0)
         | (g.shift + g.experts > limits.experts)
         | (g.mult > SCORE.max)
+        | g.target[dial["enough"].width :].any()
         | (g.top_k == 0)
         | (g.top_k > limits.top_k)
         | (g.top_k > g.experts)

@@ -3,8 +3,9 @@
 The rank of an expert is the number of experts that beat it. All pairs are compared at once, so the
 choice takes no loop: the experts of rank 0 to k-1 follow one another into the queues. A score is
 the expert's share of the exponentials of all experts, or of those chosen (``renormalise``); one
-below ``least`` is counted out at the queue's door. A task that sees a window of the experts sends
-that many logits, and ``base`` is the number of the first.
+below ``least``, and one behind scores that add up to ``enough``, is counted out at the queue's
+door. The frame's dial narrows all three limits when a token's logits are complete. A task that sees
+a window of the experts sends that many logits, and ``base`` is the number of the first.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from moevit.quant.operators.exp2 import GATE_EXP
 from moevit.quant.operators.pwl import RECIPROCAL
 
 from ..config import AcceleratorConfig
-from ..interfaces import SENT_BITS, Lengths, ReadPort, gate_row, queue_address, queue_entry
+from ..interfaces import SENT_BITS, Lengths, ReadPort, dial, gate_row, queue_address, queue_entry
 from ..isa import Gemm
 from ..lib import exp2
 from ..lib.component import Component
@@ -39,6 +40,18 @@ __all__ = ["Gate", "slots"]
 def slots(config: AcceleratorConfig) -> int:
     """Places of an expert's queue."""
     return max(min(config.limits.tokens, config.limits.routed), 2)
+
+
+def _narrowed(row: Any, frame: Any) -> dict[str, Value]:
+    """Of a router's limits and a frame's the stricter ones. 0 is none, so that one less than it is
+    the largest number."""
+
+    def smaller(name: str) -> Value:
+        asked, given = frame[name], row[name]
+        return Mux((asked - 1)[: len(asked)] < (given - 1)[: len(given)], asked, given)
+
+    least = Mux(frame.least > row.least, frame.least, row.least)
+    return {"top_k": smaller("top_k"), "enough": smaller("enough"), "least": least}
 
 
 class Gate(Component):
@@ -61,6 +74,8 @@ class Gate(Component):
     i:
         Rows of O logits, output tile by output tile, rows inner. ``first`` marks one row of a
         GEMM's first token, ``end`` the last row of all.
+    dial:
+        Limits of the frame; they do not change while rows come.
     queue:
         Reads of the queues.
     lengths:
@@ -79,6 +94,7 @@ class Gate(Component):
         super().__init__(
             {
                 "i": In(stream.Signature(gate_row(config))),
+                "dial": In(dial),
                 "queue": In(ReadPort(queue_address, queue_entry)),
                 "lengths": Out(Lengths(config)),
                 "done": Out(1),
@@ -118,9 +134,13 @@ class Gate(Component):
         facts = StructLayout(
             {
                 name: gate_row(config)[name].shape
-                for name in ("token", "experts", "top_k", "end", "base", "least", "renormalise")
+                for name in (
+                    *("token", "experts", "end", "base", "renormalise"),
+                    *("top_k", "least", "enough"),
+                )
             }
         )
+        known = {name: row[name] for name in facts.members} | _narrowed(row, self.dial)
         slots: list[Any] = [Signal(facts, name=f"slot_{t}", reset_less=True) for t in range(tokens)]
         accept, take = Signal(), Signal()
         oldest, pause = Signal(range(tokens)), Signal(Gemm.shape("top_k"))
@@ -137,7 +157,7 @@ class Gate(Component):
                     m.d.sync += first[t].eq(1)
                 with m.If(row.last):
                     m.d.sync += [complete[t].eq(1)]
-                    m.d.sync += [slots[t][name].eq(row[name]) for name in facts.members]
+                    m.d.sync += [slots[t][name].eq(value) for name, value in known.items()]
             with m.If(take & (oldest == t)):
                 m.d.sync += [complete[t].eq(0), first[t].eq(0)]
         with m.If(take):  # the entries of a token need top_k cycles
@@ -255,6 +275,8 @@ class Gate(Component):
             end=p.tag["end"] & last,
             base=p.tag["base"],
             least=p.tag["least"],
+            enough=p.tag["enough"],
+            best=p.valid,
         )
         with q.step() as reg:
             expert = reg(reduce(or_, (Mux(s, e, 0) for e, s in enumerate(selected))), name="expert")
@@ -264,11 +286,11 @@ class Gate(Component):
             )
 
         # The entries wait, in one word, for the reciprocal of the token's sum.
-        names = ("token", "first", "end", "base", "least")
+        names = ("token", "first", "end", "base", "least", "enough", "best")
         parts = {name: q.tag[name] for name in names} | {"expert": expert, "value": value}
         q.drop(*names)
         q.add(entry=Cat(*parts.values()))
-        p.drop("token", "first", "end", "base", "least")
+        p.drop("token", "first", "end", "base", "least", "enough")
         with p.step() as reg:  # of the chosen experts alone, where scores add up to one
             summands = [
                 reg(v & ~(p.tag["renormalise"] & (r >= p.tag["top_k"])).replicate(len(v)), name="e")
@@ -300,8 +322,12 @@ class Gate(Component):
                 name="score",
             )
             expert = reg((q.tag["expert"] + q.tag["base"])[: len(q.tag["base"])], name="expert")
-        q.drop("expert", "base")
-        q.add(score=score, expert=expert)
+            # Of the entries before, which are this token's: the best comes first.
+            before = Signal(SCORE.width + Gemm.shape("top_k").width)
+            better = reg(Mux(q.tag["best"], 0, before)[: len(before)], name="better")
+            m.d.comb += before.eq(better + score)
+        q.drop("expert", "base", "best")
+        q.add(score=score, expert=expert, better=better)
         return q
 
     def _push(self, m: Module, q: Pipeline) -> None:
@@ -314,7 +340,10 @@ class Gate(Component):
         write, read = memory.write_port(), memory.read_port()
 
         expert, first, enters = q.tag["expert"], q.tag["first"], Signal()
-        m.d.comb += enters.eq(q.valid & (q.tag["score"] >= q.tag["least"]))
+        last = (q.tag["enough"] - 1)[: len(q.tag["enough"])]  # of 0: more than scores add up to
+        m.d.comb += enters.eq(
+            q.valid & (q.tag["score"] >= q.tag["least"]) & (q.tag["better"] <= last)
+        )
         with m.If(q.valid & first):
             m.d.sync += self.lengths.eq(0)
         with m.If(enters):
@@ -324,7 +353,7 @@ class Gate(Component):
                     m.d.sync += [length.eq(Mux(first, 0, length) + 1), sent.eq(sent + 1)]
         with m.If(self.clear):
             m.d.sync += self.tokens_sent.eq(0)
-        q.drop("least")
+        q.drop("least", "enough", "better")
         q.add(enters=enters)
         with q.step() as reg:
             slot = reg(

@@ -11,12 +11,13 @@ from amaranth.lib.wiring import In, Out, Signature
 from amaranth.utils import ceil_log2
 
 from ..config import ISA_VERSION, AcceleratorConfig
-from ..interfaces import damage_place
+from ..interfaces import damage_place, dial
 from ..lib.component import Component
 from ..lib.queue import SmallFifo
 from ..registers import (
     COUNTER_BASE,
     DEVICE_ID,
+    DIAL,
     EXPERT_BASE,
     REGISTER_ADDRESS_BITS,
     Control,
@@ -66,8 +67,8 @@ class ControlRegisters(Component):
     One access at a time in each direction; a read takes three cycles, a write two. A write needs
     address and data together, in any order of their arrival. The two low address bits are ignored.
     Writing a register that cannot be written, and any address without a register, give SLVERR and
-    change nothing. A START takes the bases as they are into a queue of ``WAITING`` frames behind
-    the one that runs, which a failed frame empties.
+    change nothing. A START takes the bases and the dial as they are into a queue of ``WAITING``
+    frames behind the one that runs, which a failed frame empties.
 
     Members
     -------
@@ -112,6 +113,10 @@ class ControlRegisters(Component):
         busy = Signal()  # from START on, also before the sequencer says so
         start = Signal()
         bases = {register: Signal(32, name=register.name.lower()) for register in _BASES}
+        limits = {
+            register: Signal(dial[field].shape, name=register.name.lower())
+            for register, field in DIAL.items()
+        }
         m.submodules.waiting = ResetInserter(self.failed)(
             waiting := SmallFifo(frame_bases, WAITING)
         )
@@ -124,6 +129,7 @@ class ControlRegisters(Component):
             frame.program.eq(bases[Register.PROGRAM_BASE]),
             frame.image.eq(bases[Register.IMAGE_BASE]),
             frame.output.eq(bases[Register.OUTPUT_BASE]),
+            *(frame.dial[field].eq(limits[register]) for register, field in DIAL.items()),
             frame.bad.eq(
                 Cat(
                     bases[register][: ceil_log2(alignment)].any()
@@ -146,8 +152,8 @@ class ControlRegisters(Component):
             status[Status.FAILED].eq(failed),
             status[Status.FULL].eq(~waiting.i.ready),
         ]
-        writable = {**bases, Register.IRQ_ENABLE: irq_enable}
-        begins, clear = self._write(m, writable, start, waiting.i.ready)
+        writable = {**bases, **limits, Register.IRQ_ENABLE: irq_enable}
+        begins, clear = self._write(m, writable, start, waiting.i.ready, busy & ~self.failed)
         with m.If(clear | (begins & ~busy)):
             m.d.sync += [done.eq(0), failed.eq(0)]
         with m.If(begins & ~busy):
@@ -170,9 +176,12 @@ class ControlRegisters(Component):
         return m
 
     def _write(
-        self, m: Module, writable: dict[Register, Any], start: Signal, room: Value
+        self, m: Module, writable: dict[Register, Any], start: Signal, room: Value, runs: Value
     ) -> tuple[Signal, Signal]:
-        """Registers in ``writable`` and CONTROL; returns "a START is taken" and CLEAR_IRQ."""
+        """Registers in ``writable`` and CONTROL; returns "a START is taken" and CLEAR_IRQ.
+
+        ``room``: for a START; ``runs``: a frame does, so that a chained one may be taken.
+        """
         bus = self.bus
         take, starts, clear = Signal(), Signal(), Signal()
         m.d.comb += [
@@ -190,7 +199,11 @@ class ControlRegisters(Component):
                     m.d.sync += bus.bresp.eq(_OKAY)
                     with m.If(bus.wstrb[0]):
                         m.d.comb += [
-                            starts.eq(bus.wdata[Control.START] & room),
+                            starts.eq(
+                                bus.wdata[Control.START]
+                                & room
+                                & (runs | ~bus.wdata[Control.CHAINED])
+                            ),
                             clear.eq(bus.wdata[Control.CLEAR_IRQ]),
                         ]
                         m.d.sync += self.abort.eq(bus.wdata[Control.ABORT])

@@ -11,13 +11,20 @@ from amaranth.lib.wiring import In, Out
 
 from ..config import AcceleratorConfig
 from ..image import PROGRAM_MAGIC, PROGRAM_VERSION
+from ..interfaces import dial
 from ..lib.component import Component
 from ..registers import Error
 
 __all__ = ["LookAhead", "frame_bases", "header_layout"]
 
 frame_bases = StructLayout(
-    {"program": unsigned(32), "image": unsigned(32), "output": unsigned(32), "bad": unsigned(1)}
+    {
+        "program": unsigned(32),
+        "image": unsigned(32),
+        "output": unsigned(32),
+        "dial": dial,
+        "bad": unsigned(1),
+    }
 )
 """A frame to run; ``bad``: an address is not aligned as it must be."""
 

@@ -15,7 +15,7 @@ from amaranth.lib import stream
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from ..config import AcceleratorConfig
-from ..interfaces import INSTRUCTION, code_word, damage_place
+from ..interfaces import INSTRUCTION, code_word, damage_place, dial
 from ..isa import Opcode
 from ..lib.component import Component
 from ..registers import DAMAGE_BITS, Error
@@ -54,6 +54,8 @@ class Sequencer(Component):
         Pulse from the control registers.
     program, image, output : Out(32)
         Bases of the frame whose instructions are handed out.
+    dial : Out
+        Its dial.
     header_start, header_valid, header_data, header_damaged, header_address
         Header read of the data engine.
     code_start, code_address, code_count : Out
@@ -86,6 +88,7 @@ class Sequencer(Component):
                 "program": Out(32),
                 "image": Out(32),
                 "output": Out(32),
+                "dial": Out(dial),
                 "header_start": Out(1),
                 "header_address": Out(32),
                 "header_valid": In(1),
@@ -164,7 +167,7 @@ class Sequencer(Component):
         with m.If(begin):
             m.d.sync += [
                 getattr(self, name).eq(self.frames.payload[name])
-                for name in ("program", "image", "output")
+                for name in ("program", "image", "output", "dial")
             ]
         with m.If(begin):
             m.d.sync += number.eq(0)

@@ -76,6 +76,7 @@ def _moe(module: MixtureOfExperts, model: M3ViT) -> FloatMoe:
         starts={} if router.whole else dict(zip(config.task_names, config.starts, strict=True)),
         renormalise=router.renormalise,
         threshold=router.threshold,
+        top_p=router.top_p,
         ahead=config.gate_input_ahead,
     )
 

@@ -231,6 +231,12 @@ class _Builder(Graph):
         else:
             everyone = self.add("Softmax", logits, axis=-1)
             chosen = self.add("GatherElements", everyone, indices, axis=-1)
+        if moe.gate.enough:
+            along = self.constant(-1, np.int64)
+            before = self.add("CumSum", chosen, along, exclusive=1)
+            limit = self.constant((moe.gate.enough - 0.5) / (1 << SCORE.frac))
+            few = self.add("Less", before, limit)
+            chosen = self.add("Where", few, chosen, self.constant(0.0))
         if moe.gate.least:
             # A score is rounded to 15 bits before it is compared.
             least = self.constant((moe.gate.least - 0.5) / (1 << SCORE.frac))

@@ -69,7 +69,8 @@ class FloatMoe:
     ``starts``: first of the experts that a task may choose, as many as its router has outputs (0
     where the task is absent). ``renormalise``: scores are a softmax over the chosen experts, not
     over all that may be chosen. ``threshold``: a score not above it counts as 0, its expert is not
-    computed; 0 keeps all. ``ahead``: the router reads the residual stream in front of the block.
+    computed; 0 keeps all. ``top_p``: so does a score behind others that add up to it; 1 keeps all.
+    ``ahead``: the router reads the residual stream in front of the block.
     """
 
     k: int
@@ -78,20 +79,26 @@ class FloatMoe:
     starts: dict[str, int] = field(default_factory=dict)
     renormalise: bool = False
     threshold: float = 0.0
+    top_p: float = 1.0
     ahead: bool = False
 
     def route(self, task: str, logits: Floats32) -> tuple[Ints64, Floats32]:
         """Logits ``(n, E)`` to the chosen experts and their scores, ``(n, k)``, best first.
 
-        A choice that the threshold drops is :data:`~..operators.gate.NOBODY` with score 0.
+        A choice that the threshold or ``top_p`` drops is :data:`~..operators.gate.NOBODY` with
+        score 0.
         """
         probabilities = _softmax(logits)
         chosen = np.argsort(-probabilities, axis=-1, kind="stable")[:, : self.k]
         scores: Floats32 = np.take_along_axis(probabilities, chosen, axis=-1)
         if self.renormalise:
             scores = scores / scores.sum(axis=-1, keepdims=True)
+        dropped = np.zeros(scores.shape, bool)
         if self.threshold:
             dropped = scores <= self.threshold
+        if self.top_p < 1:
+            dropped |= np.cumsum(scores, axis=-1) - scores >= self.top_p
+        if dropped.any():
             scores = np.where(dropped, np.float32(0), scores)
             chosen = np.where(dropped, NOBODY - self.starts.get(task, 0), chosen)
         return chosen + self.starts.get(task, 0), scores

@@ -285,6 +285,7 @@ class _Quantiser(HeadQuantiser):
                 k=moe.k,
                 renormalise=moe.renormalise,
                 least=Gate.above(moe.threshold),
+                enough=Gate.reaching(moe.top_p),
             ),
             starts=dict(moe.starts),
             ahead=ahead,

@@ -43,6 +43,34 @@ def test_the_integers_of_a_device(
     np.testing.assert_array_equal(result.output, every["depth"].output)
 
 
+@pytest.mark.parametrize("backend", ["golden", "interpreter", "torch"])
+def test_a_frame_with_fewer_experts(
+    network: moevit.Network, program: moevit.Program, backend: str
+) -> None:
+    """A dial is of its frame alone, and never asks for more than was compiled."""
+    k = network.integers.dial.top_k
+    dials: tuple[dict[str, float], ...] = ({"top_k": 1}, {"top_p": 0.3}, {"min_score": 0.6})
+    with moevit.open_device(backend, program) as device:
+        whole = device.run(an_image(), "depth").planes
+        for asked in dials:
+            found = device.run(an_image(), "depth", **asked)  # type: ignore[arg-type]
+            assert (found.planes != whole).any(), asked
+            if backend != "torch":
+                own = network.integers.dialled(moevit.Dial.of(**asked))  # type: ignore[arg-type]
+                np.testing.assert_array_equal(
+                    found.output, Golden(own).run(an_image(), "depth").output
+                )
+        again = [device.run(an_image(), "depth", top_k=k), device.run(an_image(), "depth")]
+        stream = device.run_stream([(an_image(), "depth", moevit.Dial.of(top_k=1))])
+        for found in again:
+            np.testing.assert_array_equal(found.planes, whole)
+        assert (next(stream).planes != whole).any()
+        with pytest.raises(moevit.UserError, match=f"compiled for: top_k {k + 1}, expected 1 to"):
+            device.run(an_image(), "depth", top_k=k + 1)
+        with pytest.raises(moevit.UserError, match=r"top_p must be above 0 to 1, not 1\.5"):
+            device.run_all(an_image(), top_p=1.5)
+
+
 @pytest.mark.slow
 def test_the_accelerator(network: moevit.Network, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the shared cache: the simulator of `micro` is there or is used again."""

@@ -17,6 +17,8 @@ from moevit.boards.c_form import c_files, c_program, registers_header
 from moevit.boards.driver.simulated import Operation, Reply
 from moevit.boards.simulated import SimulatedBoard
 from moevit.hw.registers import Counter, Error, Register
+from moevit.quant.dial import Dial
+from moevit.quant.golden import Golden
 
 pytestmark = pytest.mark.slow  # the first use of the configuration builds its simulator
 
@@ -166,6 +168,33 @@ def test_all_tasks_in_one_frame(script: Script) -> None:
     for n in several:
         task = script.entries[n][1]
         np.testing.assert_array_equal(script.integers(0, n), make_case().golden[1][task])
+
+
+def test_the_dial(script: Script) -> None:
+    """Of the frames that follow, until another is set; more than was compiled is refused."""
+    case = make_case()
+    compiled = case.program.dial
+    for top_p, score, k in ((0.4, -1, 0), (1, 0.1, 0), (-1, 0, 1), (0.0001, 0.9999999, 1)):
+        asked = {"top_p": top_p if top_p > 0 else None, "top_k": k or None}
+        dial = Dial.of(**asked, min_score=score if score >= 0 else None)
+        assert script.status(f"dial {top_p} {score} {k}") == (OK, "")
+        for n, (name, task, _) in enumerate(script.entries):
+            if name == task:
+                assert script.status(f"run {n} 0") == (OK, "")
+                want = Golden(case.network.dialled(dial)).run(case.images[0], task).output
+                np.testing.assert_array_equal(script.integers(0, n), want)
+    more = compiled.top_k + 1
+    for line, message in (
+        (f"dial -1 -1 {more}", f"the dial asks for more than the program: top_k up to {more - 1}"),
+        ("dial -1 -1 16", "top_k 16, expected 1 to 15"),
+        ("dial 1.5 -1 0", "top_p 1.5, expected above 0 to 1"),
+        ("dial 0 -1 0", "top_p 0, expected above 0 to 1"),
+        ("dial -1 1 0", "min_score 1, expected below 1"),
+    ):
+        status, text = script.status(line)
+        assert status == BAD_CALL and text.startswith(message)
+    assert script.status("dial -1 -1 0") == (OK, "")
+    script.check()
 
 
 def test_bad_calls(built: Path, board: SimulatedBoard, tmp_path: Path) -> None:

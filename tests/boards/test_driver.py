@@ -34,7 +34,9 @@ from moevit.boards.shipping import driver_files
 from moevit.boards.simulated import SimulatedBoard
 from moevit.hw.config import preset
 from moevit.hw.formats import ALL
-from moevit.hw.registers import Counter
+from moevit.hw.registers import Control, Counter, Register
+from moevit.quant.dial import AS_COMPILED, Dial
+from moevit.quant.golden import Golden
 from moevit.sim.rtl import RtlDevice
 
 pytestmark = pytest.mark.slow  # the first use of the configuration builds its simulator
@@ -103,14 +105,60 @@ def test_all_tasks_in_one_frame(accelerator: Accelerator) -> None:
         np.testing.assert_array_equal(found, case.golden[0][task])
 
 
-def test_two_frames_in_flight(accelerator: Accelerator) -> None:
-    """The next frame is in memory before the last one ends, and starts before it is fetched."""
+def test_three_frames_in_flight(accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next frame waits in the hardware, and another one is in memory."""
+    writes: list[tuple[int, int]] = []
+    write = accelerator.transport.write
+
+    def noted(register: int, value: int) -> None:
+        writes.append((register, value))
+        write(register, value)
+
+    monkeypatch.setattr(accelerator.transport, "write", noted)
     case = make_case()
     wanted = [(n, task) for n in range(len(case.images)) for task in case.network.tasks]
     frames = [accelerator.submit(case.images[n], task) for n, task in wanted]
-    assert [frame.finished for frame in frames[-3:]] == [True, False, False]
+    assert [frame.finished for frame in frames[-4:]] == [True, False, False, False]
     for (n, task), frame in reversed(list(zip(wanted, frames, strict=True))):
         np.testing.assert_array_equal(frame.result().output, case.golden[n][task])
+        assert frame.result().counters is None
+    starts = [value for register, value in writes if register == Register.CONTROL]
+    assert sum(value >> Control.CHAINED & 1 for value in starts) >= len(frames) // 2
+
+
+def test_counters_of_frames_in_flight(accelerator: Accelerator) -> None:
+    """Nothing runs behind a frame whose counters are wanted until they are read."""
+    case = make_case()
+    tasks = list(case.network.tasks) * 2
+    frames = [
+        accelerator.submit(case.images[0], task, counters=n % 2 == 0)
+        for n, task in enumerate(tasks)
+    ]
+    alone = {task: accelerator.run(case.images[0], task) for task in case.network.tasks}
+    for n, (task, frame) in enumerate(zip(tasks, frames, strict=True)):
+        found = frame.result()
+        np.testing.assert_array_equal(found.output, case.golden[0][task])
+        if n % 2 == 0:
+            assert found.expert_tokens == alone[task].expert_tokens
+            assert found.counters is not None and found.cycles == found.counters[Counter.CYCLES]
+
+
+def test_frames_in_flight_have_dials_of_their_own(accelerator: Accelerator) -> None:
+    case, task = make_case(), "task0"
+    dials = [Dial(top_k=1), AS_COMPILED, Dial(enough=9000), Dial(least=15000), AS_COMPILED]
+    frames = [accelerator.submit(case.images[0], task, dial=d, counters=True) for d in dials]
+    tokens = []
+    for dial, frame in zip(dials, frames, strict=True):
+        found = frame.result()
+        want = Golden(case.network.dialled(dial)).run(case.images[0], task)
+        np.testing.assert_array_equal(found.output, want.output)
+        assert found.expert_tokens is not None
+        tokens.append(sum(found.expert_tokens))
+        assert tokens[-1] == sum(sum(r.counts) for r in want.routing)
+    assert tokens[1] == tokens[4] == max(tokens) > tokens[0]
+    with pytest.raises(ValueError, match="more than the program was compiled for: top_k 9"):
+        accelerator.submit(case.images[0], task, dial=Dial(top_k=9))
+    assert case.program.dial == case.compiled.dial == case.network.dial
 
 
 def test_counters_are_those_of_the_simulator(accelerator: Accelerator) -> None:

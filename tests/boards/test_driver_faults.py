@@ -121,6 +121,44 @@ def test_damage_in_memory(board: SimulatedBoard, accelerator: Accelerator) -> No
     check(accelerator, case)
 
 
+def test_a_frame_waits_behind_one_that_fails(
+    board: SimulatedBoard, accelerator: Accelerator
+) -> None:
+    """The hardware drops it, the driver starts it again; what ended before stays as it is."""
+    case = make_case()
+    slots = accelerator._free[::-1]
+    board.sim.inject(slots[1].image.address, len(slots[1].image.array))
+    tasks = ("task0", "task1", "task2")
+    frames = [accelerator.submit(case.images[n], task) for n, task in enumerate(tasks)]
+    with pytest.raises(FrameError, match="task1: a memory read was answered with an error"):
+        frames[1].result()
+    for n in (0, 2):
+        np.testing.assert_array_equal(frames[n].result().output, case.golden[n][tasks[n]])
+    board.sim.clear_faults()
+    check(accelerator, case)
+
+
+def test_nothing_begins_behind_a_failure_that_nobody_saw(
+    board: SimulatedBoard, accelerator: Accelerator
+) -> None:
+    """START with CHAINED asks for a frame that runs."""
+    case, transport = make_case(), accelerator.transport
+    frames = transport.read(Register.FRAMES)
+    slot = accelerator._free[-1]
+    board.sim.inject(slot.image.address, len(slot.image.array))
+    first = accelerator.submit(case.images[0], "task0")
+    while transport.read(Register.FRAMES) == frames:
+        transport.wait(1e-6)
+    transport.write(Register.CONTROL, 1 << Control.START | 1 << Control.CHAINED)
+    assert not transport.read(Register.STATUS) >> Status.BUSY & 1
+    board.sim.clear_faults()
+    second = accelerator.submit(case.images[1], "task1")  # chained too, for all the driver knows
+    with pytest.raises(FrameError, match="task0: a memory read"):
+        first.result()
+    np.testing.assert_array_equal(second.result().output, case.golden[1]["task1"])
+    assert transport.read(Register.FRAMES) == frames + 2
+
+
 def test_a_register_that_is_refused(board: SimulatedBoard, accelerator: Accelerator) -> None:
     board.refused.add(Register.IMAGE_BASE)
     with pytest.raises(TransportError, match="register 0x20: AXI response 2"):

@@ -31,10 +31,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from amaranth.hdl import ClockDomain, DomainRenamer, EnableInserter, Module, Signal
 
 from moevit import boards
+from moevit.boards import mult18x18d
 from moevit.boards.blocks import Block, plain_names
 from moevit.boards.dsp48e2 import MODEL
 from moevit.boards.fanout import widest
@@ -45,6 +47,7 @@ from moevit.quant.formats import ACTIVATION, WEIGHT
 from moevit.sim.build import build_library
 
 FOLDER = Path(boards.__file__).parent
+MODELS = {"dsp48e2": MODEL, "dsp48e2x2": MODEL, "mult18x18d": mult18x18d.MODEL}
 LARGEST = -ACTIVATION.min * WEIGHT.max
 """A product's magnitude."""
 
@@ -84,7 +87,7 @@ def pair(shape: Any, primitives: str) -> Any:
     texts = [
         verilog.convert(**design(shape, "dsp", primitives), strip_internal_attrs=True),
         verilog.convert(**design(shape, "twin", "none"), strip_internal_attrs=True),
-        (FOLDER / MODEL).read_text(encoding="utf-8"),
+        (FOLDER / MODELS[primitives]).read_text(encoding="utf-8"),
     ]
     a, w = 8 * shape.tokens * shape.inputs, 8 * shape.outputs * shape.inputs
     o = shape.tokens * shape.outputs * Pipeline(inputs=shape.inputs).sum_bits
@@ -129,6 +132,8 @@ def test_every_pair() -> None:
         ("dsp48e2x2", (4, 8, 4)),
         ("dsp48e2x2", (8, 16, 8)),
         ("dsp48e2x2", (4, 32, 6)),
+        ("mult18x18d", (2, 8, 4)),
+        ("mult18x18d", (4, 16, 2)),
     ],
 )
 def test_streams(primitives: str, sizes: tuple[int, int, int]) -> None:
@@ -138,6 +143,18 @@ def test_streams(primitives: str, sizes: tuple[int, int, int]) -> None:
     for seed in (1, 2):  # of which depends which half of a slow cycle comes first
         wrong = library.streams(*sizes, dot.sum_bits, dot.latency, 10_000, seed)
         assert wrong == -1, f"cycle {wrong} of seed {seed}"
+
+
+def test_packed_outputs() -> None:
+    """The ECP5's packing by its formulas, for all activations and both weights."""
+    a = np.arange(ACTIVATION.min, ACTIVATION.max + 1)
+    w = np.arange(-WEIGHT.max, WEIGHT.max + 1)
+    for upper in range(-WEIGHT.max, WEIGHT.max + 1):
+        p = ((upper << 10) + w[:, None]) * a
+        h = ((p >> 10) - (upper % 32) * (a % 32) + 16) % 32 - 16
+        assert np.abs((upper << 10) + w).max() < 1 << 17  # 18 bits
+        assert np.array_equal((p % 1024) + (h << 10), w[:, None] * a)
+        assert np.array_equal((p >> 10) - h, np.broadcast_to(upper * a, p.shape))
 
 
 LANES = f"""

@@ -61,6 +61,33 @@ def test_a_scene_under_all_tasks(moevit, checkpoint, backend, tmp_path) -> None:
     assert is_png(tmp_path / "out" / "scene-0-panel.png")
 
 
+@pytest.mark.parametrize("backend", ["golden", "interpreter"])
+def test_fewer_experts(moevit, checkpoint, backend) -> None:
+    command = ("run", "--json", "--task", "depth", *options(checkpoint, backend))
+    whole = json.loads(moevit(*command)[1])
+    status, out, err = moevit(*command, "--top-k", 1, "--top-p", 0.7, "--min-score", 0)
+    found = json.loads(out)
+    assert (status, err) == (0, "") and "dial" not in whole
+    assert found["dial"] == {"top_p": 0.7, "min_score": 0, "top_k": 1}
+    assert found["results"][0]["bit_exact"] is True
+    assert found["results"][0]["metrics"]["device"] != whole["results"][0]["metrics"]["device"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("--top-p", 0), "--top-p: must be above 0 to 1, not 0.0"),
+        (("--min-score", 1), "--min-score: must be from 0 to below 1, not 1.0"),
+        (("--top-k", 0), "--top-k: must be from 1 to 4095, not 0"),
+        (("--top-k", 5), "The dial asks for more than the program was compiled for: top_k 5"),
+    ],
+)
+def test_dials_that_are_refused(moevit, checkpoint, given, message, tmp_path) -> None:
+    status, out, err = moevit("run", *options(checkpoint), *given)
+    assert (status, out) == (2, "") and message in err and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_images_of_the_users(moevit, checkpoint, tmp_path) -> None:
     rng = np.random.default_rng(0)
     paths = [tmp_path / "a" / "x.png", tmp_path / "b" / "x.png", tmp_path / "y.jpg"]

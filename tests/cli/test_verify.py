@@ -5,11 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.rtl import SMALL
 
+from moevit.bench.campaign.cases import Case
 from moevit.cli.main import main
 from moevit.compiler import Program, compile_network
 from moevit.hw.config import preset
-from moevit.quant.random_network import random_network
+from moevit.quant.random_network import Sizes, random_network
 from moevit.sim.mutants import with_code
 
 
@@ -60,3 +62,36 @@ def test_no_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file.write_bytes(b"nothing")
     assert main(["verify", str(file)]) == 2
     assert "not a program file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "expected one of FILE, --random, --case and --soak"),
+        (["--random", "3", "--soak", "3"], "expected one of FILE"),
+        (["--case", "nothing"], "--case: not a case"),
+        (["--random", "1", "-o", "{folder}"], "is a folder"),
+    ],
+)
+def test_campaign_options(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [word.format(folder=tmp_path) for word in options]
+    assert main(["verify", *words]) == 2
+    shown = capsys.readouterr()
+    assert message in shown.err
+    assert not shown.out
+
+
+@pytest.mark.slow
+def test_one_case(capsys: pytest.CaptureFixture[str]) -> None:
+    case = Case(config=SMALL, sizes=Sizes(depth=1, moe=(0,)), seed=3)
+    assert main(["verify", "--case", case.to_json()]) == 0
+    assert "none differs" in capsys.readouterr().out
+    assert main(["verify", "--case", case.to_json(), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["failure"] is None
+    assert found["frames"] == 2
+    large = Case(config=SMALL, sizes=Sizes(image_width=800), seed=3)
+    assert main(["verify", "--case", large.to_json()]) == 2
+    assert "does not fit" in capsys.readouterr().err

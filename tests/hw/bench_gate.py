@@ -8,14 +8,17 @@ import numpy as np
 from support.agents import Bench, Source, pack, reset
 
 from moevit.hw.config import preset
-from moevit.hw.interfaces import gate_row
+from moevit.hw.interfaces import dial, gate_row
+from moevit.quant.dial import Dial
 from moevit.quant.operators.gate import Gate
 
 CONFIG = preset("micro")
 ARRAY = CONFIG.array
 
 
-def rows(logits: Any, top_k: int, base: int, least: int, renormalise: bool) -> list[int]:
+def rows(
+    logits: Any, top_k: int, base: int, least: int, renormalise: bool, enough: int
+) -> list[int]:
     """Payloads of one router GEMM, as the epilogue sends them."""
     tokens, experts = logits.shape
     otiles = -(-experts // ARRAY.outputs)
@@ -37,6 +40,7 @@ def rows(logits: Any, top_k: int, base: int, least: int, renormalise: bool) -> l
                     "top_k": top_k,
                     "base": base,
                     "least": least,
+                    "enough": enough,
                     "renormalise": int(renormalise),
                     "logits": padded[t, ot * ARRAY.outputs :][: ARRAY.outputs].tolist(),
                 }
@@ -75,10 +79,19 @@ async def routers(dut: Any) -> None:
         logits = rng.integers(-span, span, (int(rng.integers(1, 14)), experts))
         base = int(rng.integers(0, 9 - experts))
         least, renormalise = int(rng.choice([0, 9000])), bool(rng.integers(2))
-        source = Source(dut, "i", rows(logits, top_k, base, least, renormalise))
+        enough = int(rng.choice([0, 1, 20000, 32767]))
+        limits = {
+            "top_k": int(rng.choice([0, 0, 1, 3, 15])),
+            "least": int(rng.choice([0, 4000])),
+            "enough": int(rng.choice([0, 15000, 65535])),
+        }
+        dut.dial.value = pack(dial, limits)
+        source = Source(dut, "i", rows(logits, top_k, base, least, renormalise, enough))
         await Bench(dut, [source]).run(lambda: dut.done.value)
         assert not source.left
-        gate = Gate(experts=experts, k=top_k, least=least, renormalise=renormalise)
+        gate = Gate(
+            experts=experts, k=top_k, least=least, renormalise=renormalise, enough=enough
+        ).dialled(Dial(**limits))
         want = [[] for _ in range(base)] + gate.queues(logits)
         lengths = int(dut.lengths.value)
         for e, queue in enumerate(want):

@@ -38,7 +38,8 @@ def test_hash_ignores_the_clock() -> None:
     [
         ({"array__tokens": 3}, "tokens must be even"),
         ({"array__inputs": 24}, "power of two from twice the outputs"),
-        ({"array__outputs": 6}, "power of two from 4"),
+        ({"array__outputs": 6}, "power of two from 2"),
+        ({"array__outputs": 1}, "power of two from 2"),
         ({"memory__ring_rows": 1000}, "ring_rows must be a power of two"),
         ({"memory__kv_rows": 0}, "kv_rows must be a positive integer"),
         ({"memory__ports": 3}, "Weight row of 128 bytes"),

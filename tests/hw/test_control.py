@@ -18,6 +18,9 @@ from moevit.hw.registers import (
     Status,
 )
 
+DIAL = {Register.TOP_K: 4, Register.MIN_SCORE: 15, Register.TOP_P: 16}
+"""Registers of a frame's dial, and their bits."""
+
 CONFIG = preset("micro").but(limits__top_k=2, limits__experts=6)
 OKAY, SLVERR = 0, 2
 START, ABORT, CLEAR = (1 << bit for bit in (Control.START, Control.ABORT, Control.CLEAR_IRQ))
@@ -98,6 +101,10 @@ def test_every_word_of_the_map(seed):
         for register in (Register.PROGRAM_BASE, Register.IMAGE_BASE, Register.OUTPUT_BASE):
             values[register] = master.rng.getrandbits(32)
             assert await master.write(register, values[register]) == OKAY
+        for register, width in DIAL.items():
+            value = master.rng.getrandbits(32)
+            values[register] = value & ((1 << width) - 1)
+            assert await master.write(register, value) == OKAY
         assert await master.write(Register.IRQ_ENABLE, 0xFFFF_FFFF) == OKAY
         values |= {
             Register.ID: DEVICE_ID,
@@ -181,9 +188,11 @@ def test_a_frame_from_start_to_interrupt():
     simulate(test)
 
 
-def test_frames_wait_with_the_bases_that_they_were_started_with():
+def test_frames_wait_with_what_they_were_started_with():
     async def test(ctx, dut, master, pulses):
         async def start(n):
+            for register in DIAL:
+                assert await master.write(register, n + register % 16) == OKAY
             for register in (Register.PROGRAM_BASE, Register.IMAGE_BASE, Register.OUTPUT_BASE):
                 assert await master.write(register, register * 4096 + 64 * n) == OKAY
             assert await master.write(Register.CONTROL, START) == OKAY
@@ -192,21 +201,25 @@ def test_frames_wait_with_the_bases_that_they_were_started_with():
             ctx.set(dut.frames.ready, 1)
             _, _, frame = await ctx.tick().sample(dut.frames.payload)
             ctx.set(dut.frames.ready, 0)
-            return frame.program % 4096 // 64, frame.image % 4096 // 64, frame.output % 4096 // 64
+            dial = frame.dial
+            n = dial.top_k
+            assert (dial.least, dial.enough) == (n + 4, n + 8)
+            bases = (frame.program, frame.image, frame.output)
+            return n, *(base % 4096 // 64 for base in bases)
 
         async def waits():
             return bool((await master.read(Register.STATUS))[0] >> Status.FULL & 1)
 
         await start(0)
         ctx.set(dut.busy, 1)
-        assert await taken() == (0, 0, 0)
+        assert await taken() == (0, 0, 0, 0)
         for n in range(1, control.WAITING + 1):
             assert not await waits()
             await start(n)
         assert await waits()
         await start(9)  # no room
         for n in range(1, control.WAITING + 1):
-            assert await taken() == (n, n, n)
+            assert await taken() == (n, n, n, n)
         assert not ctx.get(dut.frames.valid)
 
         # DONE stays while frames follow one another; a failed frame takes those behind it along.

@@ -1,6 +1,6 @@
 """hw.gate against quant.gate: ties, all sizes of k, stalls, several GEMMs, throughput."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from moevit.hw.compute import gate
 from moevit.hw.config import ArrayConfig, LimitConfig, preset
+from moevit.quant.dial import AS_COMPILED, NEVER, Dial
 from moevit.quant.formats import LOGIT, SCORE
 from moevit.quant.operators.gate import Gate
 
@@ -46,7 +47,7 @@ class Run:
     latency: int = 0
 
 
-def gate_rows(config, logits, k, base=0, least=0, renormalise=0):
+def gate_rows(config, logits, k, base=0, least=0, renormalise=0, enough=0):
     """The rows of one GEMM as the epilogue sends them; experts that are not there are garbage."""
     a = config.array
     n, experts = logits.shape
@@ -68,16 +69,17 @@ def gate_rows(config, logits, k, base=0, least=0, renormalise=0):
                     "top_k": k,
                     "base": base,
                     "least": least,
+                    "enough": enough,
                     "renormalise": renormalise,
                     "logits": padded[t, otile * a.outputs : (otile + 1) * a.outputs].tolist(),
                 }
 
 
-def simulate(config, gemms, *, seed=0, gap=0.0, prelude=0, limit=20000):
+def simulate(config, gemms, *, seed=0, gap=0.0, prelude=0, limit=20000, dial=AS_COMPILED):
     """``gemms``: arguments of :func:`gate_rows` one after the other, each read back before the
     next is sent.
 
-    ``prelude``: rows of a first try that a reset ends.
+    ``prelude``: rows of a first try that a reset ends. ``dial``: of the whole frame.
     """
     rng = np.random.default_rng(seed)
     m = Module()
@@ -95,6 +97,7 @@ def simulate(config, gemms, *, seed=0, gap=0.0, prelude=0, limit=20000):
         assert run.cycles < limit, "the unit hangs"
 
     async def bench(ctx):
+        ctx.set(dut.dial, asdict(dial))
         for n, row in enumerate(gate_rows(config, *gemms[0])):
             if n == prelude:
                 break
@@ -147,12 +150,14 @@ def simulate(config, gemms, *, seed=0, gap=0.0, prelude=0, limit=20000):
     return run
 
 
-def expect(run, config, gemms):
+def expect(run, config, gemms, dial=AS_COMPILED):
     sent = np.zeros(config.limits.experts, int)
     for n, ((logits, k, *rest), queues) in enumerate(zip(gemms, run.queues, strict=True)):
         experts = logits.shape[1]
-        base, least, renormalise = (*rest, 0, 0, 0)[:3]
-        gate = Gate(experts=experts, k=k, least=least, renormalise=bool(renormalise))
+        base, least, renormalise, enough = (*rest, *[0] * 4)[:4]
+        gate = Gate(
+            experts=experts, k=k, least=least, renormalise=bool(renormalise), enough=enough
+        ).dialled(dial)
         want = [[] for _ in range(base)] + gate.queues(logits)
         want += [[] for _ in range(config.limits.experts - len(want))]
         assert queues == want, f"GEMM {n}"
@@ -172,7 +177,23 @@ def random_gemm(rng, config):
         logits[:, 0] = LOGIT.max  # everyone to one expert
     base = int(rng.integers(0, config.limits.experts - experts + 1))
     least = int(rng.choice([0, 1, rng.integers(1, 1 << 15), SCORE.max]))
-    return logits, k, base, least, int(rng.integers(2))
+    return logits, k, base, least, int(rng.integers(2)), random_enough(rng)
+
+
+def random_enough(rng):
+    """Nothing in one of three; else some sum, often one that the first score reaches or no sum."""
+    return int(rng.choice([0, rng.integers(1, 1 << 15), rng.choice([1, 32767, 32768, NEVER])]))
+
+
+def random_dial(rng):
+    """A frame's limits; often none."""
+    if rng.random() < 0.3:
+        return AS_COMPILED
+    return Dial(
+        top_k=int(rng.integers(0, 16)),
+        least=int(rng.choice([0, rng.integers(1 << 15)])),
+        enough=random_enough(rng),
+    )
 
 
 @settings(
@@ -189,8 +210,9 @@ def random_gemm(rng, config):
 )
 def test_against_reference(shape, gap, prelude, seed):
     config, rng = SHAPES[shape], np.random.default_rng(seed)
-    gemms = [random_gemm(rng, config) for _ in range(2)]
-    expect(simulate(config, gemms, seed=seed, gap=gap, prelude=prelude), config, gemms)
+    gemms, dial = [random_gemm(rng, config) for _ in range(2)], random_dial(rng)
+    run = simulate(config, gemms, seed=seed, gap=gap, prelude=prelude, dial=dial)
+    expect(run, config, gemms, dial)
 
 
 @pytest.mark.parametrize("k", [1, 2, 4, 8])
@@ -213,6 +235,19 @@ def test_dropping_every_choice_still_ends():
     run = simulate(config, gemms)
     assert not any(run.queues[1])
     expect(run, config, gemms)
+
+
+def test_sums_begin_with_each_token():
+    """Sums that are reached, just missed and never reached; the dial against the router."""
+    config = SHAPES["default"]
+    logits = np.tile([0, 0, 0, 0], (9, 1)) + np.arange(9)[:, None] % 3 * [0, 0, 50, 200]
+    scores = Gate(experts=4, k=4).compute(logits)[1]
+    for total in (int(scores[0, :2].sum()), int(scores[1, :3].sum())):
+        gemms = [(logits, 4, 0, 0, 0, total + by) for by in (-1, 0, 1)]
+        expect(simulate(config, gemms), config, gemms)
+        gemms = [(logits, 4, 0, 0, 0, asked) for asked in (0, total - 1, total + 1)]
+        for dial in (Dial(enough=total), Dial(enough=total, top_k=2), Dial(least=9000, top_k=9)):
+            expect(simulate(config, gemms, dial=dial), config, gemms, dial)
 
 
 def test_latency():

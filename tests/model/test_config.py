@@ -49,6 +49,8 @@ def test_unknown_preset_and_task_name_the_known_ones(micro: ModelConfig) -> None
         ({"experts_per_task": 1}, "top_k 2 must be at most experts_per_task 1"),
         ({"expert_starts": (0, 0)}, r"expert_starts must be 5 numbers from 0 to 0, not \(0, 0\)"),
         ({"prune_threshold": 1.0}, "prune_threshold must be from 0 to below 1, not 1.0"),
+        ({"top_p": 0.0}, "top_p must be above 0 to 1, not 0.0"),
+        ({"top_p": 1.5}, "top_p must be above 0 to 1, not 1.5"),
         ({"mlp_ratio": 0.0}, "mlp_ratio must be positive, not 0.0"),
         ({"norm_eps": 0.0}, "norm_eps must be positive, not 0.0"),
         ({"pixel_std": (0.2, 0.0, 0.2)}, "pixel_std must be positive"),

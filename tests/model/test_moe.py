@@ -151,6 +151,32 @@ def test_dropped_choices_are_not_computed() -> None:
     assert torch.equal(layer(x, 0), torch.zeros_like(x))  # nobody gets anything
 
 
+@pytest.mark.parametrize("renormalise", [False, True])
+def test_experts_until_their_scores_add_up(renormalise: bool) -> None:
+    """At most k, at least one; the scores that are left are as they were, and have gradients."""
+    layer = mixture(5, 4).eval()
+    layer.router.renormalise = renormalise
+    x = torch.randn(2, 20, 6)
+    layer(x, 0)
+    plain = layer.routing
+    layer.router.top_p = 0.6
+    layer(x, 0).square().sum().backward()
+    routing = layer.routing
+    assert plain is not None and routing is not None
+    for row, scores, whole, all_of_them in zip(
+        routing.experts.tolist(), routing.scores, plain.scores, plain.experts.tolist(), strict=True
+    ):
+        count = 1
+        while count < 4 and float(whole[:count].detach().sum()) < 0.6:
+            count += 1
+        assert row == [*all_of_them[:count], *[NOBODY] * (4 - count)]
+        assert torch.equal(scores[:count], whole[:count]) and not scores[count:].any()
+    sizes = (routing.experts != NOBODY).sum(1)
+    assert sizes.min() < sizes.max()
+    gradient = layer.router.weight.grad
+    assert gradient is not None and gradient[0].abs().sum() > 0
+
+
 def test_training_reaches_the_task_embedding() -> None:
     embedding = TaskEmbedding(3, 7, 4)
     router = Router(6, 4, 2, 3, shared=True, task_dim=4)

@@ -60,6 +60,7 @@ def test_all_tasks_equal_pytorch(exported: Any, batch: int) -> None:
     "changes",
     [
         {"gate": "one", "prune_threshold": 0.3, "renormalise": True},
+        {"top_p": 0.6},
         {
             "gate": "conditioned",
             "gate_task_dim": 4,

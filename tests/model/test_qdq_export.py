@@ -97,7 +97,14 @@ def test_other_networks(what: dict[str, Any], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "routing", [{"renormalise": True}, {"threshold": 0.3}, {"ahead": True}, {"window": True}]
+    "routing",
+    [
+        {"renormalise": True},
+        {"threshold": 0.3},
+        {"top_p": 0.6, "k": 3},
+        {"ahead": True},
+        {"window": True},
+    ],
 )
 def test_routings(routing: dict[str, Any], tmp_path: Path) -> None:
     net = float_network(8, moe=(0, 1))

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -179,8 +180,10 @@ def test_train_writes_a_checkpoint_and_a_log(config: TrainConfig) -> None:
     assert train(dataclasses.replace(config, resume=True)) == {}  # nothing left to do
 
 
-def test_training_fits_a_few_scenes(config: TrainConfig) -> None:
-    config = dataclasses.replace(config, steps=60, learning_rate=5e-3)
+@pytest.mark.parametrize("gate", [{}, {"top_p": 0.5, "top_k": 3}], ids=["top-k", "top-p"])
+def test_training_fits_a_few_scenes(config: TrainConfig, gate: dict[str, Any]) -> None:
+    size = dataclasses.replace(config.model, **gate)
+    config = dataclasses.replace(config, model=size, steps=60, learning_rate=5e-3)
     batches, trainer = batches_of(config), Trainer(config)
     totals = [trainer.advance(batches[step])["total"] for step in range(60)]
     assert np.mean(totals[-10:]) < 0.75 * np.mean(totals[:5])

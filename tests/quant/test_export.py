@@ -33,6 +33,7 @@ ROUTING: list[dict[str, Any]] = [
     {"class_token": False},
     {"gate": "one", "prune_threshold": 0.3, "top_k": 4},
     {"gate_bias": True, "experts_per_task": 3, "renormalise": True},
+    {"top_p": 0.6, "top_k": 3, "prune_threshold": 0.1},
     {**CONDITIONED, "gate_input_ahead": True, "moe_every": 1},
     {**CONDITIONED, "gate_bias": True, "experts_per_task": 2, "expert_starts": (2, 0, 1, 1, 0)},
     {"gate_input_ahead": True, "prune_threshold": 0.99, "renormalise": True, "moe_every": 3},

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moevit.quant.dial import AS_COMPILED, NEVER, Dial
 from moevit.quant.formats import LOGIT, SCORE
 from moevit.quant.operators.gate import NOBODY, Gate
 
@@ -72,6 +73,83 @@ def test_thresholds() -> None:
             Gate.above(wrong)
     with pytest.raises(ValueError, match="Least score must be from 0 to 32767, not 32768"):
         Gate(experts=2, k=1, least=32768)
+
+
+@settings(max_examples=60, deadline=None)
+@given(shapes, st.integers(0, 1 << 32), st.floats(0.001, 0.9999), st.booleans())
+def test_experts_until_their_scores_add_up_to_p(
+    shape: tuple[int, int], seed: int, p: float, renormalise: bool
+) -> None:
+    experts, k = shape
+    logits = np.random.default_rng(seed).integers(-400, 400, (50, experts))
+    whole = Gate(experts=experts, k=k, renormalise=renormalise)
+    gate = Gate(experts=experts, k=k, renormalise=renormalise, enough=Gate.reaching(p))
+    index, score = gate.compute(logits)
+    for row, found, (all_of_them, scores) in zip(
+        index, score, zip(*whole.compute(logits), strict=True), strict=True
+    ):
+        count = 1
+        while count < k and sum(scores[:count]) < min(p * 32768, 32767):
+            count += 1
+        assert row.tolist() == [*all_of_them[:count], *[NOBODY] * (k - count)]
+        assert found.tolist() == [*scores[:count], *[0] * (k - count)]
+
+
+def test_sums_that_are_enough() -> None:
+    assert Gate.reaching(1.0) == 0
+    assert Gate.reaching(0.5) == 16384 and Gate.reaching(0.50001) == 16385
+    assert Gate.reaching(1e-9) == 1 and Gate.reaching(0.99999999) == SCORE.max
+    for wrong in (0.0, -0.1, 1.01):
+        with pytest.raises(ValueError, match="p must be above 0 to 1"):
+            Gate.reaching(wrong)
+    with pytest.raises(ValueError, match="Enough must be from 0 to 65535, not 65536"):
+        Gate(experts=2, k=1, enough=65536)
+    # One expert has all the score there is: 32767 reaches any p below 1, and p = 1 takes all.
+    sure = [[9000, 0, 0]]
+    for enough, count in ((Gate.reaching(0.9999999), 1), (SCORE.max + 1, 3), (0, 3), (NEVER, 3)):
+        index, _ = Gate(experts=3, k=3, enough=enough).compute(sure)
+        assert (index != NOBODY).sum() == count
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_dial_never_takes_more(data: st.DataObject) -> None:
+    """Of each limit the stricter one; the choices left are the first of the gate's own."""
+    experts, k = data.draw(shapes)
+    scores = st.one_of(st.just(0), st.integers(1, SCORE.max))
+    gate = Gate(experts=experts, k=k, least=data.draw(scores), enough=data.draw(scores))
+    dial = Dial(
+        top_k=data.draw(st.integers(0, 15)), least=data.draw(scores), enough=data.draw(scores)
+    )
+    logits = np.random.default_rng(data.draw(st.integers(0, 99))).integers(-500, 500, (20, experts))
+    index, _ = gate.compute(logits)
+    found, _ = gate.dialled(dial).compute(logits)
+    width = found.shape[1]
+    assert width == min(k, dial.top_k or k)
+    assert np.all((found == index[:, :width]) | (found == NOBODY))
+    assert gate.dialled(AS_COMPILED) == gate == gate.dialled(gate.limits)
+
+
+def test_what_a_dial_may_ask_for() -> None:
+    compiled = Dial(top_k=2, least=3277, enough=29492)
+    for fine in (AS_COMPILED, compiled, Dial(top_k=1), Dial(least=9999, enough=1)):
+        fine.check(compiled)
+    for more, text in (
+        (Dial.of(top_k=3), "top_k 3, expected 1 to 2"),
+        (Dial.of(min_score=0.05), "min_score 0.0"),
+        (Dial.of(top_p=0.95), "top_p 0.95.*, expected 0.90.* or less"),
+        (Dial.of(top_p=1.0), "top_p 1, expected"),
+    ):
+        with pytest.raises(ValueError, match=f"more than the program was compiled for: {text}"):
+            more.check(compiled)
+    with pytest.raises(ValueError, match="nothing in the program has experts"):
+        Dial(top_k=1).check(AS_COMPILED)
+    assert Dial.of(top_p=1.0, min_score=0.0) == Dial(least=1, enough=NEVER)
+    assert Dial.of() == AS_COMPILED
+    for name, wrong in (("top_p", (0.0, 1.1)), ("min_score", (-0.1, 1.0)), ("top_k", (0, 4096))):
+        for value in wrong:
+            with pytest.raises(ValueError, match=f"{name} must be"):
+                Dial.of(**{name: value})
 
 
 @settings(max_examples=80, deadline=None)

@@ -58,6 +58,7 @@ def test_mixtures_are_close_to_float() -> None:
         {},
         {"window": 3, "renormalise": True},
         {"threshold": 0.3, "k": 3},
+        {"top_p": 0.5, "k": 3},
         {"ahead": True},
         {"ahead": True, "window": 2, "threshold": 0.2, "renormalise": True},
     ],

@@ -249,7 +249,12 @@ def layer_norm(x: Sequence[int], affine: Sequence[tuple[int, int, int]], eps: in
 
 # Router -------------------------------------------------------------------------------------------
 def gate(
-    logits: Sequence[int], k: int, *, renormalise: bool = False, least: int = 0
+    logits: Sequence[int],
+    k: int,
+    *,
+    renormalise: bool = False,
+    least: int = 0,
+    p: Fraction = Fraction(1),
 ) -> list[tuple[int, int]]:
     """The chosen experts and their scores, best first, without those that are dropped."""
     exponentials = [exponential(max(logits) - x, 32767, 2) for x in logits]
@@ -260,7 +265,14 @@ def gate(
     total = sum(exponentials[i] for i in chosen) if renormalise else sum(exponentials)
     r, e = reciprocal(total)
     scores = [sat(nearest(Fraction(exponentials[i] * r, 2 ** (e + 1))), 0, 32767) for i in chosen]
-    return [(i, score) for i, score in zip(chosen, scores, strict=True) if score >= least]
+    taken: list[tuple[int, int]] = []
+    for i, score in zip(chosen, scores, strict=True):
+        share = Fraction(sum(scores[: len(taken)]), 2**15)
+        # A score of one is 32767: what comes that close to one is reached by it.
+        if p < 1 and share >= min(p, Fraction(32767, 2**15)):
+            break
+        taken.append((i, score))
+    return [(i, score) for i, score in taken if score >= least]
 
 
 # Upsampling heads ---------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+from fractions import Fraction
+from itertools import accumulate
 from math import floor
 from pathlib import Path
 
@@ -200,10 +202,23 @@ def test_gate(data) -> None:
     threshold = data.draw(st.sampled_from([0.0, 0.01, 0.25, 0.5, 0.999]))
     least = min(floor(threshold * 2**15) + 1, 32767) if threshold else 0
     renormalise = data.draw(st.booleans())
-    unit = Gate(experts=experts, k=k, renormalise=renormalise, least=Gate.above(threshold))
+    scores = [score for _, score in theirs.gate(logits, k, renormalise=renormalise)]
+    near_sums = [n + d for n in accumulate(scores) for d in (-1, 0, 1) if 0 < n + d <= 32768]
+    p = data.draw(
+        st.fractions(min_value=Fraction(1, 40000), max_value=1)
+        | st.sampled_from([Fraction(1), Fraction(32767, 32768), Fraction(65535, 65536)])
+        | st.sampled_from([Fraction(n, 32768) for n in near_sums])  # just reached, or not
+    )
+    unit = Gate(
+        experts=experts,
+        k=k,
+        renormalise=renormalise,
+        least=Gate.above(threshold),
+        enough=Gate.reaching(p),
+    )
     index, score = unit.compute(np.array([logits]))
     found = [(i, s) for i, s in zip(index[0], score[0], strict=True) if i != NOBODY]
-    assert found == theirs.gate(logits, k, renormalise=renormalise, least=least)
+    assert found == theirs.gate(logits, k, renormalise=renormalise, least=least, p=p)
 
 
 @settings(max_examples=40)

@@ -22,6 +22,7 @@ from moevit.hw.registers import (
     Register,
     Status,
 )
+from moevit.quant.dial import Dial
 from moevit.quant.golden import Golden
 from moevit.quant.network import Network
 from moevit.quant.random_network import random_images, random_network
@@ -47,6 +48,9 @@ class Sources:
     @staticmethod
     def forward(images: Any, task: str) -> Any:
         return images[:, None, :2, :2, 0].astype(np.float32)
+
+    def dialled(self, dial: Dial) -> Any:
+        return lambda images, task: self.forward(images, task) + dial.top_k
 
 
 @pytest.fixture(scope="module")

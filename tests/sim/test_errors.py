@@ -266,6 +266,7 @@ FIELDS: list[tuple[type, dict[str, int], dict[str, int]]] = [
     (Gemm, {"mode": Destination.GATE}, {"experts": LIMITS.experts + 1}),
     (Gemm, {"mode": Destination.GATE}, {"shift": LIMITS.experts}),
     (Gemm, {"mode": Destination.GATE}, {"mult": 1 << 15}),
+    (Gemm, {"mode": Destination.GATE}, {"target": 1 << 16}),
     (Gemm, {"mode": Destination.GATE}, {"top_k": 0}),
     (Gemm, {"mode": Destination.GATE}, {"top_k": LIMITS.top_k + 1}),
     (Gemm, {"mode": Destination.GATE}, {"experts": 1, "otiles": 1}),  # fewer than top_k

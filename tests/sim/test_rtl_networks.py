@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from support.programs import AWKWARD, run_program
-from support.rtl import CONFIGS, TIMINGS, Board, mismatch, random_sizes
+from support.rtl import CONFIGS, TIMINGS, Board, mismatch, random_dial, random_sizes
 
 from moevit.compiler import Program, compile_network
 from moevit.compiler.plan.schedule import DEFAULT_THRESHOLD
 from moevit.hw.config import AcceleratorConfig
 from moevit.hw.registers import Counter, Error
+from moevit.quant.dial import AS_COMPILED, Dial
 from moevit.quant.golden import Golden
 from moevit.quant.network import Network
 from moevit.quant.random_network import Sizes, random_images, random_network
@@ -32,20 +33,22 @@ class Case:
         self.about = f"seed {seed}, {sizes}, threshold {program.meta['threshold']}"
         self.program = program
         self.image = random_images(seed, network.geometry)[0]
-        self.golden = Golden(network)
+        self.network = network
         self.tasks = network.tasks
 
-    def check(self, board: Board, task: str, timing: str, seed: int) -> None:
+    def check(
+        self, board: Board, task: str, timing: str, seed: int, dial: Dial = AS_COMPILED
+    ) -> None:
         """One frame."""
-        where = f"{self.about}, {board.config.name}, {task}, memory {timing}"
-        want = self.golden.run(self.image, task)
-        output, outcome = run_program(self.program, self.image, task, poison=seed)
+        where = f"{self.about}, {board.config.name}, {task}, memory {timing}, {dial}"
+        want = Golden(self.network.dialled(dial)).run(self.image, task)
+        output, outcome = run_program(self.program, self.image, task, poison=seed, dial=dial)
         assert not mismatch(output, want.output), f"interpreter: {where}"
         assert not any(outcome.credits), where
         assert not any(outcome.rows_left), where
 
         board.sim.configure(TIMINGS[timing].but(seed=seed))
-        frame = board.run(self.program, self.image, task)
+        frame = board.run(self.program, self.image, task, dial=dial)
         assert frame.error == Error.NONE, f"{frame.error.name}: {where}"
         assert not (wrong := mismatch(frame.output, want.output)), f"{wrong}: {where}"
         self.check_counters(frame, outcome, want, task, where)
@@ -102,7 +105,8 @@ def test_random_networks(name: str, seed: int) -> None:
         for n, index in enumerate(order.tolist()):
             timing = str(rng.choice(list(TIMINGS)))
             case, task = frames[index]
-            case.check(board, task, timing, seed + n)
+            dial = random_dial(rng, case.program.dial)
+            case.check(board, task, timing, seed + n, dial)
 
 
 @pytest.mark.parametrize("shape", AWKWARD)

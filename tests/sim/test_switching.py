@@ -8,6 +8,7 @@ from moevit.compiler import compile_network
 from moevit.compiler.cost.estimate import estimate
 from moevit.compiler.program import ALL
 from moevit.hw.registers import Control, Counter, Error, Register, Status
+from moevit.quant.dial import AS_COMPILED, Dial
 from moevit.quant.golden import Golden
 from moevit.quant.random_network import Sizes, random_images, random_network
 from moevit.sim.rtl import RtlDevice, board_memory
@@ -84,6 +85,39 @@ def test_frames_back_to_back(network, threshold) -> None:
             assert read[0] == read[1]
 
 
+def test_each_frame_keeps_the_dial_that_it_was_started_with(network, device) -> None:
+    """One program at several speeds; frames wait, so that registers change before they begin."""
+    image = random_images(2, network.geometry)[0]
+    task = network.tasks[0]
+    dials = [
+        Dial(top_k=1),
+        AS_COMPILED,
+        Dial(enough=12000),
+        Dial(least=20000, top_k=1),
+        AS_COMPILED,
+    ]
+    found = list(device.run_stream((image, task, dial) for dial in dials))
+    experts = []
+    for dial, result in zip(dials, found, strict=True):
+        want = Golden(network.dialled(dial)).run(image, task)
+        np.testing.assert_array_equal(result.output, want.output, err_msg=str(dial))
+        experts.append(sum(result.counters.expert_tokens))
+        assert experts[-1] == sum(sum(r.counts) for r in want.routing)
+        # The schedule's stream is the same whatever the dial.
+        alone = device.run(image, task, dial=dial)
+        np.testing.assert_array_equal(alone.output, want.output)
+        beats = alone.counters.values[Counter.WEIGHT_BEATS]
+        demand = alone.counters.values[Counter.DEMAND_BEATS]
+        assert beats - demand == device._program.header(task).stream_beats * CONFIG.memory.ports
+    assert experts[1] == experts[4] > experts[2] > experts[3]
+    assert found[3].counters.cycles < found[4].counters.cycles
+    want = {t: Golden(network.dialled(dials[0])).run(image, t).output for t in network.tasks}
+    for t, result in device.run_all(image, dial=dials[0]).items():
+        np.testing.assert_array_equal(result.output, want[t])
+    with pytest.raises(ValueError, match="more than the program was compiled for: top_k 3, expect"):
+        device.run(image, task, dial=Dial(top_k=3))
+
+
 def test_a_bad_program_behind_a_good_one(network, device) -> None:
     """The frame before it ends well; it fails, with those behind it, and the device goes on."""
     image = random_images(2, network.geometry)[0]
@@ -93,7 +127,7 @@ def test_a_bad_program_behind_a_good_one(network, device) -> None:
     sim, base = device.simulator, program.task(task).base
     frames = sim.reg_read(Register.FRAMES)
     for n, place in enumerate(device._places):
-        device._start(place, image, base + (0x40 if n == 1 else 0), 64)
+        device._start(place, image, task, base + (0x40 if n == 1 else 0), 64)
     for _ in range(2):
         sim.run(1_000_000)
         if not sim.reg_read(Register.STATUS) >> Status.FAILED & 1:

@@ -117,6 +117,7 @@ AWKWARD = {
     "nothing kept": Sizes(experts=4, threshold=0.99, moe=(0, 1)),
     "gate ahead": Sizes(ahead=True, moe=(0, 1), dim=20, head_channels=()),
     "gate ahead, no norm": Sizes(ahead=True, norm=False, head_channels=(), class_token=False),
+    "until enough": Sizes(experts=5, top_k=4, top_p=0.6, renormalise=True, moe=(0, 1)),
     "pruned": Sizes(ahead=True, experts=6, top_k=3, threshold=0.2, moe=(0,)),
 }
 """Shapes that found, or would find, a mistake each."""
@@ -155,6 +156,7 @@ def sizes(draw: st.DrawFn) -> Sizes:
         window=window,
         renormalise=draw(st.booleans()),
         threshold=draw(st.sampled_from([0.0, 0.0, 0.1, 0.3, 0.9])),
+        top_p=draw(st.sampled_from([1.0, 1.0, 0.3, 0.7])),
         ahead=draw(st.booleans()),
         expert_bits=draw(st.sampled_from(WEIGHT_BITS)),
     )

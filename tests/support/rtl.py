@@ -8,14 +8,34 @@ import numpy as np
 
 from moevit.compiler import Program
 from moevit.hw.config import AcceleratorConfig, ArrayConfig, LimitConfig, MemoryConfig, preset
-from moevit.hw.registers import COUNTER_BASE, EXPERT_BASE, Control, Counter, Error, Register, Status
-from moevit.quant.formats import WEIGHT_BITS
+from moevit.hw.registers import (
+    COUNTER_BASE,
+    DIAL,
+    EXPERT_BASE,
+    Control,
+    Counter,
+    Error,
+    Register,
+    Status,
+)
+from moevit.quant.dial import AS_COMPILED, NEVER, Dial
+from moevit.quant.formats import SCORE, WEIGHT_BITS
 from moevit.quant.random_network import Sizes
 from moevit.sim.memory_timing import MemoryTiming
 from moevit.sim.native import NativeSim
 from moevit.sim.rtl import build_simulator
 
-__all__ = ["CONFIGS", "ODD", "SMALL", "TIMINGS", "Board", "Frame", "mismatch", "random_sizes"]
+__all__ = [
+    "CONFIGS",
+    "ODD",
+    "SMALL",
+    "TIMINGS",
+    "Board",
+    "Frame",
+    "mismatch",
+    "random_dial",
+    "random_sizes",
+]
 
 SMALL = AcceleratorConfig(
     name="small",
@@ -113,12 +133,21 @@ class Board:
         self.sim.write(_IMAGE, program.image.pack(image).tobytes())
         self.sim.write(_OUTPUT, b"\xa5" * program.output_bytes)
 
-    def start(self, program: int, *, image: int = _IMAGE, output: int = _OUTPUT) -> None:
-        """Base registers, and START."""
+    def start(
+        self,
+        program: int,
+        *,
+        image: int = _IMAGE,
+        output: int = _OUTPUT,
+        dial: Dial = AS_COMPILED,
+    ) -> None:
+        """Base registers and the dial's, and START."""
         sim = self.sim
         sim.reg_write(Register.PROGRAM_BASE, program)
         sim.reg_write(Register.IMAGE_BASE, image)
         sim.reg_write(Register.OUTPUT_BASE, output)
+        for register, limit in DIAL.items():
+            sim.reg_write(register, getattr(dial, limit))
         sim.reg_write(Register.CONTROL, 1 << Control.START)
 
     def wait(self, limit: int = 3_000_000) -> Frame:
@@ -140,11 +169,18 @@ class Board:
         sim.reg_write(Register.CONTROL, 1 << Control.CLEAR_IRQ)
         return frame
 
-    def run(self, program: Program, image: Any, task: str, limit: int = 3_000_000) -> Frame:
+    def run(
+        self,
+        program: Program,
+        image: Any,
+        task: str,
+        limit: int = 3_000_000,
+        dial: Dial = AS_COMPILED,
+    ) -> Frame:
         """A whole frame; the output is there if it succeeded."""
         self.place(program, image)
         about = program.task(task)
-        self.start(_BASE + about.base)
+        self.start(_BASE + about.base, dial=dial)
         frame = self.wait(limit)
         if frame.error == Error.NONE:
             where = about.output
@@ -198,6 +234,7 @@ def random_sizes(rng: np.random.Generator, config: AcceleratorConfig) -> Sizes:
         window=window,
         renormalise=rng.random() < 0.4,
         threshold=float(rng.choice([0.0, 0.05, 0.2, 0.5, 0.99], p=[0.5, 0.15, 0.15, 0.1, 0.1])),
+        top_p=float(rng.choice([1.0, rng.uniform(0.2, 1.0)], p=[0.6, 0.4])),
         ahead=rng.random() < 0.4,
         expert_bits=int(rng.choice(WEIGHT_BITS)),
     )
@@ -211,6 +248,20 @@ def random_sizes(rng: np.random.Generator, config: AcceleratorConfig) -> Sizes:
     channels = tuple(between(1, 5) for _ in range(between(1, tasks)))
     width, doublings = between(1, 20), between(0, 2)
     return replace(sizes, decoder_width=width, doublings=doublings, head_channels=channels)
+
+
+def random_dial(rng: np.random.Generator, compiled: Dial) -> Dial:
+    """Of a frame: half of the time none, else any that ``compiled`` allows, the strictest too."""
+    if not compiled.top_k or rng.random() < 0.5:
+        return AS_COMPILED
+    enough = int(rng.choice([rng.integers(1, SCORE.max), 1, SCORE.max]))
+    dial = Dial(
+        top_k=int(rng.integers(0, compiled.top_k + 1)),
+        least=int(rng.choice([0, max(compiled.least, int(rng.integers(1, SCORE.max // 2)))])),
+        enough=int(rng.choice([0, min(enough, compiled.enough or NEVER)])),
+    )
+    dial.check(compiled)
+    return dial
 
 
 def mismatch(got: Any, want: Any) -> str:

@@ -163,6 +163,7 @@ int moevit_load(struct moevit_device *d, const struct moevit_program *program) {
     return result;
   }
   d->program = program;
+  d->dial = (struct moevit_dial){0, 0, 0}; /* another program, other limits */
   return MOEVIT_OK;
 }
 
@@ -190,6 +191,37 @@ int moevit_put(struct moevit_device *d, int slot, const uint8_t *image) {
   return MOEVIT_OK;
 }
 
+int moevit_set_dial(struct moevit_device *d, double top_p, double min_score, int top_k) {
+  const uint32_t one = 1u << 15, never = 0xFFFF; /* scores (quant/dial.py) */
+  struct moevit_dial dial = {0, 0, 0};
+  TRY(check(d, 0, 0));
+  const struct moevit_program_head *head = &d->program->head;
+  if (top_k < 0 || top_k > 15) return fail(d, MOEVIT_BAD_CALL, "top_k %d, expected 1 to 15", top_k);
+  if (!(min_score < 1)) return fail(d, MOEVIT_BAD_CALL, "min_score %g, expected below 1", min_score);
+  if (!(top_p <= 1) || top_p == 0)
+    return fail(d, MOEVIT_BAD_CALL, "top_p %g, expected above 0 to 1", top_p);
+  dial.top_k = (uint32_t)top_k;
+  if (min_score >= 0) dial.least = (uint32_t)(min_score * one) + 1;
+  if (top_p > 0) {
+    dial.enough = (uint32_t)(top_p * one);
+    if (dial.enough < top_p * one) ++dial.enough;
+    if (top_p == 1) dial.enough = never;
+  }
+  if (dial.least == one) dial.least = one - 1;
+  if (dial.enough == one) dial.enough = one - 1;
+  if (!head->top_k && (dial.top_k || dial.least || dial.enough))
+    return fail(d, MOEVIT_BAD_CALL, "nothing in the program has experts");
+  if (dial.top_k > head->top_k || (dial.least && dial.least < head->least) ||
+      (head->enough && dial.enough > head->enough))
+    return fail(d, MOEVIT_BAD_CALL,
+                "the dial asks for more than the program: top_k up to %" PRIu32
+                ", min_score from %g, top_p up to %g",
+                head->top_k, (double)head->least / one,
+                head->enough ? (double)head->enough / one : 1.0);
+  d->dial = dial;
+  return MOEVIT_OK;
+}
+
 int moevit_start(struct moevit_device *d, int slot, int entry) {
   struct moevit_transport *t = d->transport;
   TRY(check(d, slot, entry));
@@ -206,6 +238,9 @@ int moevit_start(struct moevit_device *d, int slot, int entry) {
   TRY(set(d, MOEVIT_PROGRAM_BASE, (uint32_t)d->memory.address + base));
   TRY(set(d, MOEVIT_IMAGE_BASE, (uint32_t)d->image[slot].address));
   TRY(set(d, MOEVIT_OUTPUT_BASE, (uint32_t)d->output[slot].address));
+  TRY(set(d, MOEVIT_TOP_K, d->dial.top_k));
+  TRY(set(d, MOEVIT_MIN_SCORE, d->dial.least));
+  TRY(set(d, MOEVIT_TOP_P, d->dial.enough));
   TRY(set(d, MOEVIT_CONTROL, 1u << MOEVIT_CONTROL_START));
   d->running = slot;
   return MOEVIT_OK;

@@ -67,6 +67,15 @@ struct moevit_program {
   uint8_t *memory;
 };
 
+/* Fewer experts a token, for the frames started from then on; all 0: as compiled. Of it and the
+ * program the stricter holds. `least` and `enough` are MIN_SCORE and TOP_P, 1.0 being 32768; to say
+ * them in fractions: moevit_set_dial. */
+struct moevit_dial {
+  uint32_t top_k;  /* the most experts a token */
+  uint32_t least;  /* no expert of a lower score */
+  uint32_t enough; /* no expert behind those whose scores add up to that */
+};
+
 #define MOEVIT_SLOTS 2
 
 struct moevit_device {
@@ -79,6 +88,7 @@ struct moevit_device {
   uint32_t cycles; /* of the last frame */
   unsigned resets;
   int running; /* the slot whose frame runs, or -1 */
+  struct moevit_dial dial;
   struct moevit_buffer memory, image[MOEVIT_SLOTS], output[MOEVIT_SLOTS];
   char message[200]; /* what went wrong, in one line */
 };
@@ -98,6 +108,11 @@ void moevit_close(struct moevit_device *device);
 
 /* An image, height x width x channels bytes, into a slot. */
 int moevit_put(struct moevit_device *device, int slot, const uint8_t *image);
+/* The dial of the frames started next, which may not ask for more than the program: experts by
+ * falling score until their scores add up to `top_p` (above 0 to 1), only those of a score above
+ * `min_score` (0 to below 1), `top_k` of them at most. A negative number, of `top_k` 0, leaves what
+ * was compiled. */
+int moevit_set_dial(struct moevit_device *device, double top_p, double min_score, int top_k);
 /* Starts a frame of a slot, and waits for the one that runs. */
 int moevit_start(struct moevit_device *device, int slot, int entry);
 int moevit_wait(struct moevit_device *device);

@@ -25,8 +25,8 @@ CASES = {
 }
 
 
-def test_a_board_without_a_flow_says_so() -> None:
-    with pytest.raises(MissingFlowError, match=r"ulx3s.*no flow"):
+def test_a_board_of_open_tools_says_so() -> None:
+    with pytest.raises(MissingFlowError, match=r"ulx3s.*no vendor's flow"):
         board("ulx3s")
     with pytest.raises(
         ValueError, match=r"Unknown board 'zcu105'; expected one of kv260, .*zcu104"

@@ -180,7 +180,9 @@ def test_bad_input(tmp_path: Path, quick, capsys) -> None:
 
     out = str(tmp_path / "b")
     assert "Unknown board 'zcu105'" in fails("--board", "zcu105", "-o", out)
-    assert "no flow for the ECP5" in fails("--board", "ulx3s", "-o", out)
+    assert "--inputs: is of a vendor's flow" in fails("--board", "ulx3s", "-o", out, "--inputs")
+    assert "--clock and --seed" in fails("--board", "zcu104", "-o", out, "--clock", "100")
+    assert "51.7 MHz cannot be made" in fails("--board", "ulx3s", "-o", out, "--clock", "51.7")
     said = fails("--board", "ultra96v2", "--preset", "zcu104", "-o", out)
     assert "does not fit ultra96v2: " in said
     assert "the largest preset that does is default" in said

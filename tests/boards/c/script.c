@@ -41,10 +41,12 @@ int main(int count, char **arguments) {
   fclose(file);
   while (fgets(line, sizeof line, stdin)) {
     int a = 0, b = 0;
-    double seconds = 0;
+    double seconds = 0, score = 0;
     if (sscanf(line, "%19s %d %d", word, &a, &b) < 1) break;
     if (!strcmp(word, "open") && sscanf(line, "open %lf", &seconds) == 1)
       answer(moevit_open(&device, &transport, seconds));
+    else if (!strcmp(word, "dial") && sscanf(line, "dial %lf %lf %d", &seconds, &score, &a) == 3)
+      answer(moevit_set_dial(&device, seconds, score, a));
     else if (!strcmp(word, "load")) answer(moevit_load(&device, &program));
     else if (!strcmp(word, "put")) answer(moevit_put(&device, a, images + (size_t)b * pixels));
     else if (!strcmp(word, "start")) answer(moevit_start(&device, a, b));

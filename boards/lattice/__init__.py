@@ -1,0 +1,5 @@
+"""The system around the accelerator on Lattice boards: SDRAM, serial link, pins, open tools."""
+
+from __future__ import annotations
+
+__all__: list[str] = []
