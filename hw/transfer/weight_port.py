@@ -373,7 +373,7 @@ class Port(Component):
     ) -> None:
         """Compares the CRCs of what FETCHes read."""
         m.submodules.demand_check = check = BlockCheck(unsigned(DAMAGE_BITS))
-        taken = Signal(DemandRows)  # by the sink; used a cycle later, when the beat is folded
+        taken: Any = Signal(DemandRows)  # by the sink; used a cycle later, when the beat is folded
         with m.If(sink.block.valid & sink.block.ready):
             m.d.sync += taken.eq(fetch)
         m.d.sync += [
