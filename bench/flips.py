@@ -80,6 +80,11 @@ def count(row: Counter[str], verdict: Verdict) -> None:
         row[f"`{verdict.error.name}`"] += 1
 
 
+def say(text: str, _share: float) -> None:
+    """What a first build is doing."""
+    sys.stderr.write(f"{text}\n")
+
+
 def main() -> int:
     """Run the campaign and print the table."""
     options = argparse.ArgumentParser(description=__doc__)
@@ -98,7 +103,7 @@ def main() -> int:
     program = compile_network(network, config, threshold=_THRESHOLD)
     image = random_images(chosen.seed, network.geometry)[0]
     wanted = {task: Golden(network).run(image, task).output for task in network.tasks}
-    build_simulator(config, lambda text, *_: sys.stderr.write(f"{text}\n"))
+    build_simulator(config, say)
     devices = [RtlDevice(config, max_cycles=400_000) for _ in range(max(chosen.jobs, 1))]
     numbers = range(chosen.first, chosen.first + chosen.flips)
     todo = list(damages(program, chosen.seed, numbers, chosen.kinds))
