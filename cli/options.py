@@ -74,6 +74,8 @@ QUANTISATION = (
     "descent",
     "default",
     "all",
+    "balance",
+    "compensate",
     "qat",
 )
 

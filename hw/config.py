@@ -36,7 +36,7 @@ FINISHED_TILES = 16
 """Finished tiles of sums that can wait for the epilogue, and as many for the softmax unit; those in
 the array's pipeline hold a place as well."""
 
-ISA_VERSION = 8
+ISA_VERSION = 9
 """Part of every configuration hash: changes whenever an instruction's layout or meaning does."""
 
 

@@ -21,6 +21,7 @@ from moevit.hw.config import BEAT_BYTES, FINISHED_TILES
 from moevit.hw.image import BlockHeader
 from moevit.hw.isa import (
     SEMAPHORES,
+    TO_ACTIVATIONS,
     Attention,
     Destination,
     Fetch,
@@ -47,7 +48,6 @@ Log = list[tuple[str, int, State, float, float]]
 """Unit, instruction, state, and the time from when until when."""
 
 _OPERAND_HALVES = 2
-_ACTIVATIONS = (Destination.ACT8, Destination.GELU8, Destination.ACT16)
 _AHEAD = 2
 """Tiles by which scores are ahead of weighted values."""
 
@@ -372,7 +372,7 @@ class _Model:
                 end = stalled
             self.busy["array"] += block
             self.mark("array", State.BUSY, end - block, end)
-            end = self.drain(rows, i.otiles, i.depth, start, end, shared=i.mode in _ACTIVATIONS)
+            end = self.drain(rows, i.otiles, i.depth, start, end, shared=i.mode in TO_ACTIVATIONS)
             self.array_free = end
             self.halves.append(end)
             if n + 1 == len(tiles) and not i.keep:

@@ -20,6 +20,11 @@ class Options:
     each channel its own range. ``headroom``: of the residual stream and the heads' outputs, over
     the calibrated maximum. ``expert_bits``: of the experts' weights, 8 or 4; all others have 8.
     ``rounding``: of weights. ``bias_correction``: keep the mean of each layer's outputs.
+    ``balance``: channels that matter little to the consumers get wider ranges, instead of all
+    channels ranges up to the widest one's. ``margin``: of activations' ranges, over what
+    calibration gave. ``compensate``: layers make up for what rounding did to their inputs; a change
+    of the weights costs as much as on inputs of that share of the real ones' mean square, and 0
+    changes none.
     ``finetune``: steps of fine-tuning with fake quantisation from there
     (``moevit.model.training.qat``).
     """
@@ -32,6 +37,9 @@ class Options:
     rounding: Rounding = "auto"
     bias_correction: bool = False
     finetune: int = 0
+    balance: bool = False
+    margin: float = 1.0
+    compensate: float = 0.0
 
     def __post_init__(self) -> None:
         check_clip(self.clip)
@@ -42,6 +50,10 @@ class Options:
             raise ValueError(f"Migrate must be exponents from 0 to 1, not {self.migrate!r}")
         if not self.headroom >= 1:
             raise ValueError(f"Headroom must be at least 1, not {self.headroom!r}")
+        if not self.margin >= 1:
+            raise ValueError(f"Margin must be at least 1, not {self.margin!r}")
+        if not self.compensate >= 0:
+            raise ValueError(f"Compensate must be at least 0, not {self.compensate!r}")
         if self.finetune < 0:
             raise ValueError(f"Finetune must be at least 0 steps, not {self.finetune!r}")
         if self.expert_bits not in WEIGHT_BITS:
