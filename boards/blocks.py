@@ -16,13 +16,15 @@ from moevit.hw.verilog import TOP_NAME, clocks, rtlil
 
 from . import platform
 
-__all__ = ["Block", "blocks", "plain_names"]
+__all__ = ["Block", "blocks", "is_check", "plain_names"]
 
 _MULTIPLIERS = "core.compute.array.dot"
 """What is built of a board's primitives, with their clock."""
 
 _CUT = ("core", "core.compute", _MULTIPLIERS)
 """Components that are blocks of their own beside the children of top, core and compute engine."""
+_CHECKS = re.compile(r"(weights|data_engine)\..*\b(fold|(\w+_)?check)$")
+"""So are those of the CRCs (hw/lib/crc.py), that it is seen what they take."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,11 @@ class Block:
     inner: tuple[str, ...] = ()
     clock_times: int = 1
     family: str = "xcup"
+
+
+def is_check(name: str) -> bool:
+    """Whether a block of this name computes or compares CRCs."""
+    return _CHECKS.search(name) is not None
 
 
 def _modules(text: str) -> Iterator[tuple[str, str]]:
@@ -90,7 +97,7 @@ def blocks(
 
     parents = (top, f"{top}.core", f"{top}.core.compute")
     children = {c for m in parents for c in inside[m]}
-    cut = {top} | children | {m for m in modules if plain(m) in _CUT}
+    cut = {top} | children | {m for m in modules if plain(m) in _CUT or is_check(plain(m))}
     found = []
     for module in reversed(list(modules)):  # children stand behind their parents
         if module not in cut:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from moevit.hw.config import AcceleratorConfig
 
-from .blocks import Block, blocks
+from .blocks import Block, blocks, is_check
 from .cells import Timing
 from .depth import Analysis, Path, analyse
 from .fanout import MOST, Net, PortLoads, widest
@@ -142,11 +142,23 @@ def report(
             raise
     known: dict[str, Timing] = {}
     loads: dict[str, PortLoads] = {}
-    return Report(
-        config,
-        device,
-        slices,
-        tuple(_analyse(b, netlists[b.name], known, loads, config.clock_mhz) for b in found),
+    reports = [_analyse(b, netlists[b.name], known, loads, config.clock_mhz) for b in found]
+    checks = [r for r in reports if is_check(r.name)]
+    others = [r for r in reports if not is_check(r.name)]
+    together = [_together("CRCs", checks)] if checks else []
+    return Report(config, device, slices, (*together, *others))
+
+
+def _together(name: str, parts: Sequence[BlockReport]) -> BlockReport:
+    """Many small blocks of one kind as one."""
+    paths = [part.path for part in parts if part.path is not None]
+    nets = sorted((net for part in parts for net in part.nets), key=lambda net: -net.loads)
+    return BlockReport(
+        name,
+        {r: sum(part.uses[r] for part in parts) for r in RESOURCES},
+        max(paths, key=lambda path: path.ns, default=None),
+        tuple(nets[:_NETS]),
+        max(part.clock_mhz for part in parts),
     )
 
 

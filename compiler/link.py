@@ -6,14 +6,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from moevit.hw.config import AcceleratorConfig
-from moevit.hw.image import HEADER_BYTES, ProgramHeader
-from moevit.hw.isa import INSTRUCTION_BYTES
+from moevit.hw.checks import code_bytes, crc32, encode_code
+from moevit.hw.config import BEAT_BYTES, AcceleratorConfig
+from moevit.hw.image import HEADER_BYTES, BlockHeader, ProgramHeader
+from moevit.hw.isa import Fetch, Instruction, Load, LoadKind
 
 from .passes.emit import Code
 from .plan.layout import Bytes, round_up
 
-__all__ = ["ALIGNMENT", "Linked", "link"]
+__all__ = ["ALIGNMENT", "Linked", "link", "sealed"]
 
 ALIGNMENT = 64
 """Bytes: programs, code, streams and pool entries begin at multiples of it."""
@@ -38,7 +39,7 @@ def link(codes: dict[str, Code], config: AcceleratorConfig) -> Linked:
     headers = {}
     for task, code in codes.items():
         bases[task] = end
-        stream_offset = round_up(HEADER_BYTES + len(code.items) * INSTRUCTION_BYTES, ALIGNMENT)
+        stream_offset = round_up(HEADER_BYTES + code_bytes(len(code.items)), ALIGNMENT)
         headers[task] = ProgramHeader(
             config_hash=config.hash,
             code_offset=HEADER_BYTES,
@@ -61,18 +62,37 @@ def link(codes: dict[str, Code], config: AcceleratorConfig) -> Linked:
     def put(address: int, content: Bytes | bytes) -> None:
         memory[address : address + len(content)] = np.frombuffer(content, np.uint8)
 
+    for name, address in pool.items():
+        put(address, data[name])
     for task, code in codes.items():
         base, header = bases[task], headers[task]
         put(base, header.encode())
         put(base + header.stream_offset, streams[task])
-        for n, item in enumerate(code.items):
-            instruction = item.instruction
+        words = []
+        for item in code.items:
+            i = item.instruction
             if item.pool is not None:
-                instruction = replace(instruction, address=pool[item.pool] - base)  # type: ignore[call-arg]
-            put(base + header.code_offset + n * INSTRUCTION_BYTES, instruction.encode())
-    for name, address in pool.items():
-        put(address, data[name])
+                i = replace(i, address=pool[item.pool] - base)  # type: ignore[call-arg]
+            words.append(sealed(i, memory[base:], config).encode())
+        put(base + header.code_offset, encode_code(words))
     return Linked(memory=memory, bases=bases)
+
+
+def sealed(i: Instruction, program: Bytes, config: AcceleratorConfig) -> Instruction:
+    """The instruction with the checks of what it reads of the ``program`` (bytes from its base
+    on)."""
+    if isinstance(i, Load) and i.kind != LoadKind.PIXELS and not i.stored:
+        table = program[i.address :][: i.beats * BEAT_BYTES]
+        return replace(i, checked=1, check=crc32(table.tobytes()))
+    if isinstance(i, Fetch):
+        rows = BlockHeader(
+            param_rows=i.param_rows, weight_rows=i.weight_rows, packed=bool(i.packed)
+        )
+        size = rows.beats(config) * BEAT_BYTES
+        shares = [program[i.address + p * size :][:size] for p in range(config.memory.ports)]
+        checks = {f"check{p}": crc32(share.tobytes()) for p, share in enumerate(shares)}
+        return replace(i, checked=1, **checks)
+    return i
 
 
 def _beats(code: Code, config: AcceleratorConfig) -> int:
@@ -81,4 +101,5 @@ def _beats(code: Code, config: AcceleratorConfig) -> int:
 
 def _stream(code: Code, config: AcceleratorConfig) -> Bytes:
     """Every port's stream, one behind the other."""
-    return np.concatenate([b.striped(config, header=True) for b in code.blocks], axis=1).reshape(-1)
+    blocks = [block.striped(config, number=n) for n, block in enumerate(code.blocks)]
+    return np.concatenate(blocks, axis=1).reshape(-1)

@@ -12,10 +12,11 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from moevit.hw.checks import code_bytes, decode_code
 from moevit.hw.config import BEAT_BYTES, AcceleratorConfig
 from moevit.hw.formats import ALL, FORMAT, UNSEALED, ImageFormat, Output, check_seal, seal
 from moevit.hw.image import HEADER_BYTES, BlockHeader, ProgramHeader
-from moevit.hw.isa import INSTRUCTION_BYTES, Halt, Instruction, decode
+from moevit.hw.isa import Halt, Instruction, decode
 from moevit.quant.canonical import canonical
 from moevit.quant.dial import AS_COMPILED, Dial
 from moevit.quant.network import Geometry
@@ -102,13 +103,14 @@ class Program:
         """An entry's instructions, decoded from the image."""
         header, base = self.header(task), self.entry(task).base
         start = base + header.code_offset
-        end = start + header.code_count * INSTRUCTION_BYTES
+        end = start + code_bytes(header.code_count)
         if end > len(self.memory):
             raise ValueError(f"Program: the code of task {task!r} is cut short")
-        code = self.memory[start:end].tobytes()
-        return [
-            decode(code[i : i + INSTRUCTION_BYTES]) for i in range(0, len(code), INSTRUCTION_BYTES)
-        ]
+        code = decode_code(self.memory[start:end].tobytes(), header.code_count)
+        for n, (_, sound) in enumerate(code):
+            if not sound:
+                raise ValueError(f"Program: instruction {n} of task {task!r} is damaged")
+        return [decode(word) for word, _ in code]
 
     def blocks(self, task: str) -> list[BlockHeader]:
         """The headers of the task's weight stream, one for each GEMM that takes new rows from it.

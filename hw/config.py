@@ -14,6 +14,7 @@ from typing import Any
 __all__ = [
     "BEAT_BYTES",
     "FINISHED_TILES",
+    "MAX_PORTS",
     "NEARLY_EMPTY",
     "PRESETS",
     "AcceleratorConfig",
@@ -29,6 +30,9 @@ BEAT_BYTES = 16
 CHANNEL_BYTES = 8
 """Bytes of one channel's parameters (bias, multiplier, shift) in memory and on chip."""
 
+MAX_PORTS = 4
+"""Memory ports: a FETCH has a check for each."""
+
 FINISHED_TILES = 16
 """Finished tiles of sums that can wait for the epilogue, and as many for the softmax unit; those in
 the array's pipeline hold a place as well."""
@@ -36,7 +40,7 @@ the array's pipeline hold a place as well."""
 NEARLY_EMPTY = 12
 """A ring that has less than this part of its rows does not leave the memory to LOADs."""
 
-ISA_VERSION = 8
+ISA_VERSION = 9
 """Part of every configuration hash: changes whenever an instruction's layout or meaning does."""
 
 
@@ -103,6 +107,8 @@ class MemoryConfig:
 
     def __post_init__(self) -> None:
         _positive(self, *(f.name for f in fields(self)))
+        if self.ports > MAX_PORTS:
+            raise ValueError(f"MemoryConfig.ports must be at most {MAX_PORTS}, not {self.ports}")
         for name in (
             "ring_rows",
             "demand_rows",

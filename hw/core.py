@@ -13,7 +13,7 @@ from .compute.engine import ComputeEngine
 from .config import AcceleratorConfig
 from .control.semaphore import Semaphores
 from .control.sequencer import QUEUES
-from .interfaces import INSTRUCTION, SENT_BITS, AxiRead, AxiWrite, code_word, dial
+from .interfaces import INSTRUCTION, SENT_BITS, AxiRead, AxiWrite, code_word, damage_place, dial
 from .isa import INSTRUCTION_BYTES, Fetch, Load, Norm, Store
 from .lib.component import Component
 from .lib.queue import SmallFifo
@@ -48,6 +48,8 @@ class Core(Component):
         Between two frames, when nothing is busy but streams: credits and router queues are cleared.
     between : In
         What is streamed belongs to the next frame.
+    fault, place : Out
+        Error code of an engine, held; which block of a program it found damaged.
     busy, stream_busy : Out
         Anything unfinished but weight streams; one of these.
     counts : Out
@@ -67,6 +69,7 @@ class Core(Component):
                 "header_address": In(32),
                 "header_valid": Out(1),
                 "header_data": Out(512),
+                "header_damaged": Out(1),
                 "stream_start": In(1),
                 "stream_ready": Out(1),
                 "stream_base": In(32),
@@ -83,6 +86,7 @@ class Core(Component):
                 "stream_busy": Out(1),
                 "progress": Out(1),
                 "fault": Out(Error),
+                "place": Out(damage_place),
                 "axi": Out(AxiRead).array(config.memory.ports),
                 "axi_write": Out(AxiWrite),
                 "counts": Out(ArrayLayout(4, len(Counter))),
@@ -112,9 +116,9 @@ class Core(Component):
         m.d.comb += compute.dial.eq(self.dial)
 
         with m.If(self.fault == Error.NONE):
-            for engine in (compute, weights, data):
+            for engine, place in ((compute, 0), (weights, weights.place), (data, data.place)):
                 with m.If(engine.fault != Error.NONE):
-                    m.d.sync += self.fault.eq(engine.fault)
+                    m.d.sync += [self.fault.eq(engine.fault), self.place.eq(place)]
         # Registers: what the sequencer is told in the next cycle is early enough.
         read = Cat(axi.rvalid & axi.rready for axi in data.axi_r)
         written = data.axi_w.wvalid & data.axi_w.wready
@@ -274,5 +278,6 @@ class Core(Component):
             data.header_address.eq(self.header_address),
             self.header_valid.eq(data.header_valid),
             self.header_data.eq(data.header_data),
+            self.header_damaged.eq(data.header_damaged),
             data.abort.eq(self.cancel),
         ]

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from .checks import CHECK_BYTES, crc32
 from .config import BEAT_BYTES, CHANNEL_BYTES, AcceleratorConfig
 
 __all__ = [
     "BLOCK_MAGIC",
+    "BLOCK_NUMBERS",
     "HEADER_BYTES",
     "PROGRAM_MAGIC",
     "PROGRAM_VERSION",
@@ -24,11 +26,14 @@ __all__ = [
 ]
 
 PROGRAM_MAGIC = int.from_bytes(b"MVIT", "little")
-PROGRAM_VERSION = 1
+PROGRAM_VERSION = 2
 BLOCK_MAGIC = int.from_bytes(b"MBLK", "little")
+"""The CRC register in front of a block's header, which so needs no room for it."""
+BLOCK_NUMBERS = 1 << 15
+"""Blocks are numbered modulo this."""
 HEADER_BYTES = 64
-_HEADER = struct.Struct("<IIQIIII32x")
-_BLOCK = struct.Struct("<IIII")
+_HEADER = struct.Struct("<IIQIIII28x")
+_BLOCK = struct.Struct("<IHHI")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +54,8 @@ class ProgramHeader:
 
     def encode(self) -> bytes:
         """64 bytes: magic u32, version u32, hash u64, code offset, count, stream offset, beats
-        (u32)."""
-        return _HEADER.pack(
+        (u32), 28 bytes of 0, the CRC of all that (u32)."""
+        data = _HEADER.pack(
             self.magic,
             self.version,
             self.config_hash,
@@ -59,19 +64,25 @@ class ProgramHeader:
             self.stream_offset,
             self.stream_beats,
         )
+        return data + crc32(data).to_bytes(CHECK_BYTES, "little")
 
     @classmethod
     def decode(cls, data: bytes) -> ProgramHeader:
-        """Inverse of :meth:`encode`; raises ``ValueError`` for a wrong length, magic or version."""
+        """Inverse of :meth:`encode`; raises ``ValueError`` for a wrong length, magic, version or
+        CRC."""
         if len(data) < HEADER_BYTES:
             raise ValueError(f"Program header has {HEADER_BYTES} bytes, not {len(data)}")
-        magic, version, config, code, count, stream, beats = _HEADER.unpack(data[:HEADER_BYTES])
+        magic, version, config, code, count, stream, beats = _HEADER.unpack(
+            data[: HEADER_BYTES - CHECK_BYTES]
+        )
         if magic != PROGRAM_MAGIC:
             raise ValueError(
                 f"Program header: magic is {magic:#010x}, expected {PROGRAM_MAGIC:#010x}"
             )
         if version != PROGRAM_VERSION:
             raise ValueError(f"Program header: version is {version}, expected {PROGRAM_VERSION}")
+        if crc32(data[:HEADER_BYTES]) != 0:
+            raise ValueError("Program header: its CRC is another, so it is damaged")
         return cls(
             config_hash=config,
             code_offset=code,
@@ -83,30 +94,41 @@ class ProgramHeader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockHeader:
-    """The beat in front of a stream block: rows of parameters, then rows of weights.
+    """The beat in front of a port's stream block: rows of parameters, then rows of weights.
 
     ``packed``: the weights have 4 bits, two a byte (:func:`pack_weights`); a row's bytes are half.
+    ``number``: of the block in the stream, modulo :data:`BLOCK_NUMBERS`. ``check``: CRC of the
+    port's share of the rows.
     """
 
     param_rows: int
     weight_rows: int
     packed: bool = False
+    number: int = 0
+    check: int = 0
 
     def encode(self) -> bytes:
-        """One beat: magic u32, parameter rows u32, weight rows u32, packed u32 (0 or 1)."""
-        return _BLOCK.pack(BLOCK_MAGIC, self.param_rows, self.weight_rows, self.packed)
+        """One beat: check u32, parameter rows u16, packed and number (1 and 15 bits), weight rows
+        u32, the CRC of the three (u32) from :data:`BLOCK_MAGIC` on."""
+        flags = self.number << 1 | self.packed
+        data = _BLOCK.pack(self.check, self.param_rows, flags, self.weight_rows)
+        return data + crc32(data, BLOCK_MAGIC).to_bytes(CHECK_BYTES, "little")
 
     @classmethod
     def decode(cls, data: bytes) -> BlockHeader:
         """Inverse of :meth:`encode`; raises ``ValueError`` for anything that is none."""
         if len(data) != BEAT_BYTES:
             raise ValueError(f"Block header has {BEAT_BYTES} bytes, not {len(data)}")
-        magic, param_rows, weight_rows, packed = _BLOCK.unpack(data)
-        if magic != BLOCK_MAGIC:
-            raise ValueError(f"Block header: magic is {magic:#010x}, expected {BLOCK_MAGIC:#010x}")
-        if packed not in (0, 1):
-            raise ValueError(f"Block header: packed is {packed}, expected 0 or 1")
-        return cls(param_rows=param_rows, weight_rows=weight_rows, packed=bool(packed))
+        if crc32(data, BLOCK_MAGIC) != 0:
+            raise ValueError("Block header: its CRC is another, so it is damaged or none")
+        check, param_rows, flags, weight_rows = _BLOCK.unpack(data[:-CHECK_BYTES])
+        return cls(
+            param_rows=param_rows,
+            weight_rows=weight_rows,
+            packed=bool(flags & 1),
+            number=flags >> 1,
+            check=check,
+        )
 
     def beats(self, config: AcceleratorConfig) -> int:
         """Beats of the rows on each port, without the header."""

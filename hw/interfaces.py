@@ -35,6 +35,7 @@ from .isa import (
     Gemm,
     Norm,
 )
+from .registers import DAMAGE_BITS
 
 __all__ = [
     "AXI_BURST",
@@ -60,6 +61,7 @@ __all__ = [
     "accumulators",
     "activation_write",
     "code_word",
+    "damage_place",
     "dial",
     "finished_tiles",
     "gate_row",
@@ -83,8 +85,14 @@ __all__ = [
 INSTRUCTION = stream.Signature(8 * INSTRUCTION_BYTES)
 """Encoded instructions."""
 
-code_word = StructLayout({"word": unsigned(8 * INSTRUCTION_BYTES), "last": unsigned(1)})
-"""An instruction from the prefetcher; ``last`` marks the program's last."""
+code_word = StructLayout(
+    {"word": unsigned(8 * INSTRUCTION_BYTES), "last": unsigned(1), "damaged": unsigned(1)}
+)
+"""An instruction from the prefetcher; ``last`` marks the program's last, ``damaged`` one whose CRC
+is another."""
+
+damage_place = StructLayout({"block": unsigned(DAMAGE_BITS), "port": unsigned(32 - DAMAGE_BITS)})
+"""What the register DAMAGE reads."""
 
 TakeSignature = Signature(
     {

@@ -153,7 +153,8 @@ class Load(Instruction):
     RESIDUAL: ``beats`` beats at ``program_base + address`` to X from word ``target`` on.
     ACTIVATION: the same to A. NORM: ``beats`` beats at ``program_base + address`` to the norm
     parameters from row ``target`` on. With ``stored`` all three count from ``output_base`` instead:
-    what a STORE whose credit was taken has put there.
+    what a STORE whose credit was taken has put there. With ``checked`` the CRC-32 of the beats must
+    be ``check`` (hw/checks.py), or the frame is given up (``TABLE``); not for PIXELS.
     """
 
     OPCODE: ClassVar[Opcode] = Opcode.LOAD
@@ -169,6 +170,8 @@ class Load(Instruction):
     patch_bytes: int = bits(10, "PIXELS: bytes of a patch's pixel row, whole pieces (config)")
     pitch: int = bits(16, "PIXELS: bytes from one pixel row to the next, a multiple of 16")
     stored: int = bits(1, "not PIXELS: address counts from the output base")
+    checked: int = bits(1, "not PIXELS: the beats have a check")
+    check: int = bits(32, "their CRC")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,7 +355,8 @@ class Fetch(Instruction):
     address + p * beats * 16``, where ``beats`` is a port's total; they go to the demand ring.
     ``packed`` rows have half the bytes: two weights a byte, the first in the low half; the ring
     gets them as int8. Waits up front (for the gate). Gives one credit when it has been skipped, or
-    asked for: from then on the queue's length is no longer looked at.
+    asked for: from then on the queue's length is no longer looked at. With ``checked`` the CRC-32
+    of port p's beats must be ``check``p (hw/checks.py), or the frame is given up (``FETCHED``).
     """
 
     OPCODE: ClassVar[Opcode] = Opcode.FETCH
@@ -362,6 +366,11 @@ class Fetch(Instruction):
     param_rows: int = bits(12, "parameter rows")
     weight_rows: int = bits(16, "weight rows")
     packed: int = bits(1, "weights have 4 bits in memory")
+    checked: int = bits(1, "every port's beats have a check")
+    check0: int = bits(32, "CRC of port 0's beats")
+    check1: int = bits(32, "of port 1's")
+    check2: int = bits(32, "of port 2's")
+    check3: int = bits(32, "of port 3's")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,8 @@ from enum import Enum, IntEnum
 
 __all__ = [
     "COUNTER_BASE",
+    "DAMAGE_BITS",
+    "DAMAGE_UNIT",
     "DEVICE_ID",
     "DIAL",
     "EXPERT_BASE",
@@ -21,6 +23,7 @@ __all__ = [
     "Error",
     "Register",
     "Status",
+    "damaged",
 ]
 
 DEVICE_ID = int.from_bytes(b"MoeV", "little")
@@ -31,6 +34,11 @@ COUNTER_BASE = 0x100
 """Counter n of the last frame that ended at ``COUNTER_BASE + 4 * n``; read only."""
 EXPERT_BASE = 0x200
 """Tokens that it sent to expert e, all layers, at ``EXPERT_BASE + 4 * e``; read only."""
+
+DAMAGE_BITS = 24
+"""Of DAMAGE: the number or address; the port lies above."""
+DAMAGE_UNIT = 64
+"""Bytes that addresses in DAMAGE count."""
 
 
 class Access(str, Enum):
@@ -79,17 +87,21 @@ class Error(_Described):
     """Why a frame was given up. The device is idle afterwards and runs the next frame."""
 
     NONE = 0, "no error"
-    HEADER = 1, "the program header has another magic or version"
+    HEADER = 1, "the program header has another magic, version or CRC"
     HASH = 2, "the program was compiled for another configuration"
     OPCODE = 3, "the program has an illegal instruction"
     FIELD = 4, "an instruction has a field that is out of range"
     ADDRESS = 5, "an instruction has an address outside its on-chip memory"
-    STREAM = 6, "a block of the weight stream lacks its magic"
+    STREAM = 6, "a block of the weight stream has no header, or one with another CRC"
     READ = 7, "a memory read was answered with an error"
     WRITE = 8, "a memory write was answered with an error"
     TRUNCATED = 9, "the program ends without HALT"
     HANG = 10, "no engine advanced for the watchdog's time"
     ABORTED = 11, "the frame was given up on request"
+    CODE = 12, "an instruction has another CRC (DAMAGE: its number)"
+    TABLE = 13, "a table that a LOAD read has another CRC (DAMAGE: its address)"
+    WEIGHTS = 14, "a block of the weight stream has another CRC (DAMAGE: its port and number)"
+    FETCHED = 15, "weights that a FETCH read have another CRC (DAMAGE: port and address)"
 
 
 class Counter(_Described):
@@ -157,6 +169,12 @@ class Register(IntEnum):
     OUTPUT_BASE = 0x24, Access.READ_WRITE, "address of the outputs", 16
     IRQ_ENABLE = 0x28, Access.READ_WRITE, "bit 0 lets ``irq`` follow done or error"
     FRAMES = 0x2C, Access.READ_ONLY, "frames that ended since reset, complete or given up"
+    DAMAGE = (
+        0x30,
+        Access.READ_ONLY,
+        "what has another CRC, if ERROR says so: bits 0..23 number, or address from the program's "
+        "base in units of 64 bytes; bits 24..31 port",
+    )
     TOP_K = (
         0x40,
         Access.READ_WRITE,
@@ -177,3 +195,16 @@ class Register(IntEnum):
 
 DIAL = {Register.TOP_K: "top_k", Register.MIN_SCORE: "least", Register.TOP_P: "enough"}
 """Registers of a frame's dial, and their fields' names (quant/dial.py)."""
+
+
+def damaged(error: int, damage: int) -> str:
+    """What of a program DAMAGE names, in words; empty for an ``error`` of another kind."""
+    block, port = damage & ((1 << DAMAGE_BITS) - 1), damage >> DAMAGE_BITS
+    if error == Error.CODE:
+        return f"instruction {block}"
+    if error == Error.WEIGHTS:
+        return f"block {block} of port {port}'s stream"
+    if error in (Error.TABLE, Error.FETCHED):
+        at = f"{block * DAMAGE_UNIT:#x} from the program's base"
+        return f"the table at {at}" if error == Error.TABLE else f"port {port}'s weights at {at}"
+    return ""

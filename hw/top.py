@@ -92,6 +92,7 @@ class Top(Elaboratable):
             core.header_address.eq(seq.header_address),
             seq.header_valid.eq(core.header_valid),
             seq.header_data.eq(core.header_data),
+            seq.header_damaged.eq(core.header_damaged),
             core.code_start.eq(seq.code_start),
             core.code_address.eq(seq.code_address),
             core.code_count.eq(seq.code_count),
@@ -104,11 +105,13 @@ class Top(Elaboratable):
             seq.engines_busy.eq(core.busy),
             seq.progress.eq(core.progress),
             seq.fault.eq(core.fault),
+            seq.place.eq(core.place),
             seq.quiet.eq(core.quiet),
             regs.busy.eq(seq.busy),
             regs.done.eq(seq.done),
             regs.failed.eq(seq.failed),
             regs.error.eq(seq.error),
+            regs.damage.eq(seq.damage),
         ]
         connect(m, regs.frames, seq.frames)
         # What is told of a frame stays until the next one ends.

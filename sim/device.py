@@ -16,7 +16,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from moevit.compiler.program import Program
-from moevit.hw.registers import Error
+from moevit.hw.registers import Error, damaged
 from moevit.quant.dial import AS_COMPILED, Dial
 from moevit.quant.golden import unshuffle
 from moevit.quant.typing import Floats32
@@ -30,13 +30,17 @@ Progress = Callable[[int], None]
 """Told the cycles that have passed in this frame."""
 
 
-def failure(code: int, detail: str) -> DeviceError:
-    """The exception for an ERROR register's ``code``; ``detail`` says what was being done."""
+def failure(code: int, detail: str, *, damage: int = 0) -> DeviceError:
+    """The exception for an ERROR register's ``code``; ``detail`` says what was being done, and
+    ``damage`` is DAMAGE's value."""
     try:
         error = Error(code)
     except ValueError:
         return DeviceError(Error.HANG, f"unknown error code {code}; {detail}")
-    return DeviceError(error, f"{error.meaning}; {detail}")
+    place = damaged(error, damage)
+    return DeviceError(
+        error, "; ".join(part for part in (error.meaning, place, detail) if part), damage=damage
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

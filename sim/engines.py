@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from moevit.hw.checks import crc32
 from moevit.hw.compute.norm_roots import DIM_BITS, longest_row
 from moevit.hw.config import BEAT_BYTES, AcceleratorConfig
 from moevit.hw.image import BlockHeader, unpack_channels
@@ -27,7 +28,8 @@ from moevit.hw.isa import (
     Norm,
     Store,
 )
-from moevit.hw.registers import Error
+from moevit.hw.registers import DAMAGE_UNIT, Error
+from moevit.hw.transfer.load import sides
 from moevit.quant.dial import AS_COMPILED, NEVER, Dial
 from moevit.quant.formats import RESIDUAL, SCORE, VALUE, Multiplier, round_shift
 from moevit.quant.operators.gate import Gate
@@ -38,7 +40,7 @@ from moevit.quant.operators.softmax import Softmax
 from moevit.quant.typing import Ints
 
 from .errors import DeviceError
-from .memories import External, OnChip, Ring, TokenQueue, read_block_rows
+from .memories import External, OnChip, Ring, TokenQueue, damage, read_block_rows
 
 __all__ = ["Bases", "Engines", "require"]
 
@@ -94,7 +96,15 @@ class Engines:
         require(i.beats > 0, "LOAD of no beats")
         require(i.address % BEAT_BYTES == 0, f"LOAD from {i.address:#x}")
         base = self.bases.output if i.stored else self.bases.program
-        return self.memory.read(base + i.address, i.beats * BEAT_BYTES)
+        data = self.memory.read(base + i.address, i.beats * BEAT_BYTES)
+        if i.checked and crc32(data.tobytes()) != i.check:
+            side = sides(self.config) - 1 if i.kind != LoadKind.ACTIVATION else 0
+            raise DeviceError(
+                Error.TABLE,
+                f"the table at {i.address:#x} is damaged",
+                damage=damage(i.address // DAMAGE_UNIT, side),
+            )
+        return data
 
     def load_write(self, i: Load, data: Ints) -> None:
         """Their way to the chip."""
@@ -363,5 +373,13 @@ class Engines:
         base = self.bases.program + i.address
         addresses = base + np.arange(config.memory.ports) * beats * BEAT_BYTES
         rows = read_block_rows(self.memory, config, addresses, block)
+        for p, address in enumerate(addresses.tolist() if i.checked else ()):
+            data = self.memory.read(address, beats * BEAT_BYTES)
+            if crc32(data.tobytes()) != getattr(i, f"check{p}"):
+                raise DeviceError(
+                    Error.FETCHED,
+                    f"port {p}'s weights at {i.address:#x} are damaged",
+                    damage=damage(i.address // DAMAGE_UNIT, p),
+                )
         self.chip.demand.put(*rows)
         return True

@@ -13,10 +13,11 @@ __all__ = ["DeviceError"]
 
 
 class DeviceError(MoevitError, RuntimeError):
-    """A frame was given up; ``code`` says why, as the device's ERROR register would."""
+    """A frame was given up; ``code`` says why, as the device's ERROR register would, and
+    ``damage`` what of a program is damaged, as DAMAGE would."""
 
-    def __init__(self, code: Error, message: str = "") -> None:
+    def __init__(self, code: Error, message: str = "", *, damage: int = 0) -> None:
         from moevit.hw.registers import Error
 
-        self.code = Error(code)
+        self.code, self.damage = Error(code), damage
         super().__init__(f"{self.code.name}: {message}" if message else self.code.name)

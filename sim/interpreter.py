@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from moevit.hw.checks import code_bytes, decode_code
 from moevit.hw.config import AcceleratorConfig
 from moevit.hw.image import HEADER_BYTES, PROGRAM_MAGIC, PROGRAM_VERSION, ProgramHeader
 from moevit.hw.isa import (
-    INSTRUCTION_BYTES,
     SEMAPHORES,
     Attention,
     Destination,
@@ -67,14 +67,17 @@ class Outcome:
 class Frame:
     """A started frame: instructions fetched and decoded, the weight stream read."""
 
-    code: list[bytes]
+    code: list[tuple[bytes, bool]]
     chip: OnChip
     engines: Engines
 
     def instruction(self, n: int) -> Instruction:
-        """Instruction ``n``, decoded; raises ``OPCODE``."""
+        """Instruction ``n``, decoded; raises ``CODE`` and ``OPCODE``."""
+        word, sound = self.code[n]
+        if not sound:
+            raise DeviceError(Error.CODE, f"instruction {n} is damaged", damage=n)
         try:
-            return decode(self.code[n])
+            return decode(word)
         except ValueError as error:
             raise DeviceError(Error.OPCODE, f"instruction {n}: {error}") from None
 
@@ -94,12 +97,12 @@ def open_frame(config: AcceleratorConfig, memory: Ints, bases: Bases, *, poison:
         raise DeviceError(
             Error.HASH, f"the program is for {header.config_hash:016x}, not {config.hash:016x}"
         )
-    size = header.code_count * INSTRUCTION_BYTES
+    size = code_bytes(header.code_count)
     code = external.read(bases.program + header.code_offset, size).tobytes()
     chip = OnChip(config, poison)
     chip.stream(external, bases.program + header.stream_offset, header.stream_beats)
     return Frame(
-        code=[code[n : n + INSTRUCTION_BYTES] for n in range(0, size, INSTRUCTION_BYTES)],
+        code=decode_code(code, header.code_count),
         chip=chip,
         engines=Engines(config, chip, external, bases),
     )
@@ -146,7 +149,9 @@ class Interpreter:
                 run.execute(instruction)
             except DeviceError as error:
                 kind = type(instruction).__name__.upper()
-                raise DeviceError(error.code, f"instruction {n} ({kind}): {error}") from None
+                raise DeviceError(
+                    error.code, f"instruction {n} ({kind}): {error}", damage=error.damage
+                ) from None
             if watch is not None:
                 watch(n, instruction, frame.chip)
         raise DeviceError(Error.TRUNCATED, f"no HALT in {len(frame.code)} instructions")

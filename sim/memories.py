@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from moevit.hw.checks import crc32
 from moevit.hw.config import BEAT_BYTES, AcceleratorConfig
 from moevit.hw.image import BlockHeader, unpack_channels, unpack_weights
-from moevit.hw.registers import Error
+from moevit.hw.registers import DAMAGE_BITS, Error
 from moevit.quant.typing import Ints
 
 from .errors import DeviceError
 
-__all__ = ["External", "OnChip", "Ring", "read_block_rows"]
+__all__ = ["External", "OnChip", "Ring", "damage", "read_block_rows"]
+
+
+def damage(block: int, port: int) -> int:
+    """What DAMAGE reads for a port's block: its number, or its address in DAMAGE_UNIT bytes."""
+    return block % (1 << DAMAGE_BITS) | port << DAMAGE_BITS
 
 
 class External:
@@ -161,7 +167,10 @@ class OnChip:
         flat[self.span(flat, starts, values.shape[-1])] = values
 
     def stream(self, memory: External, address: int, beats: int) -> None:
-        """Read the whole weight stream; raises ``STREAM`` for a bad block or one cut short."""
+        """Read the whole weight stream.
+
+        Raises ``STREAM`` for a bad header or a block cut short, ``WEIGHTS`` for a damaged block.
+        """
         config = self.config
         ports = np.arange(config.memory.ports) * beats * BEAT_BYTES + address
         params, weights, at = [], [], 0
@@ -169,14 +178,23 @@ class OnChip:
             here = ports + at * BEAT_BYTES
             heads = [memory.read(int(a), BEAT_BYTES).tobytes() for a in here]
             try:
-                block = BlockHeader.decode(heads[0])
+                headers = [BlockHeader.decode(head) for head in heads]
             except ValueError as error:
                 raise DeviceError(Error.STREAM, f"beat {at} of the stream: {error}") from None
-            if any(h != heads[0] for h in heads):
+            block = headers[0]
+            if any(replace(header, check=block.check) != block for header in headers):
                 raise DeviceError(Error.STREAM, f"the ports differ at beat {at} of the stream")
             size = block.beats(config)
             if at + 1 + size > beats:
                 raise DeviceError(Error.STREAM, f"the block at beat {at} exceeds the stream")
+            for port, header in enumerate(headers):
+                share = memory.read(int(here[port]) + BEAT_BYTES, size * BEAT_BYTES)
+                if crc32(share.tobytes()) != header.check:
+                    raise DeviceError(
+                        Error.WEIGHTS,
+                        f"block {header.number} of the stream of port {port} is damaged",
+                        damage=damage(header.number, port),
+                    )
             p, w = read_block_rows(memory, config, here + BEAT_BYTES, block)
             params.append(p)
             weights.append(w)

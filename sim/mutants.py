@@ -17,6 +17,8 @@ import numpy as np
 
 from moevit.compiler import Program
 from moevit.compiler.check import verify
+from moevit.compiler.link import sealed
+from moevit.hw.checks import encode_code
 from moevit.hw.image import HEADER_BYTES
 from moevit.hw.isa import (
     TO_KEY_VALUE,
@@ -68,10 +70,15 @@ class Verdict:
 
 
 def with_code(program: Program, task: str, code: Sequence[Instruction]) -> Program:
-    """``program`` with other instructions for a task, behind everything that its memory holds."""
+    """``program`` with other instructions for a task, behind everything that its memory holds.
+
+    Their checks are those of what they read: a mistake is the compiler's, which makes them.
+    """
     entry, header = program.task(task), program.header(task)
     start = -(-len(program.memory) // HEADER_BYTES) * HEADER_BYTES
-    text = np.frombuffer(b"".join(i.encode() for i in code), np.uint8)
+    reads = program.memory[entry.base :]
+    words = [sealed(i, reads, program.config).encode() for i in code]
+    text = np.frombuffer(encode_code(words), np.uint8)
     memory = np.zeros(start + len(text), np.uint8)
     memory[: len(program.memory)] = program.memory
     memory[start:] = text

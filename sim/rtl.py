@@ -359,8 +359,9 @@ class RtlDevice:
         status = sim.reg_read(Register.STATUS)
         if status >> Status.FAILED & 1:
             code = sim.reg_read(Register.ERROR)
+            damage = sim.reg_read(Register.DAMAGE)
             sim.reg_write(Register.CONTROL, 1 << Control.CLEAR_IRQ)
-            raise failure(code, f"task {name}, after {finished.cycles:,} cycles")
+            raise failure(code, f"task {name}, after {finished.cycles:,} cycles", damage=damage)
         if violations := sim.stats.violations:
             raise RuntimeError(f"The accelerator broke the AXI protocol {violations} times")
 

@@ -200,7 +200,7 @@ _WEIGHTS: Mapping[str, tuple[float, ...]] = {
     "output": (0.1, 0.3, 0.15, 0.15, 0.1, 0.1, 0.1),
     "schedule": (0.5, 0.25, 0.25),
     "memory": (0.25, 0.25, 0.1, 0.1, 0.3),
-    "fault": (0.78, *(0.02 for _ in range(11))),
+    "fault": (0.72, *(0.02 for _ in range(14))),
 }
 """How often the choices of a feature are made, in their order; all alike where nothing is said."""
 

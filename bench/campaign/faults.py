@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from moevit.compiler.program import Program
-from moevit.hw.image import BlockHeader, ProgramHeader
-from moevit.hw.isa import INSTRUCTION_BYTES, Instruction, Norm
+from moevit.hw.checks import CHECK_BYTES, check_offset, instruction_check, instruction_offset
+from moevit.hw.image import ProgramHeader
+from moevit.hw.isa import INSTRUCTION_BYTES, Instruction, Load, Norm
 from moevit.hw.registers import Error, Register
 from moevit.quant.typing import Ints
 from moevit.sim.errors import DeviceError
@@ -67,8 +68,19 @@ def _change(
     base, header = program.task(task).base, program.header(task)
     code = program.instructions(task)
 
+    def flipped(start: int, size: int) -> tuple[int, bytes]:
+        at = start + int(rng.integers(size))
+        return at, bytes([int(program.memory[at]) ^ 1 << int(rng.integers(8))])
+
     def instruction(n: int, data: bytes) -> tuple[int, bytes]:
-        return base + header.code_offset + n * INSTRUCTION_BYTES, data
+        """What lies from its check to its end, with both of them others."""
+        start = check_offset(n)
+        at = instruction_offset(n) - start
+        here = base + header.code_offset + start
+        span = bytearray(program.memory[here : here + at + INSTRUCTION_BYTES])
+        span[:CHECK_BYTES] = instruction_check(data, n).to_bytes(CHECK_BYTES, "little")
+        span[at:] = data
+        return here, bytes(span)
 
     def norm(**fields: int) -> tuple[int, bytes]:
         n = next(n for n, i in enumerate(code) if isinstance(i, Norm))
@@ -91,8 +103,16 @@ def _change(
         blocks = program.blocks(task)
         which = int(rng.integers(len(blocks)))
         at = sum(1 + b.beats(program.config) for b in blocks[:which])
-        magic = BlockHeader(param_rows=0, weight_rows=0).encode()[:1]
-        return base + share + 16 * at, bytes([magic[0] ^ 0xFF])
+        return flipped(base + share + 16 * at, 16)
+    if fault == "WEIGHTS":
+        return flipped(base + header.stream_offset + 16, 16)  # of port 0's first block
+    if fault == "TABLE":
+        tables = [i for i in code if isinstance(i, Load) and i.checked]
+        table = tables[int(rng.integers(len(tables)))]
+        return flipped(base + table.address, 16 * table.beats)
+    if fault == "CODE":
+        n = int(rng.integers(len(code)))
+        return flipped(base + header.code_offset + instruction_offset(n), INSTRUCTION_BYTES)
     if fault == "TRUNCATED":
         return base, _header(header, code_count=int(rng.integers(len(code))))
     if fault == "HANG":

@@ -45,6 +45,9 @@ DRAWN: dict[str, tuple[str, ...]] = {
         "TRUNCATED",
         "HANG",
         "ABORTED",
+        "CODE",
+        "TABLE",
+        "WEIGHTS",
     ),
 }
 """What the generator chooses, and the choices."""

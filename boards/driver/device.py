@@ -29,6 +29,7 @@ from moevit.hw.registers import (
     Error,
     Register,
     Status,
+    damaged,
 )
 from moevit.quant.dial import AS_COMPILED, Dial
 
@@ -271,6 +272,7 @@ class Accelerator:
             return
         ended = [self._running.popleft() for _ in range(count)]
         last = ended.pop() if code else None
+        where = damaged(code, self._read(Register.DAMAGE)) if code else ""
         counters = self._counters(ended[-1]) if ended and not code else None
         self._write(Register.CONTROL, 1 << Control.CLEAR_IRQ)
         if code == Error.HANG:  # answers of this frame may still be under way
@@ -283,7 +285,7 @@ class Accelerator:
             self._fetch(frame, known, counters if n == count else None)
         if last is not None:
             meaning = Error(code).meaning if code in list(Error) else "for a reason unknown here"
-            text = f"task {last.task}: {meaning} (error {code})"
+            text = f"task {last.task}: {meaning} (error {code}){where and ': '}{where}"
             self._fail(last, FrameError(code, text))
 
     def _fetch(self, frame: Frame, cycles: int | None, counters: Any) -> None:

@@ -19,10 +19,10 @@ class Finding:
     """A statement about a program that does not hold, or could not be shown to hold.
 
     ``kind``: the property (``order``, ``credits``, ``deadlock``, ``address``, ``field``,
-    ``weights``, ``output``, ``undefined``). ``instructions``: their numbers in the program, the
-    one that comes too early or reads wrongly first. ``memory``, ``words``: what is in dispute
-    (``A``, ``X``, ``KV``, ``N``: words or rows as in docs/isa.md; ``queue``: experts; ``output``:
-    beats of 16 bytes from the output base on), first and last word.
+    ``weights``, ``check``, ``output``, ``undefined``). ``instructions``: their numbers in the
+    program, the one that comes too early or reads wrongly first. ``memory``, ``words``: what is in
+    dispute (``A``, ``X``, ``KV``, ``N``: words or rows as in docs/isa.md; ``queue``: experts;
+    ``output``: beats of 16 bytes from the output base on), first and last word.
     """
 
     kind: str

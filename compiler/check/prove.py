@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from moevit.hw.checks import code_bytes
 from moevit.hw.config import BEAT_BYTES
 from moevit.hw.image import HEADER_BYTES
-from moevit.hw.isa import INSTRUCTION_BYTES
 
 from ..program import ALL, Output, Program, TaskProgram
 from .accesses import Access, Memory, accesses, memory_words
@@ -17,6 +17,7 @@ from .operands import Inputs, used_inputs
 from .order import Order, order
 from .races import Races
 from .steps import Step, make_steps
+from .sums import check_sums
 from .weights import check_demand, check_stream, check_values
 
 __all__ = ["prove", "verify"]
@@ -73,6 +74,7 @@ class _Entry:
         if not bad:
             yield from check_values(config, steps, blocks, memory, stream)
             used = used_inputs(config, steps, blocks, memory, stream)
+        yield from check_sums(config, self.code, blocks, memory, stream)
         orders, ledger = order(steps)
         yield from self.accesses(orders, used)
         yield from ledger.finish()
@@ -130,7 +132,7 @@ class _Entry:
             stream = start + header.stream_offset
             reserved += [
                 range(start, start + HEADER_BYTES),
-                range(code, code + header.code_count * INSTRUCTION_BYTES),
+                range(code, code + code_bytes(header.code_count)),
                 range(stream, stream + size),
             ]
         return Areas(

@@ -202,7 +202,7 @@ def check_values(
     program: Bytes,
     stream: tuple[int, int],
 ) -> Iterator[Finding]:
-    """Ports' headers are the same, and no weight is -128.
+    """No weight is -128.
 
     ``program``: the memory from the program base on; ``stream``: offset and beats of a port.
     """
@@ -212,8 +212,6 @@ def check_values(
     rows = program[offset : offset + ports * size].reshape(ports, size)
     at = 0
     for n, block in enumerate(blocks):
-        if (rows[:, at : at + BEAT_BYTES] != rows[0, at : at + BEAT_BYTES]).any():
-            yield Finding(kind="weights", message=f"block {n} of the stream: the ports differ")
         start = at + BEAT_BYTES * (1 + block.param_rows * config.param_row_beats)
         at += BEAT_BYTES * (1 + block.beats(config))
         if not block.packed and (rows[:, start:at] == _BELOW_RANGE).any():

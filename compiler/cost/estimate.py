@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from moevit.hw.checks import code_bytes
 from moevit.hw.config import BEAT_BYTES, FINISHED_TILES, NEARLY_EMPTY
 from moevit.hw.image import BlockHeader
 from moevit.hw.isa import (
-    INSTRUCTION_BYTES,
     SEMAPHORES,
     TO_ACTIVATIONS,
     TO_BYTES,
@@ -181,9 +181,7 @@ class _Model:
         self.norm_writes: deque[tuple[float, int]] = deque()
         self.kept: Any = None  # arrival times of rows that the next GEMM uses again
         self.beats = (
-            self.header.stream_beats * memory.ports
-            + len(self.code) * INSTRUCTION_BYTES // BEAT_BYTES
-            + 4
+            self.header.stream_beats * memory.ports + code_bytes(len(self.code)) // BEAT_BYTES + 4
         )
         names = ("array", "stall_operand", "stall_weight", "stall_drain", "stall_softmax")
         self.busy = dict.fromkeys(

@@ -141,7 +141,7 @@ class _Expert:
 
     def _fetch(self, lot: Lot) -> None:
         config = self.c.shapes.config
-        self.c.graph.table(lot.name, lambda: lot.block().striped(config, header=False))
+        self.c.graph.table(lot.name, lambda: lot.block().striped(config))
         fields = {
             "param_rows": lot.shape.param_rows,
             "weight_rows": lot.shape.weight_rows,

@@ -7,14 +7,15 @@ biases and zero multipliers, so padded channels are zero wherever they go.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd
 from typing import Any
 
 import numpy as np
 
+from moevit.hw.checks import crc32
 from moevit.hw.config import BEAT_BYTES, AcceleratorConfig
-from moevit.hw.image import BlockHeader, pack_channels, pack_weights
+from moevit.hw.image import BLOCK_NUMBERS, BlockHeader, pack_channels, pack_weights
 from moevit.quant.network import Geometry, Network
 from moevit.quant.operators.layernorm import LayerNorm
 from moevit.quant.operators.linear import Linear
@@ -171,15 +172,25 @@ class Block:
             param_rows=len(self.params), weight_rows=len(self.weights), packed=self.packed
         )
 
-    def striped(self, config: AcceleratorConfig, *, header: bool) -> Bytes:
-        """Bytes of every port ``(ports, n)``: a header if asked for, then shares of the rows."""
+    def striped(self, config: AcceleratorConfig, *, number: int | None = None) -> Bytes:
+        """Bytes of every port ``(ports, n)``: shares of the rows, in a stream behind a header.
+
+        ``number``: of the block in its stream; None where there is no header.
+        """
         ports = config.memory.ports
-        first = np.frombuffer(self.header.encode() if header else b"", np.uint8)
-        parts = [np.broadcast_to(first, (ports, len(first)))]
+        parts = []
         for rows in (self.params, pack_weights(self.weights) if self.packed else self.weights):
             share = rows.reshape(len(rows), ports, -1)  # (rows, ports, bytes of a share)
             parts.append(share.swapaxes(0, 1).reshape(ports, -1))
-        return np.concatenate(parts, axis=1)
+        shares = np.concatenate(parts, axis=1)
+        if number is None:
+            return shares
+        headers = [
+            replace(self.header, number=number % BLOCK_NUMBERS, check=crc32(share.tobytes()))
+            for share in shares
+        ]
+        first = np.frombuffer(b"".join(h.encode() for h in headers), np.uint8)
+        return np.concatenate([first.reshape(ports, -1), shares], axis=1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -11,7 +11,7 @@ from amaranth.lib.wiring import In, Out, Signature
 from amaranth.utils import ceil_log2
 
 from ..config import ISA_VERSION, AcceleratorConfig
-from ..interfaces import dial
+from ..interfaces import damage_place, dial
 from ..lib.component import Component
 from ..lib.queue import SmallFifo
 from ..registers import (
@@ -81,8 +81,8 @@ class ControlRegisters(Component):
         Out, pulse.
     irq:
         Out(1). DONE or FAILED, while enabled.
-    busy, done, failed, error:
-        In. Level, pulse, pulse and the error code that belongs to ``failed``.
+    busy, done, failed, error, damage:
+        In. Level, pulse, pulse, and the error code and place that belong to ``failed``.
     counters, experts:
         In(ArrayLayout). What COUNTER_BASE and EXPERT_BASE read.
     """
@@ -99,6 +99,7 @@ class ControlRegisters(Component):
                 "done": In(1),
                 "failed": In(1),
                 "error": In(4),
+                "damage": In(damage_place),
                 "counters": In(ArrayLayout(32, len(Counter))),
                 "experts": In(ArrayLayout(16, config.limits.experts)),
             }
@@ -108,6 +109,7 @@ class ControlRegisters(Component):
         m = Module()
         done, failed, irq_enable = Signal(), Signal(), Signal()
         error = Signal(Error)
+        damage = Signal(damage_place)
         busy = Signal()  # from START on, also before the sequencer says so
         start = Signal()
         bases = {register: Signal(32, name=register.name.lower()) for register in _BASES}
@@ -141,7 +143,7 @@ class ControlRegisters(Component):
         with m.If(self.done):
             m.d.sync += done.eq(1)
         with m.If(self.failed):
-            m.d.sync += [failed.eq(1), error.eq(self.error)]
+            m.d.sync += [failed.eq(1), error.eq(self.error), damage.eq(self.damage)]
 
         status = Signal(len(Status))
         m.d.comb += [
@@ -155,7 +157,7 @@ class ControlRegisters(Component):
         with m.If(clear | (begins & ~busy)):
             m.d.sync += [done.eq(0), failed.eq(0)]
         with m.If(begins & ~busy):
-            m.d.sync += error.eq(Error.NONE)
+            m.d.sync += [error.eq(Error.NONE), damage.eq(0)]
         self._read(
             m,
             {
@@ -167,6 +169,7 @@ class ControlRegisters(Component):
                 Register.STATUS: status,
                 Register.ERROR: error,
                 Register.FRAMES: frames,
+                Register.DAMAGE: damage,
                 **writable,
             },
         )

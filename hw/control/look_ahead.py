@@ -37,7 +37,8 @@ header_layout = StructLayout(
         "code_count": unsigned(32),
         "stream_offset": unsigned(32),
         "stream_beats": unsigned(32),
-        "reserved": unsigned(256),
+        "reserved": unsigned(224),
+        "check": unsigned(32),
     }
 )
 """The beginning of a program (hw/image.py)."""
@@ -61,7 +62,7 @@ class LookAhead(Component):
         The header has been looked at; an error code, or 0 and its streams are started.
     streaming : Out
         A weight stream that belongs to this frame has been started.
-    header_start, header_address, header_valid, header_data
+    header_start, header_address, header_valid, header_data, header_damaged
         Header read of the data engine.
     code_start, code_address, code_count : Out
         Starts the instruction prefetcher.
@@ -83,6 +84,7 @@ class LookAhead(Component):
                 "header_address": Out(32),
                 "header_valid": In(1),
                 "header_data": In(header_layout),
+                "header_damaged": In(1),
                 "code_start": Out(1),
                 "code_address": Out(32),
                 "code_count": Out(32),
@@ -122,7 +124,8 @@ class LookAhead(Component):
                     m.next = "CHECK"
             with m.State("CHECK"):
                 m.next = "READY"
-                with m.If((header.magic != PROGRAM_MAGIC) | (header.version != PROGRAM_VERSION)):
+                wrong_kind = (header.magic != PROGRAM_MAGIC) | (header.version != PROGRAM_VERSION)
+                with m.If(wrong_kind | self.header_damaged):
                     m.d.sync += self.wrong.eq(int(Error.HEADER))
                 with m.Elif(header.hash != self._config.hash):
                     m.d.sync += self.wrong.eq(int(Error.HASH))

@@ -15,10 +15,10 @@ from amaranth.lib import stream
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from ..config import AcceleratorConfig
-from ..interfaces import INSTRUCTION, code_word, dial
+from ..interfaces import INSTRUCTION, code_word, damage_place, dial
 from ..isa import Opcode
 from ..lib.component import Component
-from ..registers import Error
+from ..registers import DAMAGE_BITS, Error
 from .look_ahead import LookAhead, frame_bases, header_layout
 
 __all__ = ["QUEUES", "Sequencer"]
@@ -56,7 +56,7 @@ class Sequencer(Component):
         Bases of the frame whose instructions are handed out.
     dial : Out
         Its dial.
-    header_start, header_valid, header_data, header_address
+    header_start, header_valid, header_data, header_damaged, header_address
         Header read of the data engine.
     code_start, code_address, code_count : Out
         Starts the instruction prefetcher.
@@ -66,8 +66,8 @@ class Sequencer(Component):
     load, store, norm, compute, fetch : Out(stream of 256 bits)
     engines_busy, stream_busy, progress : In
         Anything unfinished but streams; a stream is; something advanced in this cycle.
-    fault : In
-        Error code of an engine, 0 if none.
+    fault, place : In
+        Error code of an engine, 0 if none; what of a program it found damaged.
     quiet : In
         No bus transaction in flight.
     cancel, reset : Out
@@ -76,7 +76,7 @@ class Sequencer(Component):
         What is streamed belongs to the next frame.
     clean : Out
         Pulse between two frames without a reset: what a program may leave behind goes.
-    busy, done, failed, error : Out
+    busy, done, failed, error, damage : Out
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -93,6 +93,7 @@ class Sequencer(Component):
                 "header_address": Out(32),
                 "header_valid": In(1),
                 "header_data": In(header_layout),
+                "header_damaged": In(1),
                 "code_start": Out(1),
                 "code_address": Out(32),
                 "code_count": Out(32),
@@ -106,6 +107,7 @@ class Sequencer(Component):
                 "stream_busy": In(1),
                 "progress": In(1),
                 "fault": In(4),
+                "place": In(damage_place),
                 "quiet": In(1),
                 "cancel": Out(1),
                 "reset": Out(1),
@@ -115,6 +117,7 @@ class Sequencer(Component):
                 "done": Out(1),
                 "failed": Out(1),
                 "error": Out(4),
+                "damage": Out(damage_place),
             }
         )
 
@@ -126,6 +129,7 @@ class Sequencer(Component):
         m.d.comb += [
             ahead.header_valid.eq(self.header_valid),
             ahead.header_data.eq(self.header_data),
+            ahead.header_damaged.eq(self.header_damaged),
             ahead.stream_ready.eq(self.stream_ready),
             self.between.eq(ahead.streaming),
             *(getattr(self, name).eq(getattr(ahead, name)) for name in _PREPARED),
@@ -136,10 +140,13 @@ class Sequencer(Component):
         limit = self._config.watchdog_cycles
         idle_cycles = Signal(range(limit + 1))
         dispatched = Signal()
+        number = Signal(DAMAGE_BITS)  # of the instruction to be handed out
         running = Signal()
         aborting = Signal()  # a request may come while the header is read
 
         opcode = self.code.payload.word[:4]
+        sound = Signal()
+        m.d.comb += sound.eq(self.code.valid & ~self.code.payload.damaged)
         known, taken, halting = Signal(), Signal(), Signal()
         for name, opcodes in QUEUES.items():
             queue = getattr(self, name)
@@ -147,12 +154,12 @@ class Sequencer(Component):
             m.d.comb += [
                 mine.eq(sum((opcode == int(o) for o in opcodes), start=0) != 0),
                 queue.payload.eq(self.code.payload.word),
-                queue.valid.eq(running & self.code.valid & mine),
+                queue.valid.eq(running & sound & mine),
             ]
             with m.If(mine):
                 m.d.comb += [known.eq(1), taken.eq(running & queue.ready)]
         m.d.comb += [
-            dispatched.eq(self.code.valid & taken),
+            dispatched.eq(sound & taken),
             self.code.ready.eq(taken | halting),
             self.error.eq(error),
             self.busy.eq(1),
@@ -162,6 +169,10 @@ class Sequencer(Component):
                 getattr(self, name).eq(self.frames.payload[name])
                 for name in ("program", "image", "output", "dial")
             ]
+        with m.If(begin):
+            m.d.sync += number.eq(0)
+        with m.Elif(dispatched):
+            m.d.sync += number.eq(number + 1)
         failure = Signal(4)
         with m.If(self.fault != 0):
             m.d.comb += failure.eq(self.fault)
@@ -182,7 +193,7 @@ class Sequencer(Component):
                 m.d.comb += self.busy.eq(0)
                 m.d.sync += [idle_cycles.eq(0), aborting.eq(0)]
                 with m.If(self.frames.valid):
-                    m.d.sync += error.eq(0)
+                    m.d.sync += [error.eq(0), self.damage.eq(0)]
                     m.next = "CLEAN"
             with m.State("CLEAN"):
                 m.d.comb += self.reset.eq(1)
@@ -190,7 +201,10 @@ class Sequencer(Component):
             with m.State("HEADER"):
                 m.d.comb += looking.eq(1)
                 with m.If((failure != 0) | (ready & (wrong != 0))):
-                    m.d.sync += error.eq(Mux(failure != 0, failure, wrong))
+                    m.d.sync += [
+                        error.eq(Mux(failure != 0, failure, wrong)),
+                        self.damage.eq(self.place),
+                    ]
                     m.next = "CANCEL"
                 with m.Elif(ready):
                     m.d.comb += begin.eq(1)
@@ -198,7 +212,10 @@ class Sequencer(Component):
             with m.State("RUN"):
                 m.d.comb += running.eq(1)
                 with m.If(failure != 0):
-                    m.d.sync += error.eq(failure)
+                    m.d.sync += [error.eq(failure), self.damage.eq(self.place)]
+                    m.next = "CANCEL"
+                with m.Elif(self.code.valid & self.code.payload.damaged):
+                    m.d.sync += [error.eq(int(Error.CODE)), self.damage.block.eq(number)]
                     m.next = "CANCEL"
                 with m.Elif(self.code.valid & (opcode == int(Opcode.HALT))):
                     m.d.comb += halting.eq(1)
@@ -219,7 +236,11 @@ class Sequencer(Component):
                 unfinished = self.engines_busy | (self.stream_busy & ~ahead.streaming)
                 m.d.sync += settle.eq(Mux(unfinished, 0, settle + 1))
                 with m.If(failure != 0):
-                    m.d.sync += [error.eq(failure), settle.eq(0)]
+                    m.d.sync += [
+                        error.eq(failure),
+                        self.damage.eq(self.place),
+                        settle.eq(0),
+                    ]
                     m.next = "CANCEL"
                 with m.Elif(settle == 15):
                     m.next = "DONE"

@@ -19,6 +19,7 @@ from ..interfaces import (
     ResidualWrite,
     TakeSignature,
     code_word,
+    damage_place,
     load_beat,
 )
 from ..lib.component import Component
@@ -44,7 +45,7 @@ class DataEngine(Component):
     load, store:
         In(stream of ``isa.Load.layout()`` and ``isa.Store.layout()``). An instruction is taken from
         its stream when it is complete.
-    code, code_o, header_start, header_valid, header_data:
+    code, code_o, header_start, header_valid, header_data, header_damaged:
         See :class:`data_code.Prefetcher`.
     header_address:
         In(32). A program's, a multiple of 64.
@@ -71,8 +72,8 @@ class DataEngine(Component):
         Out(1). A LOAD of pixels is under way.
     load_busy, store_busy:
         Out(1). An instruction is waiting or executed.
-    fault:
-        Out(Error). FIELD, ADDRESS, READ or WRITE; held.
+    fault, place:
+        Out(Error), Out(damage_place). FIELD, ADDRESS, READ, WRITE or TABLE; which table. Held.
 
     Raises
     ------
@@ -93,6 +94,7 @@ class DataEngine(Component):
                 "header_address": In(32),
                 "header_valid": Out(1),
                 "header_data": Out(8 * HEADER_BYTES),
+                "header_damaged": Out(1),
                 "program": In(32),
                 "image": In(32),
                 "output": In(32),
@@ -116,6 +118,7 @@ class DataEngine(Component):
                 "load_busy": Out(1),
                 "store_busy": Out(1),
                 "fault": Out(Error),
+                "place": Out(damage_place),
             }
         )
 
@@ -184,6 +187,7 @@ class DataEngine(Component):
             code.idle.eq(reader.idle[CODE]),
             self.header_valid.eq(code.header_valid),
             self.header_data.eq(code.header_data),
+            self.header_damaged.eq(code.header_damaged),
             load.program.eq(self.program),
             load.image.eq(self.image),
             load.output.eq(self.output),
@@ -200,7 +204,7 @@ class DataEngine(Component):
             with m.If(Cat(each.error for each in readers).any()):
                 m.d.sync += self.fault.eq(Error.READ)
             with m.Elif(load.fault != Error.NONE):
-                m.d.sync += self.fault.eq(load.fault)
+                m.d.sync += [self.fault.eq(load.fault), self.place.eq(load.place)]
             with m.Elif(store.fault != Error.NONE):
                 m.d.sync += self.fault.eq(store.fault)
         return m

@@ -16,6 +16,7 @@ from ..interfaces import (
     ResidualWrite,
     TakeSignature,
     activation_write,
+    damage_place,
     load_beat,
 )
 from ..isa import LoadKind
@@ -25,6 +26,7 @@ from ..lib.queue import SmallFifo
 from ..registers import Error
 from . import bursts
 from .pixels import Unpacker
+from .table_check import TableCheck
 
 __all__ = ["LoadEngine", "sides"]
 
@@ -73,8 +75,9 @@ class LoadEngine(Component):
         Out(1). A LOAD of pixels has been asked for and is not yet written.
     busy:
         Out(1). An instruction is waiting or executed.
-    fault:
-        Out(Error). FIELD or ADDRESS; held, and nothing more is done.
+    fault, place:
+        Out(Error), Out(damage_place). FIELD or ADDRESS: nothing more is done. TABLE, up to five
+        cycles after a LOAD's last beat: its beats are not what its check says. Held.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -99,6 +102,7 @@ class LoadEngine(Component):
                 "pixels": Out(1),
                 "busy": Out(1),
                 "fault": Out(Error),
+                "place": Out(damage_place),
             }
         )
 
@@ -182,6 +186,18 @@ class LoadEngine(Component):
 
         for n, queue in enumerate(handed):
             now = queue.o.payload
+            m.submodules[f"check_{n}"] = check = TableCheck()
+            m.d.comb += [
+                check.load.eq(now),
+                check.beat.eq(landed[n].valid & landed[n].ready),
+                check.data.eq(landed[n].payload),
+            ]
+            with m.If(check.damaged & (self.fault == Error.NONE)):
+                m.d.sync += [
+                    self.fault.eq(Error.TABLE),
+                    self.place.block.eq(check.name),
+                    self.place.port.eq(n),
+                ]
             kinds = [k for k in LoadKind if self._sides == 1 or (k in _SECOND) == (n == 1)]
             with m.FSM(name=f"write_{n}"):
                 with m.State("IDLE"):

@@ -9,11 +9,14 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.data import StructLayout
 from amaranth.lib.wiring import In, Out
 
+from ..checks import crc32
 from ..config import BEAT_BYTES, AcceleratorConfig
 from ..image import BLOCK_MAGIC
 from ..interfaces import POINTER_BITS, AxiRead
 from ..lib import fifo
 from ..lib.component import Component
+from ..lib.crc import CRC_BITS, BlockCheck, Fold
+from ..registers import DAMAGE_BITS
 from . import bursts
 from .weight_rings import RowWrite
 
@@ -21,6 +24,7 @@ __all__ = [
     "DEMAND",
     "LANDED",
     "STREAM",
+    "DemandRows",
     "Port",
     "RowCounts",
     "RowSink",
@@ -39,10 +43,25 @@ RowCounts = StructLayout(
 )
 """Rows of a block: parameters first, then weights, which may be ``packed`` (4 bits each)."""
 
+DemandRows = StructLayout(
+    {"rows": RowCounts, "checked": 1, "check": CRC_BITS, "place": DAMAGE_BITS}
+)
+"""A FETCH as a port has it: its rows, whether they have a check, that and their name."""
+
 _Header = StructLayout(
-    {"magic": unsigned(32), "params": unsigned(32), "weights": unsigned(32), "packed": unsigned(32)}
+    {
+        "check": unsigned(CRC_BITS),
+        "params": unsigned(16),
+        "packed": unsigned(1),
+        "number": unsigned(15),
+        "weights": unsigned(32),
+        "own_check": unsigned(CRC_BITS),
+    }
 )
 """The beat in front of a block (hw/image.py)."""
+
+_HEADER_FOLD = crc32(bytes(BEAT_BYTES), BLOCK_MAGIC)
+"""What :class:`Fold` makes of a block's header: its own check then ends at 0."""
 
 
 def ring_rows(config: AcceleratorConfig, ring: str) -> int:
@@ -94,8 +113,8 @@ class RowSink(Component):
         Out(POINTER_BITS). Rows written since reset.
     params_released, weights_released:
         In(POINTER_BITS). Rows that may be overwritten.
-    idle:
-        Out(1). No beat is missing.
+    idle, ended:
+        Out(1). No beat is missing; the last beat of a block is taken.
     """
 
     def __init__(self, config: AcceleratorConfig, *, params: str, weights: str) -> None:
@@ -107,6 +126,7 @@ class RowSink(Component):
             "block": In(stream.Signature(RowCounts)),
             "i": In(stream.Signature(unsigned(_BEAT))),
             "idle": Out(1),
+            "ended": Out(1),
         }
         for name, signature in self._signatures.items():
             members[name] = Out(signature)
@@ -116,7 +136,7 @@ class RowSink(Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        take, ended = Signal(), Signal()  # a beat is taken; it is the last of its block
+        take, ended = Signal(), self.ended  # a beat is taken; it is the last of its block
         some = {}  # rows of this kind are missing
         for name in self._signatures:
             some[name] = Signal(name=f"some_{name}")
@@ -166,21 +186,14 @@ class RowSink(Component):
         return m
 
 
-def _is_block(header: Any) -> Any:
-    """Whether a beat would do as a block's header."""
-    return (
-        (header.magic == BLOCK_MAGIC)
-        & ~header.params[POINTER_BITS:].any()
-        & ~header.weights[POINTER_BITS:].any()
-        & ~header.packed[1:].any()
-    )
-
-
 LANDED = StructLayout({"data": _BEAT, "is_block": 1})
 """A beat in the landing buffer, examined on its way in: a block RAM's output is too late for it."""
 
 
-_FLAGS = ("quiet", "stream_busy", "demand_busy", "beat", "demand_beat", "bad_read", "bad_block")
+_FLAGS = (
+    *("quiet", "stream_busy", "demand_busy", "beat", "demand_beat"),
+    *("bad_read", "bad_block", "bad_stream", "bad_demand"),
+)
 
 
 class Port(Component):
@@ -188,14 +201,15 @@ class Port(Component):
 
     The stream's beats land in a queue of ``landing_beats`` and leave it a beat a cycle, block
     headers included, while there is room in the rings. Demand beats go straight to the demand
-    rings, which have room for all of a FETCH before it is started; their bursts go first.
+    rings, which have room for all of a FETCH before it is started; their bursts go first. CRCs are
+    compared as the beats arrive: a block has been looked at before its last row can be read.
 
     Members
     -------
     stream_job:
         In(stream of :data:`bursts.Job`). This port's part of the weight stream.
     demand_job, demand_rows:
-        In(stream of :data:`bursts.Job`), In(stream of :data:`RowCounts`): a FETCH, and its rows.
+        In(stream of :data:`bursts.Job`), In(stream of :data:`DemandRows`): a FETCH, and its rows.
     ring, param, demand, demand_param:
         Out(:func:`RowWrite`).
     *_filled:
@@ -211,7 +225,9 @@ class Port(Component):
     beat, demand_beat:
         Out(1). A beat (of a FETCH) has come.
     bad_read, bad_block:
-        Out(1), held. Error response; block without its magic, too large, or cut short.
+        Out(1), held. Error response; block without its header, too large, or cut short.
+    bad_stream, bad_demand, place:
+        Out(1), held. A block of the stream, or what a FETCH read, has another CRC: which.
     axi:
         Out(AxiRead).
     """
@@ -221,7 +237,8 @@ class Port(Component):
         members = {
             "stream_job": In(stream.Signature(bursts.Job)),
             "demand_job": In(stream.Signature(bursts.Job)),
-            "demand_rows": In(stream.Signature(RowCounts)),
+            "demand_rows": In(stream.Signature(DemandRows)),
+            "place": Out(DAMAGE_BITS),
             "axi": Out(AxiRead),
             "hold": In(1),
             "cancel": In(1),
@@ -242,14 +259,18 @@ class Port(Component):
             first=DEMAND,
         )
         m.submodules.landing = landing = fifo.MemoryFifo(LANDED, depth=config.memory.landing_beats)
-        m.submodules.expected = expected = fifo.MemoryFifo(RowCounts, depth=4)
+        m.submodules.expected = expected = fifo.MemoryFifo(DemandRows, depth=4)
         m.submodules.sink = sink = RowSink(config, params="param", weights="ring")
         m.submodules.demand_sink = demand = RowSink(config, params="demand_param", weights="demand")
         wiring.connect(m, wiring.flipped(self.axi), reader.axi)
         wiring.connect(m, wiring.flipped(self.stream_job), reader.jobs[STREAM])
         wiring.connect(m, wiring.flipped(self.demand_job), reader.jobs[DEMAND])
         wiring.connect(m, wiring.flipped(self.demand_rows), expected.i)
-        wiring.connect(m, expected.o, demand.block)
+        m.d.comb += [
+            demand.block.valid.eq(expected.o.valid),
+            demand.block.payload.eq(expected.o.payload.rows),
+            expected.o.ready.eq(demand.block.ready),
+        ]
         for name, writer, kind in (
             ("ring", sink, "weights"),
             ("param", sink, "params"),
@@ -262,14 +283,27 @@ class Port(Component):
             released = getattr(self, f"{name}_released", getattr(self, f"{name}_filled"))
             m.d.comb += getattr(writer, f"{kind}_released").eq(released)
 
+        # A beat is folded while its kind is registered; the stream lands behind that.
+        m.submodules.fold = fold = Fold()
+        arrived = Signal(_BEAT)
+        landing_one = Signal()
+        m.d.comb += fold.i.eq(reader.data)
+        m.d.sync += [arrived.eq(reader.data), landing_one.eq(reader.valid[STREAM])]
+        came = _Header(arrived)
+        is_header = Signal()
+        m.d.comb += is_header.eq((fold.o == _HEADER_FOLD) & ~came.weights[POINTER_BITS:].any())
+        self._check_stream(m, landing_one, came, is_header, fold.o)
+        self._check_demand(m, reader.valid[DEMAND], demand, expected.o.payload, fold.o)
+
         # The stream: landing buffer, then headers out of band.
         header = _Header(landing.o.payload.data)
         is_block = landing.o.payload.is_block
-        cut_short = reader.idle[STREAM] & ~reader.valid[STREAM] & landing.empty & ~sink.idle
+        on_its_way = ~reader.idle[STREAM] | reader.valid[STREAM] | landing_one | ~landing.empty
+        cut_short = ~on_its_way & ~sink.idle
         m.d.comb += [
-            landing.i.valid.eq(reader.valid[STREAM]),  # always ready: there is credit for the beat
-            landing.i.payload.data.eq(reader.data),
-            landing.i.payload.is_block.eq(_is_block(_Header(reader.data))),
+            landing.i.valid.eq(landing_one),  # always ready: there is credit for the beat
+            landing.i.payload.data.eq(arrived),
+            landing.i.payload.is_block.eq(is_header),
             reader.freed[STREAM].eq(landing.o.valid & landing.o.ready),
             sink.block.payload.params.eq(header.params),
             sink.block.payload.weights.eq(header.weights),
@@ -294,9 +328,7 @@ class Port(Component):
             demand.i.payload.eq(reader.data),
             self.bad_read.eq(reader.error),
             self.quiet.eq(reader.idle[STREAM] & reader.idle[DEMAND]),
-            self.stream_busy.eq(
-                ~reader.idle[STREAM] | reader.valid[STREAM] | ~landing.empty | ~sink.idle
-            ),
+            self.stream_busy.eq(on_its_way | ~sink.idle),
             self.demand_busy.eq(
                 ~reader.idle[DEMAND] | reader.valid[DEMAND] | ~expected.empty | ~demand.idle
             ),
@@ -307,3 +339,50 @@ class Port(Component):
         for k in (STREAM, DEMAND):
             m.d.comb += reader.cancel[k].eq(self.cancel)
         return m
+
+    def _check_stream(
+        self, m: Module, beat: Signal, header: Any, is_header: Signal, folded: Value
+    ) -> None:
+        """Counts the beats of blocks where they arrive, and compares their CRCs."""
+        config = self._config
+        m.submodules.stream_check = check = BlockCheck(unsigned(DAMAGE_BITS))
+        rows = config.param_row_beats, config.row_beats
+        left = Signal(range((1 << POINTER_BITS) * sum(rows)))
+        inside = Signal()  # left != 0
+        m.d.comb += [
+            check.beat.eq(beat & inside),
+            check.last.eq(left == 1),
+            check.folded.eq(folded),
+            check.checked.eq(1),
+        ]
+        weights = header.weights[:POINTER_BITS] * rows[1]
+        with m.If(beat & inside):
+            m.d.sync += [left.eq(left - 1), inside.eq(left != 1)]
+        with m.Elif(beat & is_header):
+            m.d.sync += [
+                left.eq(header.params * rows[0] + (weights >> header.packed)),
+                inside.eq(header.params.any() | header.weights.any()),
+                check.expected.eq(header.check),
+                check.tag.eq(header.number),
+            ]
+        with m.If(check.damaged & ~self.bad_demand):
+            m.d.sync += [self.bad_stream.eq(1), self.place.eq(check.name)]
+
+    def _check_demand(
+        self, m: Module, beat: Value, sink: RowSink, fetch: Any, folded: Value
+    ) -> None:
+        """Compares the CRCs of what FETCHes read."""
+        m.submodules.demand_check = check = BlockCheck(unsigned(DAMAGE_BITS))
+        taken: Any = Signal(DemandRows)  # by the sink; used a cycle later, when the beat is folded
+        with m.If(sink.block.valid & sink.block.ready):
+            m.d.sync += taken.eq(fetch)
+        m.d.sync += [
+            check.beat.eq(beat),
+            check.last.eq(sink.ended),
+            check.expected.eq(taken.check),
+            check.checked.eq(taken.checked),
+            check.tag.eq(taken.place),
+        ]
+        m.d.comb += check.folded.eq(folded)
+        with m.If(check.damaged & ~self.bad_stream):
+            m.d.sync += [self.bad_demand.eq(1), self.place.eq(check.name)]

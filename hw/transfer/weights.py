@@ -16,6 +16,7 @@ from ..interfaces import (
     Lengths,
     ReadPort,
     TakeSignature,
+    damage_place,
     param_address,
     param_row,
     row_address,
@@ -23,7 +24,7 @@ from ..interfaces import (
 )
 from ..lib.component import Component
 from ..lib.storage import KEEP
-from ..registers import Error
+from ..registers import DAMAGE_UNIT, Error
 from .load import sides
 from .weight_port import Port, ring_beats, ring_lanes, ring_rows
 from .weight_rings import Ring
@@ -87,8 +88,9 @@ class WeightEngine(Component):
         Out(1). Nothing in flight, also in the cycle of ``abort``.
     stream_busy, busy:
         Out(1). A stream is unfinished; a FETCH is pending.
-    fault:
-        Out(4). STREAM, READ or FIELD; held.
+    fault, place:
+        Out(Error), Out(damage_place). STREAM, READ, FIELD, WEIGHTS or FETCHED; what of the last
+        two. Held.
     beats_read, demand_read, misses:
         Out. Beats of this cycle on all ports; those of FETCHes; a FETCH has been started.
     """
@@ -124,6 +126,7 @@ class WeightEngine(Component):
                 "stream_busy": Out(1),
                 "busy": Out(1),
                 "fault": Out(Error),
+                "place": Out(damage_place),
                 "beats_read": Out(range(ports + 1)),
                 "demand_read": Out(range(ports + 1)),
                 "misses": Out(1),
@@ -163,6 +166,17 @@ class WeightEngine(Component):
                 m.d.sync += self.fault.eq(Error.STREAM)
             with m.Elif(bad_field):
                 m.d.sync += self.fault.eq(Error.FIELD)
+            for p, port in enumerate(ports):
+                for bad, error in (
+                    (port.bad_stream, Error.WEIGHTS),
+                    (port.bad_demand, Error.FETCHED),
+                ):
+                    with m.If(bad):
+                        m.d.sync += [
+                            self.fault.eq(error),
+                            self.place.block.eq(port.place),
+                            self.place.port.eq(p),
+                        ]
         m.d.comb += [
             self.quiet.eq(Cat(port.quiet for port in ports).all()),
             self.ready.eq(~starting),
@@ -330,12 +344,15 @@ class WeightEngine(Component):
                                     m.next = "IDLE"
             with m.State("BAD"):
                 m.d.comb += bad_field.eq(1)
-        for port in ports:
+        for p, port in enumerate(ports):
             m.d.comb += [
                 port.demand_job.payload.address.eq(address),
                 port.demand_job.payload.beats.eq(beats),
-                port.demand_rows.payload.params.eq(fetch.param_rows),
-                port.demand_rows.payload.weights.eq(fetch.weight_rows),
-                port.demand_rows.payload.packed.eq(fetch.packed),
+                port.demand_rows.payload.rows.params.eq(fetch.param_rows),
+                port.demand_rows.payload.rows.weights.eq(fetch.weight_rows),
+                port.demand_rows.payload.rows.packed.eq(fetch.packed),
+                port.demand_rows.payload.checked.eq(fetch.checked),
+                port.demand_rows.payload.check.eq(fetch[f"check{p}"]),
+                port.demand_rows.payload.place.eq(fetch.address >> ceil_log2(DAMAGE_UNIT)),
             ]
         return self.i.valid, bad_field

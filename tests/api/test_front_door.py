@@ -230,7 +230,7 @@ def test_a_program_is_proven(program: moevit.Program, tmp_path: Path) -> None:
     about = program.linked.task("depth")
     memory = program.linked.memory.copy()
     at = about.base + program.linked.header("depth").code_offset
-    memory[at] = memory[at] & 0xF0 | 0xF  # an opcode that does not exist
+    memory[at + 20] ^= 0x10
     broken = moevit.Program(replace(program.linked, memory=memory))
     with pytest.raises(moevit.MoevitError):
         broken.verify()

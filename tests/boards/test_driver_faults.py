@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from moevit.boards.driver.errors import (
 from moevit.boards.driver.simulated import Simulated
 from moevit.boards.driver.transport import check_reach
 from moevit.boards.simulated import SimulatedBoard
+from moevit.hw.config import BEAT_BYTES
 from moevit.hw.registers import Control, Error, Register, Status
 
 pytestmark = pytest.mark.slow  # the first use of the configuration builds its simulator
@@ -71,8 +73,9 @@ def test_the_hardware_refuses_it_too(board: SimulatedBoard, accelerator: Acceler
     """What the driver's own check keeps from it: the header's hash."""
     memory = accelerator._memory
     assert memory is not None
-    base = make_case().program.entry("task0").base
-    board.sim.write(memory.address + base + 8, b"\0" * 8)
+    program = make_case().program
+    header = replace(program.header("task0"), config_hash=0)
+    board.sim.write(memory.address + program.entry("task0").base, header.encode())
     with pytest.raises(FrameError, match="task0: the program was compiled for another config") as e:
         accelerator.run(make_case().images[0], "task0")
     assert e.value.code == Error.HASH
@@ -101,6 +104,20 @@ def test_a_bus_error(board: SimulatedBoard, accelerator: Accelerator, what: str)
         accelerator.run(case.images[0], "task0")
     assert failed.value.code == kind
     board.sim.clear_faults()
+    check(accelerator, case)
+
+
+def test_damage_in_memory(board: SimulatedBoard, accelerator: Accelerator) -> None:
+    """The message says which block; the program is good again once it is written again."""
+    case, memory = make_case(), accelerator._memory
+    assert memory is not None
+    base, header = case.program.entry("task0").base, case.program.header("task0")
+    at = base + header.stream_offset + BEAT_BYTES
+    board.sim.write(memory.address + at, bytes([int(case.program.memory[at]) ^ 1]))
+    with pytest.raises(FrameError, match="block 0 of port 0's stream") as failed:
+        accelerator.run(case.images[0], "task0")
+    assert failed.value.code == Error.WEIGHTS
+    memory.to_device()
     check(accelerator, case)
 
 

@@ -9,6 +9,7 @@ from moevit.compiler.cost.arrival import Rows, Stream
 from moevit.compiler.cost.estimate import calibration_lengths, estimate
 from moevit.compiler.cost.timing import Latencies, MemorySpeed, pixel_cycles
 from moevit.compiler.plan.schedule import ExpertSchedule
+from moevit.hw.checks import code_bytes
 from moevit.hw.config import preset
 from moevit.hw.image import BlockHeader
 from moevit.hw.isa import Gemm
@@ -85,7 +86,7 @@ def test_bytes_are_those_that_the_device_reads(program) -> None:
     tables = g.tokens * 32 * 2 + 5 * 32 * 8
     pixels = g.image_height * program.image.pitch
     stream = 16 * header.stream_beats * program.config.memory.ports
-    read = 64 + 32 * header.code_count + stream + tables + pixels
+    read = 64 + code_bytes(header.code_count) + stream + tables + pixels
     assert estimate(program, "task0", Memory()).bytes_read == read
 
 

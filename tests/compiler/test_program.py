@@ -163,12 +163,12 @@ def test_experts_of_four_bits_take_half_the_memory() -> None:
 
 def test_a_stream_that_is_not_whole_blocks(program: Program) -> None:
     header = program.header("task0")
-    for beat, message in ((0, "beat 0 of the stream: Block header: magic"), (-1, "exceeds")):
+    for beat, message in ((0, "beat 0 of the stream: Block header: its CRC"), (-1, "exceeds")):
         memory = program.memory.copy()
         at = program.tasks["task0"].base + header.stream_offset
         if beat:
             memory[at + 8] += 1  # one row more
-            message = "Block header: magic|exceeds"
+            message = "Block header: its CRC"
         else:
             memory[at] ^= 1
         with pytest.raises(ValueError, match=message):

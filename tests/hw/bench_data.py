@@ -19,6 +19,7 @@ from support.agents import (
 )
 from support.agents_axi import Reads, Writes
 
+from moevit.hw.checks import encode_code
 from moevit.hw.config import BEAT_BYTES, preset
 from moevit.hw.interfaces import activation_write, load_beat, residual_word, residual_write
 from moevit.hw.isa import INSTRUCTION_BYTES, Instruction, Load, LoadKind, Store
@@ -89,7 +90,7 @@ async def everything_at_once(dut: Any) -> None:
     image = rng.integers(0, 256, SIZE, np.uint8)
     loads, stores = instructions(rng)
     code: list[Instruction] = [*loads, *stores] * 3
-    program = b"".join(i.encode() for i in code)
+    program = encode_code([i.encode() for i in code])
     image[CODE : CODE + len(program)] = np.frombuffer(program, np.uint8)
     before, after, memory = reference(loads, stores, image)
 

@@ -8,6 +8,7 @@ import numpy as np
 from support.agents import Bench, Lender, Source, pack, reset
 from support.agents_axi import Reads
 
+from moevit.hw.checks import crc32
 from moevit.hw.config import preset
 from moevit.hw.image import BlockHeader
 from moevit.hw.interfaces import param_address, row_address
@@ -64,8 +65,11 @@ async def streams_and_fetches(dut: Any) -> None:
 
     stream = [block(*counts) for counts in ((3, 40), (0, 7), (260, 0), (0, 0), (9, 700))]
     image = b"".join(
-        BlockHeader(param_rows=len(p), weight_rows=len(w)).encode() + b"".join(p + w)
-        for p, w in stream
+        BlockHeader(
+            param_rows=len(p), weight_rows=len(w), number=n, check=crc32(b"".join(p + w))
+        ).encode()
+        + b"".join(p + w)
+        for n, (p, w) in enumerate(stream)
     )
     lengths = rng.integers(0, 3, CONFIG.limits.experts).tolist()
     lengths[:2] = [0, 1]
@@ -79,7 +83,8 @@ async def streams_and_fetches(dut: Any) -> None:
         memory[at : at + len(data)] = data
         orders.append(
             Fetch(queue=queue, address=at - PROGRAM, param_rows=len(part[0]),
-                  weight_rows=len(part[1]), wait=2 * (n == 0), wait_count=3)
+                  weight_rows=len(part[1]), wait=2 * (n == 0), wait_count=3,
+                  checked=n % 2, check0=crc32(data))
         )  # fmt: skip
         at += len(data)
         if lengths[queue]:

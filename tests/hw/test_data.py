@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from support.axi_memory import AxiMemory, get, pulse, put
 
 from moevit.hw import isa
+from moevit.hw.checks import encode_code
 from moevit.hw.config import preset
 from moevit.hw.isa import LoadKind
 from moevit.hw.registers import Error
@@ -356,12 +357,16 @@ async def run_code(ctx, bench, address, words, *, pause=0.3, stop=None):
         while rng.random() < pause:
             await ctx.tick()
         got = await get(ctx, dut.code_o)
-        assert (got.word, got.last) == (word, i == len(words) - 1), i
+        assert (got.word, got.last, got.damaged) == (word, i == len(words) - 1, 0), i
 
 
 def code_at(bench, address, count):
-    raw = bytes(bench.contents[address : address + 32 * count])
-    return [int.from_bytes(raw[32 * i : 32 * i + 32], "little") for i in range(count)]
+    """Random instructions with their checks, put into memory."""
+    rng = random.Random(address)
+    code = [rng.randbytes(32) for _ in range(count)]
+    data = encode_code(code)
+    bench.contents[address : address + len(data)] = data
+    return [int.from_bytes(word, "little") for word in code]
 
 
 def test_two_sides_load_at_a_time_and_give_in_order():
@@ -400,7 +405,7 @@ def test_two_sides_load_at_a_time_and_give_in_order():
 @pytest.mark.parametrize("seed", [1, 2])
 def test_header_and_code_beside_loads(seed):
     bench = Bench(seed=seed)
-    programs = [(0x2FE0, 50), (0x4000, 1), (0x5550, 33)]
+    programs = [(at, code_at(bench, at, n)) for at, n in ((0x2FE0, 50), (0x4000, 1), (0x5550, 33))]
     loads = [
         isa.Load(kind=LoadKind.RESIDUAL, beats=200, target=0),
         isa.Load(kind=LoadKind.RESIDUAL, beats=200, target=400, address=0x1230),
@@ -416,15 +421,15 @@ def test_header_and_code_beside_loads(seed):
 
     async def test(ctx):
         dut = bench.dut
-        for at, count in programs:
+        for at, code in programs:
             await pulse(ctx, dut.header_start)
             assert not ctx.get(dut.header_valid)
             await ctx.tick().until(dut.header_valid)
             header = bytes(bench.contents[PROGRAM : PROGRAM + 64])
             assert ctx.get(dut.header_data).to_bytes(64, "little") == header
             # A program that is left early must not leave anything to the next.
-            await run_code(ctx, bench, at, code_at(bench, at, count), stop=count // 3)
-            await run_code(ctx, bench, at, code_at(bench, at, count))
+            await run_code(ctx, bench, at, code, stop=len(code) // 3)
+            await run_code(ctx, bench, at, code)
         await bench.until_idle(ctx)
 
     bench.run(test, feed)
@@ -436,8 +441,8 @@ def test_abort_in_flight_and_a_correct_second_run(seed):
     bench = Bench(latency=(10, 40), seed=seed)
     load = isa.Load(kind=LoadKind.RESIDUAL, beats=150, target=0)
     store = isa.Store(words=40, rows=6, stride=40, pitch=320)
-    raw = bytes(bench.contents)
     code = code_at(bench, 0x3000, 20)
+    raw = bytes(bench.contents)
     stored = bench.a[: 6 * 40].tobytes()
     loaded = raw[PROGRAM : PROGRAM + 16 * load.beats]
 

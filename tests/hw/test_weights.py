@@ -12,6 +12,7 @@ from amaranth.sim import Simulator
 from support.axi_memory import AxiMemory, pulse, put
 
 from moevit.hw import isa
+from moevit.hw.checks import crc32
 from moevit.hw.config import preset
 from moevit.hw.image import BlockHeader
 from moevit.hw.interfaces import POINTER_BITS
@@ -53,17 +54,25 @@ def blocks(config, counts, seed, packed=()):
 def port_stream(config, data, port, *, headers):
     """The bytes of one port: its columns of each row."""
     out = b""
-    for params, rows, packed in data:
-        if headers:
-            head = BlockHeader(param_rows=len(params), weight_rows=len(rows), packed=packed)
-            out += head.encode()
+    for n, (params, rows, packed) in enumerate(data):
+        block = b""
         for part in (params, rows):
             share = part.shape[1] // config.memory.ports
             mine = part[:, port * share : (port + 1) * share].tobytes()
             if packed and part is rows:
                 pairs = zip(mine[::2], mine[1::2], strict=True)
                 mine = bytes((b & 15) << 4 | a & 15 for a, b in pairs)
-            out += mine
+            block += mine
+        if headers:
+            head = BlockHeader(
+                param_rows=len(params),
+                weight_rows=len(rows),
+                packed=packed,
+                number=n,
+                check=crc32(block),
+            )
+            out += head.encode()
+        out += block
     return out
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from moevit.compiler import Program, compile_network
+from moevit.hw.checks import instruction_offset
 from moevit.hw.config import ISA_VERSION, preset
 from moevit.hw.registers import (
     COUNTER_BASE,
@@ -418,7 +419,7 @@ def test_damaged_programs_fail_in_the_interpreter(
     about, header = program.task("task0"), program.header("task0")
     damaged = program.memory.copy()
     at = about.base + header.code_offset
-    damaged[at] = damaged[at] & 0xF0 | 0xF  # an opcode that does not exist
+    damaged[at + instruction_offset(0)] ^= 0x40
     broken = Program(
         config=program.config,
         geometry=program.geometry,
@@ -431,7 +432,7 @@ def test_damaged_programs_fail_in_the_interpreter(
         device.load(broken)
         with pytest.raises(DeviceError) as info:
             device.run(image, "task0")
-        assert info.value.code == Error.OPCODE
+        assert info.value.code == Error.CODE
         device.load(program)
         result = device.run(image, "task0")
     np.testing.assert_array_equal(result.output, Golden(network).run(image, "task0").output)

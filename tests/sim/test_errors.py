@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.programs import rewritten
 from support.rtl import SMALL, TIMINGS, Board, Frame, mismatch
 
 from moevit.compiler import Program, compile_network
-from moevit.hw.image import BlockHeader, ProgramHeader
+from moevit.hw.checks import instruction_offset
+from moevit.hw.image import HEADER_BYTES, PROGRAM_VERSION, BlockHeader, ProgramHeader
 from moevit.hw.isa import (
     INSTRUCTION_BYTES,
     OPCODES,
@@ -71,15 +73,27 @@ class Bench:
 
     def at(self, n: int) -> int:
         """Address of an instruction, from the program's base."""
-        return self.header.code_offset + n * INSTRUCTION_BYTES
+        return self.header.code_offset + instruction_offset(n)
 
     def put(self, offset: int, data: bytes) -> Callable[[], None]:
         """Other bytes in the program, when it is in place."""
         return lambda: self.board.sim.write(self.base + offset, data)
 
+    def rewrite(self, n: int, word: bytes) -> Callable[[], None]:
+        """Another instruction, and its check, when it is in place."""
+        changes = rewritten(n, word)
+        return lambda: [  # type: ignore[return-value]
+            self.put(self.header.code_offset + at, data)() for at, data in changes.items()
+        ]
+
     def patch(self, n: int, **fields: int) -> Callable[[], None]:
         """An instruction with other fields, when it is in place."""
-        return self.put(self.at(n), replace(self.code[n], **fields).encode())
+        return self.rewrite(n, replace(self.code[n], **fields).encode())
+
+    def flip(self, offset: int, bit: int) -> Callable[[], None]:
+        """Bit ``bit`` from a byte of the program on is another."""
+        at = offset + bit // 8
+        return self.put(at, bytes([self.program.memory[at] ^ 1 << bit % 8]))
 
     def set_header(self, **fields: int) -> Callable[[], None]:
         """A header with other fields, when it is in place."""
@@ -143,7 +157,9 @@ def word(value: int, size: int = 4) -> bytes:
 # The program as a whole --------------------------------------------------------------------------
 def test_header(bench: Bench) -> None:
     assert both(bench, bench.set_header(magic=0)) == Error.HEADER
-    assert both(bench, bench.set_header(version=2)) == Error.HEADER
+    assert both(bench, bench.set_header(version=PROGRAM_VERSION + 1)) == Error.HEADER
+    for offset in range(0, HEADER_BYTES, 4):
+        assert both(bench, bench.flip(offset, offset % 32)) == Error.HEADER
     for bit in (0, 31, 32, 63):
         other = bench.set_header(config_hash=bench.header.config_hash ^ 1 << bit)
         assert both(bench, other) == Error.HASH
@@ -152,12 +168,12 @@ def test_header(bench: Bench) -> None:
 @pytest.mark.parametrize("opcode", [n for n in range(16) if n not in OPCODES])
 def test_illegal_opcode(bench: Bench, opcode: int) -> None:
     n = 5 + opcode  # anywhere
-    assert both(bench, bench.put(bench.at(n), word(opcode, 32))) == Error.OPCODE
+    assert both(bench, bench.rewrite(n, word(opcode, 32))) == Error.OPCODE
 
 
 def test_halt_before_the_end(bench: Bench) -> None:
     for n in (0, 7, len(bench.code) - 2):
-        assert both(bench, bench.put(bench.at(n), Halt().encode())) == Error.OPCODE
+        assert both(bench, bench.rewrite(n, Halt().encode())) == Error.OPCODE
 
 
 def test_truncated(bench: Bench) -> None:
@@ -303,15 +319,17 @@ def test_stream(bench: Bench) -> None:
     for port in range(MEMORY.ports):
         share = bench.header.stream_offset + 16 * port * bench.header.stream_beats
         for start in (starts[0], starts[2], starts[-1]):
-            assert both(bench, bench.put(share + 16 * start, b"\0")) == Error.STREAM
-        assert both(bench, bench.put(share + 16 * starts[1] + 12, b"\2")) == Error.STREAM
+            assert both(bench, bench.put(share + 16 * start, bytes(16))) == Error.STREAM
+        assert both(bench, bench.flip(share + 16 * starts[1] + 12, 1)) == Error.STREAM
         too_long = bench.put(share + 16 * starts[1] + 8, word(0x7F_FFFF))
         assert both(bench, too_long) == Error.STREAM
-    last = bench.header.stream_offset + 16 * starts[-1] + 8
-    rows = int.from_bytes(bench.program.memory[last : last + 4].tobytes(), "little")
+    last = bench.header.stream_offset + 16 * starts[-1]
     size = bench.header.stream_beats
-    longer = [bench.put(last + 16 * p * size, word(rows + 1)) for p in range(MEMORY.ports)]
-    assert both(bench, *longer) == Error.STREAM
+    header = BlockHeader.decode(bench.program.memory[last : last + 16].tobytes())
+    longer = replace(header, weight_rows=header.weight_rows + 1).encode()
+    assert both(bench, *(bench.put(last + 16 * p * size, longer) for p in range(MEMORY.ports))) == (
+        Error.STREAM
+    )
 
 
 def test_stream_too_short(bench: Bench) -> None:
@@ -486,7 +504,7 @@ def test_errors_leave_no_trace(bench: Bench) -> None:
         for bit in rng.integers(0, 8 * INSTRUCTION_BYTES - 3, 3).tolist():
             data[bit // 8] ^= 1 << bit % 8
         bench.board.place(bench.program, bench.image)
-        bench.put(bench.at(n), bytes(data))()
+        bench.rewrite(n, bytes(data))()
         bench.board.start(bench.base)
         seen.add(bench.board.wait(30 * SMALL.watchdog_cycles).error)
         bench.good_frame()

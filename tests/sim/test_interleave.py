@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.programs import AWKWARD, place, sizes
+from support.programs import AWKWARD, place, rewritten, sizes
 from support.rtl import random_dial
 
 from moevit.compiler import Program, compile_network
 from moevit.hw.config import AcceleratorConfig, preset
-from moevit.hw.isa import INSTRUCTION_BYTES, Gemm, Instruction
+from moevit.hw.isa import Gemm, Instruction
 from moevit.hw.registers import Error
 from moevit.quant.golden import Golden
 from moevit.quant.network import Network
@@ -80,9 +80,9 @@ def rewrite(program: Program, change: dict[str, int], pick) -> Program:
     start = program.task("task0").base + program.header("task0").code_offset
     for n, i in enumerate(program.instructions("task0")):
         if pick(i):
-            at = start + n * INSTRUCTION_BYTES
-            word = replace(i, **change).encode()
-            memory[at : at + INSTRUCTION_BYTES] = np.frombuffer(word, np.uint8)
+            for offset, data in rewritten(n, replace(i, **change).encode()).items():
+                at = start + offset
+                memory[at : at + len(data)] = np.frombuffer(data, np.uint8)
     return replace(program, memory=memory)
 
 

@@ -5,11 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.programs import place
+from support.programs import place, rewritten
 
 from moevit.compiler import Program, compile_network
+from moevit.hw.checks import instruction_offset
 from moevit.hw.config import preset
-from moevit.hw.isa import INSTRUCTION_BYTES, Attention, Gemm, Halt, Load, Norm, Store, Sync
+from moevit.hw.image import PROGRAM_VERSION, BlockHeader
+from moevit.hw.isa import Attention, Gemm, Halt, Load, Norm, Store, Sync
 from moevit.hw.registers import Error
 from moevit.quant.random_network import random_images, random_network
 from moevit.sim.errors import DeviceError
@@ -37,11 +39,20 @@ def run(
 
 def patch(program: Program, n: int, **fields: int) -> Callable[[np.ndarray], None]:
     """Instruction ``n`` with other fields."""
+    return word(program, n, replace(program.instructions("task0")[n], **fields).encode())
+
+
+def header(program: Program, **fields: int) -> Callable[[np.ndarray], None]:
+    """The header with other fields."""
+    return put(0, *replace(program.header("task0"), **fields).encode())
+
+
+def word(program: Program, n: int, word: bytes) -> Callable[[np.ndarray], None]:
+    """Another instruction ``n``, with its check."""
 
     def change(memory: np.ndarray) -> None:
-        word = replace(program.instructions("task0")[n], **fields).encode()
-        start = program.header("task0").code_offset + n * INSTRUCTION_BYTES
-        memory[start : start + INSTRUCTION_BYTES] = np.frombuffer(word, np.uint8)
+        for at, data in rewritten(n, word).items():
+            put(program.header("task0").code_offset + at, *data)(memory)
 
     return change
 
@@ -62,18 +73,20 @@ def test_header(program: Program) -> None:
     assert run(program, put(0, 0)).code == Error.HEADER
     error = run(program, put(4, 9))
     assert error.code == Error.HEADER
-    assert "version is 9, expected 1" in str(error)
-    error = run(program, put(8, 0, 0, 0, 0, 0, 0, 0, 0))
+    assert f"version is 9, expected {PROGRAM_VERSION}" in str(error)
+    assert run(program, put(60, 0)).code == Error.HEADER
+    error = run(program, header(program, config_hash=0))
     assert error.code == Error.HASH
     assert f"{program.config.hash:016x}" in str(error)
 
 
 def test_code(program: Program) -> None:
-    start = program.header("task0").code_offset
-    assert run(program, put(start, 0)).code == Error.OPCODE
-    assert run(program, put(16 + 4, 3, 0)).code == Error.TRUNCATED  # code_count
-    halt = Halt().encode()
-    assert run(program, put(start, *halt)).code == Error.OPCODE
+    assert run(program, word(program, 0, bytes(32))).code == Error.OPCODE
+    assert run(program, header(program, code_count=3)).code == Error.TRUNCATED
+    assert run(program, word(program, 0, Halt().encode())).code == Error.OPCODE
+    third = instruction_offset(3) + program.header("task0").code_offset
+    error = run(program, put(third + 9, program.memory[third + 9] ^ 4))
+    assert (error.code, error.damage) == (Error.CODE, 3)
 
 
 @pytest.mark.parametrize(
@@ -114,11 +127,13 @@ def test_fields(program: Program, kind: type, fields: dict[str, int]) -> None:
 
 
 def test_stream(program: Program) -> None:
-    header = program.header("task0")
-    assert run(program, put(header.stream_offset, 0)).code == Error.STREAM
-    huge = put(header.stream_offset + 8, 0xFF, 0xFF, 0xFF, 0)
-    assert run(program, huge).code == Error.STREAM
-    assert run(program, put(28, 1, 0, 0, 0)).code == Error.STREAM  # stream_beats
+    start = program.header("task0").stream_offset
+    assert run(program, put(start, program.memory[start] ^ 1)).code == Error.STREAM
+    huge = BlockHeader(param_rows=1, weight_rows=0xFFFFFF).encode()
+    assert run(program, put(start, *huge)).code == Error.STREAM
+    assert run(program, header(program, stream_beats=1)).code == Error.STREAM
+    error = run(program, put(start + 16, program.memory[start + 16] ^ 1))
+    assert (error.code, error.damage) == (Error.WEIGHTS, 0)
 
 
 def test_bus(program: Program) -> None:

@@ -7,12 +7,13 @@ import numpy as np
 from hypothesis import strategies as st
 
 from moevit.compiler import Program
+from moevit.hw.checks import CHECK_BYTES, check_offset, instruction_check, instruction_offset
 from moevit.quant.formats import WEIGHT_BITS
 from moevit.quant.operators.activations import ACTIVATIONS
 from moevit.quant.random_network import Sizes
 from moevit.sim.interpreter import Interpreter, Outcome
 
-__all__ = ["AWKWARD", "Layout", "place", "run_program", "sizes"]
+__all__ = ["AWKWARD", "Layout", "place", "rewritten", "run_program", "sizes"]
 
 PAGE = 4096
 
@@ -50,6 +51,12 @@ def run_program(
     output = program.task(task).output
     start = at.output + output.address
     return output.unpack(memory[start : start + output.size]), outcome
+
+
+def rewritten(n: int, word: bytes) -> dict[int, bytes]:
+    """Offsets into code, and what to put there so that instruction ``n`` is ``word``."""
+    check = instruction_check(word, n).to_bytes(CHECK_BYTES, "little")
+    return {check_offset(n): check, instruction_offset(n): word}
 
 
 _FUNCTIONS = list(ACTIVATIONS)
