@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from moevit.compiler.plan.schedule import DEFAULT_THRESHOLD
 from moevit.hw.config import AcceleratorConfig
 from moevit.quant.errors import UserError
+from moevit.quant.operators.activations import ACTIVATIONS
 from moevit.quant.random_network import Sizes
 from moevit.sim.memory_timing import MemoryTiming
 
@@ -304,6 +305,8 @@ def _complete(
         ahead=want["router"] == "ahead",
     )
     seed = int(rng.integers(1 << 31))
+    dense, expert = (str(name) for name in rng.choice(list(ACTIVATIONS), 2))
+    sizes = replace(sizes, activation=dense, expert_activation=expert)
     return Case(
         config=config,
         sizes=sizes,
