@@ -8,10 +8,10 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import to_rgb
 
-from moevit.model.config import LABELLED
+from moevit.model.kinds import TASK_KINDS, Colours, Scale
 from moevit.quant.typing import Array, Bytes
 
-__all__ = ["COLOUR_MAPS", "PALETTE", "paint", "value_range"]
+__all__ = ["PALETTE", "paint", "value_range"]
 
 # Paul Tol's "muted" scheme (Technical note SRON/EPS/TN/09-002, 2021), told apart by people with any
 # of the common colour deficiencies; it has ten colours, further classes begin again in darker ones.
@@ -34,16 +34,14 @@ def _palette() -> list[tuple[float, float, float]]:
 PALETTE = _palette()
 """RGB from 0 to 1 of each label of a segmentation."""
 
-COLOUR_MAPS = {"depth": "cividis", "edges": "gray_r", "saliency": "inferno"}
-"""matplotlib's maps of kinds with one value a pixel; cividis looks the same to the colour-blind."""
-
 
 def value_range(kind: str, *values: Array) -> tuple[float, float]:
     """The ends of the colour map for ``values`` together.
 
     Of depth without the farthest pixels, which would flatten the rest; else 0 and 1.
     """
-    if kind != "depth":
+    picture = TASK_KINDS[kind].picture
+    if not isinstance(picture, Scale) or picture.fixed:
         return 0.0, 1.0
     low, high = np.percentile(np.concatenate([v.ravel() for v in values]), (0.5, 99.5))
     return float(low), max(float(high), float(low) + 1e-3)
@@ -52,18 +50,18 @@ def value_range(kind: str, *values: Array) -> tuple[float, float]:
 def paint(kind: str, values: Array, limits: tuple[float, float] | None = None) -> Bytes:
     """Decoded predictions (:mod:`moevit.model.tasks`) of one image as RGB ``(H, W, 3)`` uint8.
 
-    Labels by :data:`PALETTE`; normals in camera coordinates (x right, y down, z forward) as
-    right red, up green, to us blue; everything else by the kind's colour map between ``limits``
-    (:func:`value_range` if None).
+    Labels by :data:`PALETTE`, vectors as their kind says (:mod:`moevit.model.kinds`), numbers by
+    the kind's colour map between ``limits`` (:func:`value_range` if None).
     """
+    picture = TASK_KINDS[kind].picture
     colours: Any
-    if kind in LABELLED:
+    if picture is None:
         table = np.array(PALETTE)
         colours = table[values.astype(np.int64) % len(table)]
-    elif kind == "normals":
-        colours = np.clip((values * (1, -1, -1) + 1) / 2, 0, 1)
+    elif isinstance(picture, Colours):
+        colours = picture.rgb(values)
     else:
         low, high = limits or value_range(kind, values)
         share = (values.astype(np.float32) - low) / (high - low)
-        colours = colormaps[COLOUR_MAPS.get(kind, "inferno")](np.clip(share, 0, 1))[..., :3]
+        colours = colormaps[picture.colours](np.clip(share, 0, 1))[..., :3]
     return np.asarray(np.rint(255 * colours), np.uint8)

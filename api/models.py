@@ -130,9 +130,12 @@ class Model:
         return self._training
 
     @property
-    def trained_on(self) -> str:
-        """The data set that it was trained on, as far as it says; rendered scenes otherwise."""
-        return str(self.training.get("data", SCENES))
+    def trained_on(self) -> str | None:
+        """The data set that it was trained on, rendered scenes by default; None of an imported
+        model, which does not say."""
+        imported = "import" in self.training
+        found = self.training.get("data", None if imported else SCENES)
+        return None if found is None else str(found)
 
     @functools.cached_property
     def content(self) -> bytes:

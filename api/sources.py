@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moevit.model.config import KINDS as IMAGE_KINDS
-from moevit.model.config import SCENE_KINDS, SCENE_TASKS, ModelConfig, TaskConfig
+from moevit.model.config import SCENE_KINDS, ModelConfig, TaskConfig, scene_task
 from moevit.quant.errors import UserError
 from moevit.quant.typing import Bytes, Report, silent
 
@@ -26,8 +26,6 @@ __all__ = ["RENDERED", "SCENES", "ImageSource", "image_source", "in_scenes"]
 
 SCENES = "scenes"
 """The data set that is rendered and needs no folder."""
-
-_CHANNELS = {task.kind: task.channels for task in SCENE_TASKS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +172,7 @@ RENDERED = ImageSource()
 
 def in_scenes(task: TaskConfig) -> bool:
     """Whether rendered scenes have the truth of a task."""
-    return task.kind in SCENE_KINDS and task.channels == _CHANNELS[task.kind]
+    return task.kind in SCENE_KINDS and task.channels == scene_task(task.kind, task.stride).channels
 
 
 def image_source(

@@ -19,7 +19,7 @@ from .models import Model
 from .networks import Network, check_fit
 from .programs import Program
 from .quantising import DEFAULT_EXPERTS, DEFAULT_METHOD
-from .sources import RENDERED, ImageSource
+from .sources import RENDERED, SCENES, ImageSource
 
 if TYPE_CHECKING:
     from moevit.sim.trace.recording import Recorder
@@ -156,13 +156,20 @@ class Workload:
         return self
 
     def remark(self) -> None:
-        """Notes that a model of a data set is about to be calibrated on scenes."""
+        """Notes that a model of other images is about to be calibrated on scenes."""
         trained = self.model.trained_on
-        if self.source.is_default and trained != self.source.data:
+        if not self.source.is_default or trained == SCENES:
+            return
+        if trained is None:
             self.note(
-                f"{self.name} was trained on {trained} and is calibrated on rendered "
-                f"scenes; --data {trained} --root DIR or --calibration PATH takes better ones"
+                f"{self.name} is imported and is calibrated on rendered scenes, which may be "
+                "unlike its own images; --calibration PATH takes better ones"
             )
+            return
+        self.note(
+            f"{self.name} was trained on {trained} and is calibrated on rendered "
+            f"scenes; --data {trained} --root DIR or --calibration PATH takes better ones"
+        )
 
     def pool(
         self,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moevit.model.config import TOKEN_KINDS
+from moevit.quant.analysis.fit import Fit, fit_of
 from moevit.quant.dial import AS_COMPILED, Dial
 from moevit.quant.golden import Golden
 from moevit.quant.typing import Array, Report, silent
@@ -125,7 +126,7 @@ def compare(
         running = [pool.submit(p.pixels, task, dial) for p in images for task in tasks]
         done = iter(running)
         for n, image in enumerate(images):
-            exact = golden.run_batch(image.pixels[None], tasks) if golden else {}
+            exact, fit = ({}, None) if golden is None else _golden(golden, image, tasks)
             floats = _float_planes(workload, image, tasks)
             outcomes.append(
                 [
@@ -133,14 +134,32 @@ def compare(
                         workload,
                         image,
                         next(done).result(),
-                        exact[task][0].output if exact else None,
+                        exact.get(task),
                         floats.get(task),
                     )
                     for task in tasks
                 ]
             )
+            integers = any(outcome.difference is not None for outcome in outcomes[-1])
+            if integers and fit is not None and not fit.good:
+                workload.note(
+                    f"{image.name} is unlike what {workload.name} was calibrated on: {fit}; "
+                    "quantize --calibration PATH takes pictures like it"
+                )
             report(heading, (n + 1) / len(images))
     return outcomes
+
+
+def _golden(
+    golden: Golden, image: NamedImage, tasks: Sequence[str]
+) -> tuple[dict[str, Array], Fit]:
+    """The golden model's outputs by task, and how well the picture fits the calibration."""
+    first = golden.run(image.pixels, tasks[0], trace=True)
+    exact = {tasks[0]: first.output}
+    if rest := tasks[1:]:
+        found = golden.run_batch(image.pixels[None], rest)
+        exact |= {task: found[task][0].output for task in rest}
+    return exact, fit_of(first.trace, golden.network.meta.get("clipped"))
 
 
 def _float_planes(workload: Workload, image: NamedImage, tasks: Sequence[str]) -> dict[str, Array]:

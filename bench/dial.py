@@ -1,21 +1,21 @@
 """One program at several speeds: what a dial costs in accuracy, and what it saves in cycles.
 
 Scores are those of the golden model, on all images; cycles those of the RTL, on the first few of
-them, whose results are compared with the golden model's. Scores of a point are kept in the cache,
-so that an interrupted sweep goes on where it stopped.
+them, whose results are compared with the golden model's. What is found of a point is kept
+in the cache, so that an interrupted sweep goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Future
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moevit import hw as hw_package
 from moevit import model as model_package
 from moevit import quant as quant_package
 from moevit.quant.analysis.bootstrap import LEVEL
@@ -25,9 +25,10 @@ from moevit.quant.golden import Golden
 from moevit.quant.network import Moe
 from moevit.quant.typing import Report, part_of, silent
 from moevit.sim import cache
-from moevit.sim.device import Result
+from moevit.sim.pool import DevicePool
 from moevit.workload import Workload
 
+from .frames import counted as counted_of
 from .scoring import check_tasks, golden_backend
 
 if TYPE_CHECKING:
@@ -149,11 +150,6 @@ def _dial(point: Point) -> Dial:
     return Dial.of(**point)  # type: ignore[arg-type]
 
 
-def _images(workload: Workload, count: int) -> Iterable[Any]:
-    chosen, _, _ = workload.source.validation(workload.model_config, count)
-    return chosen
-
-
 def _scores(
     workload: Workload, tasks: Sequence[str], point: Point, count: int, report: Report
 ) -> Tallies:
@@ -193,33 +189,47 @@ def _cycles(
     report: Report,
 ) -> list[dict[str, dict[str, float]]]:
     """Of each point, for each task: mean cycles of a frame, and mean experts of a token."""
-    images = [sample.image for sample in _images(workload, frames)]
-    layers = sum(isinstance(block.mlp, Moe) for block in workload.network.blocks)
-    places = layers * workload.network.geometry.tokens
-    total, rows = len(points) * len(tasks) * len(images), []
-    heading = f"{total} frames in RTL"
+    chosen, frames, origin = workload.source.validation(workload.model_config, frames)
+    images = np.stack([sample.image for sample in chosen])
+    key = cache.digest(
+        workload.program.linked.to_bytes(),
+        cache.source_digest(Path(str(hw_package.__file__)).parent),
+        json.dumps([origin, frames, *tasks]),
+    )
+    rows = []
     with workload.pool("sim", jobs, lambda _cycles: None, report) as pool:
-        running: list[list[list[Future[Result]]]] = [
-            [[pool.submit(image, task, _dial(point)) for image in images] for task in tasks]
-            for point in points
-        ]
-        for n, (point, group) in enumerate(zip(points, running, strict=True)):
-            golden = Golden(workload.network.dialled(_dial(point)))
-            exact = golden.run_batch(np.stack(images), tasks)
-            row = {}
-            for task, futures in zip(tasks, group, strict=True):
-                results = [future.result() for future in futures]
-                for result, want in zip(results, exact[task], strict=True):
-                    if not np.array_equal(np.asarray(result.output), want.output):
-                        raise CheckFailedError(
-                            f"{label(point)}: the RTL is not bit exact under task {task}"
-                        )
-                counted = [result.counters for result in results]
-                row[task] = {
-                    "cycles": float(np.mean([c.cycles for c in counted if c])),
-                    "experts": float(np.mean([sum(c.expert_tokens) for c in counted if c]))
-                    / places,
-                }
-            rows.append(row)
-            report(heading, (n + 1) / len(points))
+        for n, point in enumerate(points):
+            report(f"{label(point)}: {len(tasks) * frames} frames in RTL", n / len(points))
+
+            def make(folder: Path, point: Point = point) -> None:
+                row = _simulated(workload, tasks, point, images, pool)
+                (folder / "row.json").write_text(json.dumps(row), encoding="utf-8")
+
+            path = cache.entry("dial", cache.digest(key, repr(_dial(point))), make)
+            rows.append(json.loads((path / "row.json").read_text(encoding="utf-8")))
     return rows
+
+
+def _simulated(
+    workload: Workload, tasks: Sequence[str], point: Point, images: Any, pool: DevicePool
+) -> dict[str, dict[str, float]]:
+    """A point's frames in RTL, each compared with the golden model."""
+    network, dial = workload.network, _dial(point)
+    running = {task: [pool.submit(image, task, dial) for image in images] for task in tasks}
+    exact = Golden(network.dialled(dial)).run_batch(images, tasks)
+    layers = sum(isinstance(block.mlp, Moe) for block in network.blocks)
+    row = {}
+    for task, futures in running.items():
+        results = [future.result() for future in futures]
+        for result, want in zip(results, exact[task], strict=True):
+            if not np.array_equal(np.asarray(result.output), want.output):
+                raise CheckFailedError(
+                    f"{label(point)}: the RTL is not bit exact under task {task}"
+                )
+        counted = [counted_of(result.counters) for result in results]
+        tokens = float(np.mean([sum(c.expert_tokens) for c in counted]))
+        row[task] = {
+            "cycles": float(np.mean([c.cycles for c in counted])),
+            "experts": tokens / (layers * network.geometry.tokens),
+        }
+    return row

@@ -69,9 +69,11 @@ def draw_dial(found: dict[str, Any], path: Path) -> None:
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    for axes in list(grid.flat)[len(tasks) :]:
+    spare = list(grid.flat)[len(tasks) :]
+    for axes in spare:
         axes.axis("off")
-    grid.flat[0].legend(fontsize=8, frameon=False)
+    lines, names = grid.flat[0].get_legend_handles_labels()
+    (spare or list(grid.flat))[0].legend(lines, names, fontsize=8, frameon=False, loc="best")
     figure.suptitle(
         f"{_about(found)}\nwhiskers: {found['interval']:.0%} interval over the images", fontsize=9
     )

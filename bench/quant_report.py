@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from moevit.model.datasets import Example
     from moevit.model.scenes.render import Sample
 
-__all__ = ["draw_report", "measure_report"]
+__all__ = ["Picture", "draw_report", "measure_report"]
 
 
 _BATCH = 16
@@ -29,15 +31,24 @@ _LOUD, _QUIET = 30, 65
 """Ends of the colours, in decibels: 8 bits everywhere are about 30 at the heads."""
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Picture:
+    """``image`` ``(H, W, 3)`` uint8, of which nothing else is known."""
+
+    image: Any
+
+
 def measure_report(
     network: FloatNetwork,
     quantised: Network,
     made: Layers,
     config: ModelConfig,
-    scenes: list[Sample | Example],
+    scenes: Sequence[Sample | Example | Picture],
     report: Report,
 ) -> dict[str, Any]:
     """Sensitivity of each part and the integers against float, on ``scenes``; plain JSON types.
+
+    ``scenes`` may be mere :class:`Picture`, without a truth: then nothing is scored.
 
     ``made`` is what the integers of ``quantised`` stand for.
     ``sensitivity`` has for every part (and ``all`` together) the signal to noise ratio of the
@@ -87,13 +98,18 @@ class _Scores:
     """Outputs and, where tasks have scores, delta-m of a changed network against the float one."""
 
     def __init__(
-        self, network: FloatNetwork, config: ModelConfig, scenes: list[Sample | Example]
+        self,
+        network: FloatNetwork,
+        config: ModelConfig,
+        scenes: Sequence[Sample | Example | Picture],
     ) -> None:
         from moevit.model.config import KINDS as IMAGE_KINDS
 
         self.network, self.config, self.scenes = network, config, scenes
         kinds = {task.name: task.kind for task in config.tasks}
-        self.kinds = kinds if all(kind in IMAGE_KINDS for kind in kinds.values()) else None
+        known = not any(isinstance(scene, Picture) for scene in scenes)
+        known = known and all(kind in IMAGE_KINDS for kind in kinds.values())
+        self.kinds = kinds if known else None
         self.exact = self.outputs(network, None)
         self.reference = self.results(self.exact)
 
@@ -115,7 +131,8 @@ class _Scores:
         for task in self.config.tasks:
             tally = scorer(task.kind, task.channels)
             raw = self.network.planes(outputs[task.name], task.name)
-            truth = np.stack([truth_of(scene, task.kind) for scene in self.scenes])
+            known = [scene for scene in self.scenes if not isinstance(scene, Picture)]
+            truth = np.stack([truth_of(scene, task.kind) for scene in known])
             tally.update(predict(task.kind, raw, self.config.image), truth)
             results[task.name] = tally.result()
         return results

@@ -9,17 +9,18 @@ import typer
 
 from moevit.bench.campaign import campaign
 from moevit.bench.campaign.cases import Case
+from moevit.bench.campaign.cover import cover
 from moevit.bench.campaign.running import TooLargeError
 from moevit.bench.campaign.shrink import shrink
 from moevit.bench.campaign.soak import soak as run_soak
 from moevit.errors import CheckFailedError, UserError
-from moevit.files import writable
+from moevit.files import writable, write_json
 from moevit.quant.typing import Report
 from moevit.sim.plain_paths import ready_to_build
 
 from .progress import progress
 
-__all__ = ["one", "random", "soak"]
+__all__ = ["coverage", "one", "random", "soak"]
 
 _SHOWN = 12
 _SHRUNK = 3
@@ -96,6 +97,42 @@ def _text(found: dict[str, Any]) -> str:
             more = f"; {len(names) - _SHOWN:,} more (--json)" if len(names) > _SHOWN else ""
             lines.append(f"{what}: {'; '.join(names[:_SHOWN])}{more}")
     return "\n".join(lines)
+
+
+def coverage(
+    networks: int,
+    seed: int,
+    first: int,
+    machines: int | None,
+    jobs: int,
+    output: Path,
+    toggles: bool,
+    as_json: bool,
+) -> None:
+    """``--coverage``: a campaign that counts lines, and what never ran."""
+    ready_to_build()
+    writable(output)
+    plan = campaign.Plan(
+        seed=seed, networks=networks, first=first, machines=machines or campaign.MACHINES
+    )
+    with (
+        progress("moevit verify", quiet=as_json) as report,
+        campaign.local_processes(jobs) as executor,
+    ):
+        found = cover(plan, executor, toggles=toggles, report=report)
+    write_json(output, found)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    for what, ran, every in (
+        ("lines", found["lines_run"], found["lines"]),
+        ("toggles", found["toggled"], found["toggles"]),
+    ):
+        if every:
+            typer.echo(f"{what}: {ran:,} of {every:,}, {ran / every:.2%}")
+    for line in found["missing"][:_SHOWN]:
+        typer.echo(f"never: {line['component']}, {line['signal']}: {line['line']}")
+    typer.echo(f"all of them: {output}")
 
 
 def one(text: str, as_json: bool) -> None:

@@ -75,6 +75,8 @@ QUANTISATION = (
     "descent",
     "default",
     "all",
+    "balance",
+    "compensate",
     "qat",
 )
 

@@ -20,9 +20,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from moevit.colours import COLOUR_MAPS, PALETTE, paint, value_range
+from moevit.colours import PALETTE, paint, value_range
 from moevit.files import atomic_path
-from moevit.model.config import LABELLED
+from moevit.model.kinds import TASK_KINDS, Colours
 from moevit.quant.typing import Array
 
 __all__ = ["Row", "draw", "save"]
@@ -73,19 +73,18 @@ def _bar(figure: Figure, axes: Axes, name: str, limits: tuple[float, float], tex
     bar.outline.set_linewidth(0.5)
 
 
-def _sphere(axes: Axes) -> None:
-    """Normals of a ball: the key of their colours."""
+def _example(axes: Axes, kind: str, picture: Colours) -> None:
+    """Vectors that one knows: the key of the others' colours."""
     y, x = np.mgrid[-1:1:96j, -1:1:96j]
-    inside = x * x + y * y < 1
-    z = -np.sqrt(np.where(inside, 1 - x * x - y * y, 0))
-    ball = np.ones((*x.shape, 4))
-    ball[..., :3] = paint("normals", np.stack([x, y, z], axis=-1)) / 255
-    ball[..., 3] = inside
+    vectors, inside = picture.key(x, y)
+    shown = np.ones((*x.shape, 4))
+    shown[..., :3] = paint(kind, vectors) / 255
+    shown[..., 3] = inside
     inner = axes.inset_axes((0.0, 0.14, 0.5, 0.72))
-    inner.imshow(ball)
+    inner.imshow(shown)
     inner.set_axis_off()
     axes.text(
-        *(0.52, 0.5, "normals\nof a ball"),
+        *(0.52, 0.5, picture.label),
         fontsize=8,
         color=_INK,
         va="center",
@@ -118,16 +117,13 @@ def _legend(axes: Axes, classes: Sequence[str]) -> None:
 
 def _key(figure: Figure, axes: Axes, row: Row, limits: tuple[float, float]) -> None:
     axes.set_axis_off()
-    if row.kind in LABELLED:
+    picture = TASK_KINDS[row.kind].picture
+    if picture is None:
         _legend(axes, row.classes)
-    elif row.kind == "depth":
-        _bar(figure, axes, COLOUR_MAPS["depth"], limits, "metres")
-    elif row.kind == "normals":
-        _sphere(axes)
-    elif row.kind == "edges":
-        _bar(figure, axes, COLOUR_MAPS["edges"], limits, "edge probability")
+    elif isinstance(picture, Colours):
+        _example(axes, row.kind, picture)
     else:
-        _bar(figure, axes, COLOUR_MAPS["saliency"], limits, "salient probability")
+        _bar(figure, axes, picture.colours, limits, picture.label)
 
 
 def _short(title: str) -> str:

@@ -32,6 +32,7 @@ COMMANDS: dict[str, str] = {
     "export-onnx": "Write a model as ONNX, float or quantised.",
     "verify": "Prove that a program computes the same in every order of the engines.",
     "disasm": "List a program: instructions, shapes, addresses, expert schedule.",
+    "report": "Write one page that explains a frame: predictions, cycles, experts, errors.",
     "estimate": "Predict cycles, utilisation and bytes of a program.",
     "resources": "Count LUT, FF, DSP and RAM on the board, and levels of logic.",
     "build": "Build a bitstream for a board, or the inputs for one.",

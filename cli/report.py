@@ -15,6 +15,7 @@ from moevit.bench.comparison import NamedImage, Outcome
 from moevit.files import atomic_path
 from moevit.model.config import LABELLED, TOKEN_KINDS, TaskConfig
 from moevit.model.evaluation.metrics import PRIMARY
+from moevit.model.kinds import TASK_KINDS
 from moevit.model.scenes.layout import CLASSES
 from moevit.workload import Workload
 
@@ -31,13 +32,9 @@ _HEADINGS = {
     "torch": "float model",
     "onnx": "ONNX export",
 }
-_METRICS = {
-    "miou": ("mIoU", "", "{:.3f}"),
-    "rmse": ("RMSE", " m", "{:.3f}"),
-    "mean_angle": ("angle", "°", "{:.2f}"),
-    "f": ("F", "", "{:.3f}"),
-    "top1": ("top-1", "", "{:.3f}"),
-    "max_f": ("max F", "", "{:.3f}"),
+_SHOWN = {
+    "classification": ("top-1", "", "{:.3f}"),
+    **{kind.name: kind.shown for kind in TASK_KINDS.values()},
 }
 _ROOM = 12  # classes in a panel's legend
 _FIGURES = ("float", "device", "cycles", "ms", "fps", "MAC\nutil.", "MB\nread", "bit\nexact")
@@ -47,9 +44,8 @@ def _score(kind: str, metrics: dict[str, float] | None) -> tuple[str, str, str]:
     """Name, unit and value of a kind's primary metric; the value is empty without a truth."""
     if kind not in PRIMARY:
         return "", "", ""
-    key = PRIMARY[kind]
-    name, unit, form = _METRICS[key]
-    return name, unit, "" if metrics is None else form.format(metrics[key])
+    name, unit, form = _SHOWN[kind]
+    return name, unit, "" if metrics is None else form.format(metrics[PRIMARY[kind]])
 
 
 def tables(

@@ -1,4 +1,4 @@
-"""`--set NAME=VALUE`: a model's routing and heads, for the commands that make one."""
+"""`--set NAME=VALUE`: a model's routing, heads and activations, for the commands that make one."""
 
 import dataclasses
 import math
@@ -9,6 +9,7 @@ import typer
 
 from moevit.errors import UserError
 from moevit.model.config import DECODERS, GATES, ModelConfig
+from moevit.quant.operators.activations import ACTIVATIONS
 
 __all__ = ["GATE_SETTINGS", "SETTINGS", "GateSettings", "Settings", "changed", "read"]
 
@@ -61,6 +62,8 @@ SETTINGS: dict[str, _Kind] = {
     "moe_mlp_ratio": _RATIO,
     "decoder": _one_of(DECODERS),
     "decoder_width": _WHOLE,
+    "activation": _one_of(list(ACTIVATIONS)),
+    "expert_activation": _one_of(list(ACTIVATIONS)),
 }
 
 
@@ -68,7 +71,7 @@ def _option(names: Sequence[str]) -> Any:
     return typer.Option(
         "--set",
         metavar="NAME=VALUE",
-        help=f"Routing and heads, once for each of {', '.join(names)}.",
+        help=f"Routing, heads, activations, once for each of {', '.join(names)}.",
         show_default=False,
     )
 

@@ -118,13 +118,17 @@ class Frame:
 
 @dataclass(kw_only=True)
 class Timeline:
-    """Everything about some frames on one device. ``title`` says what: "RTL" or "estimate"."""
+    """Everything about some frames on one device. ``title`` says what: "RTL" or "estimate".
+
+    ``misses``: frame and instruction of each FETCH that brought an expert.
+    """
 
     title: str
     program: Program
     frames: list[Frame] = field(default_factory=list)
     units: dict[str, Unit] = field(default_factory=dict)
     levels: list[Level] = field(default_factory=list)
+    misses: list[tuple[int, int]] = field(default_factory=list)
     _code: dict[str, list[Any]] = field(default_factory=dict, repr=False)
 
     def code(self, task: str) -> list[Any]:

@@ -6,6 +6,8 @@ from enum import IntEnum
 
 from amaranth.lib import enum
 
+from moevit.quant.operators.activations import ACTIVATIONS, IntegerActivation
+
 __all__ = [
     "ACTIVATED",
     "TO_ACTIVATIONS",
@@ -16,6 +18,7 @@ __all__ = [
     "Destination",
     "LoadKind",
     "Opcode",
+    "activated",
 ]
 
 
@@ -51,9 +54,18 @@ class Destination(enum.IntEnum, shape=4):
     """``KV`` in the value layout, v saturated at +-127"""
     GATE = 7
     """router logits to the gate unit"""
+    SILU8 = 8
+    """``A`` byte = sat8(round(silu(v) * mult / 2**shift) + zero_point)"""
+    RELU8 = 9
+    """``A`` byte = sat8(round(max(v, 0) * mult / 2**shift) + zero_point)"""
 
 
-ACTIVATED = (Destination.GELU8,)
+def activated(function: IntegerActivation) -> Destination:
+    """The destination that an activation function is part of."""
+    return Destination[f"{function.name.upper()}8"]
+
+
+ACTIVATED = {activated(a.integer): a.integer for a in ACTIVATIONS.values()}
 """An activation function, then ``mult`` and ``shift``."""
 TO_BYTES = (Destination.ACT8, *ACTIVATED)
 """Bytes of the activation memory, with a zero point."""

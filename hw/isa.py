@@ -27,6 +27,7 @@ from .codes import (
     Destination,
     LoadKind,
     Opcode,
+    activated,
 )
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "Opcode",
     "Store",
     "Sync",
+    "activated",
     "decode",
 ]
 
@@ -224,7 +226,7 @@ class Gemm(Instruction):
     9 S and ``source_line`` W. They are 0 with a queue and for EXPERT, KEY, VALUE and GATE. ``at``
     and ``row`` have 12 bits; a row beyond is an error of addressing. Destinations:
 
-    ACT8, GELU8: bytes ``ct*O..`` of the row at ``A[target + row*target_stride]``.
+    ACT8 and functions: bytes ``ct*O..`` of the row at ``A[target + row*target_stride]``.
     ACT16: bytes ``2*ct*O..`` of that row. RESIDUAL, EXPERT: ``X[target + row*target_stride + ct]``.
     KEY: ``h, j = divmod(ct, head_otiles)``; row ``target + h*head_pitch + (row//O)*tile_pitch +
     j//(I/O)``, byte ``(row%O)*I + (j%(I/O))*O``. VALUE: row ``target + h*head_pitch + j*tile_pitch
@@ -260,9 +262,9 @@ class Gemm(Instruction):
         ADDRESS_BITS, "first word or row of the destination; GATE: sum of scores, 16 bits"
     )
     target_stride: int = bits(12, "words from a row to the next")
-    mult: int = bits(16, "GELU8: output multiplier; GATE: least score, 15 bits")
-    shift: int = bits(6, "GELU8: output shift; GATE: first expert")
-    zero_point: int = bits(8, "ACT8, GELU8: added before saturation", signed=True)
+    mult: int = bits(16, "functions: output multiplier; GATE: least score, 15 bits")
+    shift: int = bits(6, "functions: output shift; GATE: first expert")
+    zero_point: int = bits(8, "ACT8, functions: added before saturation", signed=True)
     head_otiles: int = bits(6, "KEY, VALUE: output tiles of a head")
     tile_pitch: int = bits(10, "KEY, VALUE: rows of a tile of a head")
     head_pitch: int = bits(12, "KEY, VALUE: rows of a head")

@@ -19,6 +19,7 @@ __all__ = [
     "TOP_NAME",
     "clocks",
     "generate",
+    "located_rtlil",
     "plain_memories",
     "rtlil",
     "watched_rtlil",
@@ -58,6 +59,15 @@ def generate(config: AcceleratorConfig, platform: Any = None) -> str:
 def rtlil(config: AcceleratorConfig, platform: Any = None) -> str:
     """The same as Yosys's intermediate language, a module for each component; for synthesis."""
     return watched_rtlil(config, platform, {})[0]
+
+
+def located_rtlil(config: AcceleratorConfig) -> str:
+    """The same with the Python line that each signal comes from."""
+    from amaranth.back import rtlil  # type: ignore[attr-defined]
+
+    with plain_memories():
+        text: str = rtlil.convert(**_design(config, None), emit_src=True)
+    return text
 
 
 def watched_rtlil(

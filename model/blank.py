@@ -24,7 +24,7 @@ from moevit.quant.network import (
 )
 from moevit.quant.operators.gate import Gate
 from moevit.quant.operators.layernorm import LayerNorm
-from moevit.quant.operators.linear import GeluOutput, Linear
+from moevit.quant.operators.linear import HiddenOutput, Linear
 from moevit.quant.operators.rescale import Rescale
 from moevit.quant.operators.softmax import Softmax
 from moevit.quant.operators.upsampling import Stage, UpsamplingHead, windows
@@ -48,7 +48,7 @@ def blank_network(config: ModelConfig, *, expert_bits: int = 8) -> Network:
     square = _linear(dim, dim)
     softmax = Softmax(score=_ONE, out=_ONE)
     attention = Attention(q=square, k=square, v=square, softmax=softmax, proj=square)
-    dense = _mlp(dim, config.mlp_hidden)
+    dense = _mlp(dim, config.mlp_hidden, config.activation)
     moe = _moe(config, expert_bits)
     return Network(
         geometry=Geometry(
@@ -93,10 +93,10 @@ def _linear(outputs: int, inputs: int, bits: int = 8) -> Linear:
     )
 
 
-def _mlp(dim: int, hidden: int, bits: int = 8) -> Mlp:
+def _mlp(dim: int, hidden: int, function: str, bits: int = 8) -> Mlp:
     return Mlp(
         fc1=_linear(hidden, dim, bits),
-        gelu=GeluOutput(out=_ONE, zero_point=0),
+        hidden=HiddenOutput(out=_ONE, zero_point=0, function=function),
         fc2=_linear(dim, hidden, bits),
     )
 
@@ -119,7 +119,8 @@ def _moe(config: ModelConfig, bits: int) -> Moe:
     return Moe(
         gate=gate,
         routers={task: _linear(config.window, config.dim) for task in config.task_names},
-        experts=(_mlp(config.dim, config.expert_hidden, bits),) * config.experts,
+        experts=(_mlp(config.dim, config.expert_hidden, config.experts_activation, bits),)
+        * config.experts,
         order={task: tuple(range(config.experts)) for task in config.task_names},
         usage=usage,
         starts=starts,

@@ -9,11 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from moevit.quant.operators.activations import ACTIVATIONS
+
+from .kinds import TASK_KINDS
 from .scenes.layout import CLASSES
 
 __all__ = [
     "CROP_MODES",
     "DECODERS",
+    "DEFAULT_KINDS",
     "GATES",
     "INTERPOLATIONS",
     "KINDS",
@@ -25,6 +29,7 @@ __all__ = [
     "ModelConfig",
     "TaskConfig",
     "preset",
+    "scene_task",
 ]
 
 GATES = ("multi", "one", "conditioned")
@@ -39,19 +44,22 @@ INTERPOLATIONS = ("lanczos", "bicubic", "bilinear", "nearest", "hamming", "box")
 DECODERS = ("linear", "upsampling")
 """Heads of tasks that give images: linear, or M3ViT's convolutions with bilinear upsampling."""
 
-KINDS = ("segmentation", "depth", "normals", "edges", "saliency", "human_parts")
-"""Kinds of task: how a head's raw output is decoded, trained and scored (:mod:`.tasks`)."""
+KINDS = tuple(TASK_KINDS)
+"""Kinds of task: how a head's raw output is decoded, trained and scored (:mod:`.kinds`)."""
 
-SCENE_KINDS = KINDS[:5]
+SCENE_KINDS = tuple(kind.name for kind in TASK_KINDS.values() if kind.scene_weight is not None)
 """Those that the procedural scenes know the truth of."""
 
-LABELLED = frozenset({"segmentation", "human_parts"})
+DEFAULT_KINDS = ("segmentation", "depth", "normals", "edges", "saliency")
+"""Those of a new model."""
+
+LABELLED = frozenset(kind.name for kind in TASK_KINDS.values() if kind.channels is None)
 """Kinds whose pixels have one label of several."""
 
 TOKEN_KINDS = ("classification", "tokens")
 """Kinds whose result is no image: logits from the class token; the backbone's tokens, no head."""
 
-_FIXED_CHANNELS = {"depth": 1, "normals": 3, "edges": 1, "saliency": 1}
+_FIXED_CHANNELS = {k.name: k.channels for k in TASK_KINDS.values() if k.channels is not None}
 
 
 def _positive(owner: str, **values: int) -> None:
@@ -121,7 +129,9 @@ class ModelConfig:
     :data:`DECODERS`; an upsampling one has ``decoder_width`` channels inside. ``align_corners``:
     its doublings keep the outermost pixels' centres in their places, not their edges.
     ``crop_mode``, one of :data:`CROP_MODES`, ``crop_pct`` and ``interpolation``, one of
-    :data:`INTERPOLATIONS`: how pictures of any size become the model's images.
+    :data:`INTERPOLATIONS`: how pictures of any size become the model's images. ``activation``: of
+    the dense blocks, one of :data:`~moevit.quant.operators.activations.ACTIVATIONS`;
+    ``expert_activation``: of the experts (empty: the same).
 
     Raises ``ValueError`` naming the field for sizes that do not fit one another.
     """
@@ -167,6 +177,8 @@ class ModelConfig:
     crop_mode: str = "cover"
     crop_pct: float = 1.0
     interpolation: str = "lanczos"
+    activation: str = "gelu"
+    expert_activation: str = ""
 
     def __post_init__(self) -> None:
         _positive(
@@ -190,6 +202,14 @@ class ModelConfig:
             raise ValueError(f"Model top_k {self.top_k} must be at most experts {self.experts}")
         self._check_routing()
         self._check_pictures()
+        for name, value in (
+            ("activation", self.activation),
+            ("expert_activation", self.experts_activation),
+        ):
+            if value not in ACTIVATIONS:
+                raise ValueError(
+                    f"Model {name} must be one of {', '.join(ACTIVATIONS)}, not {value!r}"
+                )
         if self.mlp_hidden < 1:
             raise ValueError(f"Model mlp_ratio must be positive, not {self.mlp_ratio!r}")
         if not self.norm_eps > 0:
@@ -336,6 +356,11 @@ class ModelConfig:
         return int(self.dim * self.mlp_ratio)
 
     @property
+    def experts_activation(self) -> str:
+        """Activation function of the experts."""
+        return self.expert_activation or self.activation
+
+    @property
     def task_names(self) -> tuple[str, ...]:
         """Names of the tasks, in order; a task's number is its place."""
         return tuple(task.name for task in self.tasks)
@@ -415,12 +440,14 @@ def _checked(owner: str, values: object, kind: type[Any]) -> dict[str, Any]:
     return dict(values)
 
 
+def scene_task(kind: str, stride: int) -> TaskConfig:
+    """A task of a kind that the scenes know, under the kind's name."""
+    channels = TASK_KINDS[kind].channels or len(CLASSES)
+    return TaskConfig(name=kind, kind=kind, channels=channels, stride=stride)
+
+
 def _scene_tasks(stride: int) -> tuple[TaskConfig, ...]:
-    channels = {"segmentation": len(CLASSES), **_FIXED_CHANNELS}
-    return tuple(
-        TaskConfig(name=kind, kind=kind, channels=channels[kind], stride=stride)
-        for kind in SCENE_KINDS
-    )
+    return tuple(scene_task(kind, stride) for kind in DEFAULT_KINDS)
 
 
 SCENE_TASKS = _scene_tasks(2)

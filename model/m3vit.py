@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._timm import Mlp, PatchEmbed, trunc_normal_
+from .activations import activation_layer
 from .config import ModelConfig, TaskConfig
 from .decoder import UpsamplingHead
 from .moe import Balance, MixtureOfExperts, Router, TaskEmbedding
@@ -83,9 +84,15 @@ class Block(nn.Module):
                 threshold=config.prune_threshold,
                 top_p=config.top_p,
             )
-            self.mlp = MixtureOfExperts(router, dim, config.expert_hidden)
+            self.mlp = MixtureOfExperts(
+                router, dim, config.expert_hidden, config.experts_activation
+            )
         else:
-            self.mlp = Mlp(dim, hidden_features=config.mlp_hidden, act_layer=nn.GELU)
+            self.mlp = Mlp(
+                dim,
+                hidden_features=config.mlp_hidden,
+                act_layer=activation_layer(config.activation),
+            )
 
     def forward(self, x: Tensor, task: Tensor | int, embedding: Tensor | None = None) -> Tensor:
         """``(B, N, D)`` to the same, for the task number(s) ``task``.

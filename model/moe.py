@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from moevit.quant.operators.gate import NOBODY
 
 from ._timm import Mlp, trunc_normal_
+from .activations import activation_layer
 
 __all__ = ["Balance", "MixtureOfExperts", "Router", "Routing", "TaskEmbedding", "squared_cv"]
 
@@ -229,11 +230,12 @@ class MixtureOfExperts(nn.Module):
     routing in ``routing`` and, while training, the auxiliary losses in ``losses``.
     """
 
-    def __init__(self, router: Router, dim: int, hidden: int) -> None:
+    def __init__(self, router: Router, dim: int, hidden: int, activation: str = "gelu") -> None:
         super().__init__()
         self.router = router
         self.experts = nn.ModuleList(
-            Mlp(dim, hidden_features=hidden, act_layer=nn.GELU) for _ in range(router.experts)
+            Mlp(dim, hidden_features=hidden, act_layer=activation_layer(activation))
+            for _ in range(router.experts)
         )
         self.routing: Routing | None = None
         self.losses: Balance | None = None

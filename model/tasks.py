@@ -1,23 +1,12 @@
 """What the heads' raw outputs mean, the same for every backend.
 
-A raw output ``(B, C, h, w)`` is first enlarged bilinearly to the image's size, then decoded by
-the kind of its task:
-
-=============  ==  ==================================================================
-kind            C  decoded
-=============  ==  ==================================================================
-segmentation    K  label of the largest of K logits, uint8 ``(B, H, W)``
-depth           1  ``exp`` of the raw value: metres, float32 ``(B, H, W)``
-normals         3  the raw vector over its length, float32 ``(B, H, W, 3)``
-edges           1  logistic of the logit: probability, float32 ``(B, H, W)``
-saliency        1  the same
-human_parts     K  as segmentation: 0 is no person
-=============  ==  ==================================================================
+A raw output ``(B, C, h, w)`` is first enlarged bilinearly to the image's size, then decoded as the
+kind of its task says (:mod:`.kinds`): labels to uint8 ``(B, H, W)``, numbers to float32 of that
+shape, vectors to float32 ``(B, H, W, n)`` of length 1.
 
 A truth has the shape of what is decoded, and may not know some pixels: their label, edge or
-saliency is :data:`UNKNOWN` (255), their depth is 0, their normal is the zero vector. :func:`known`
-tells; such pixels count neither in a loss nor in a score. Edges and saliency may also be ``bool``,
-all known.
+saliency is :data:`UNKNOWN` (255), their depth is 0, their vector zero. :func:`known` tells; such
+pixels count neither in a loss nor in a score. Edges and saliency may also be ``bool``, all known.
 """
 
 from __future__ import annotations
@@ -30,14 +19,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .config import KINDS, LABELLED
+from .kinds import UNKNOWN, task_kind
 
 __all__ = ["UNKNOWN", "decode", "enlarge", "known", "predict"]
-
-UNKNOWN = 255
-"""Label of a pixel whose truth is not known, as in PASCAL VOC and Cityscapes."""
-
-_BINARY = frozenset({"edges", "saliency"})
 
 
 def known(kind: str, truth: Any) -> Any:
@@ -45,15 +29,7 @@ def known(kind: str, truth: Any) -> Any:
 
     Raises ``ValueError`` for another kind.
     """
-    if kind in LABELLED | _BINARY:
-        if truth.dtype in (np.bool_, torch.bool):
-            return truth == truth
-        return truth != UNKNOWN
-    if kind == "depth":
-        return truth > 0
-    if kind == "normals":
-        return (truth != 0).any(-1)
-    raise ValueError(f"Task kind must be one of {', '.join(KINDS)}, not {kind!r}")
+    return task_kind(kind).known(truth)
 
 
 def enlarge(raw: Tensor, size: tuple[int, int]) -> Tensor:
@@ -64,18 +40,8 @@ def enlarge(raw: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def decode(kind: str, raw: NDArray[np.float32]) -> NDArray[Any]:
-    """Decode an output ``(B, C, H, W)``; see the table above. ``ValueError`` for another kind."""
-    if kind in LABELLED:
-        return np.asarray(raw.argmax(axis=1), np.uint8)
-    if kind == "depth":
-        return np.asarray(np.exp(np.clip(raw[:, 0], -10, 10)))
-    if kind == "normals":
-        vectors = raw.transpose(0, 2, 3, 1)
-        length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-        return np.asarray(vectors / np.maximum(length, 1e-6))
-    if kind in _BINARY:
-        return np.asarray(0.5 * (1 + np.tanh(0.5 * raw[:, 0])))
-    raise ValueError(f"Task kind must be one of {', '.join(KINDS)}, not {kind!r}")
+    """Decode an output ``(B, C, H, W)``; ``ValueError`` for another kind."""
+    return task_kind(kind).decode(raw)
 
 
 def predict(kind: str, raw: NDArray[np.float32], size: tuple[int, int]) -> NDArray[Any]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from .formats import ACTIVATION, MULTIPLIER_BITS, RESIDUAL, SHIFT_BITS, WEIGHT, QFormat, weight_max
 from .network import Block, Geometry, Head, Mlp, Moe, Network
+from .operators.activations import activation
 from .operators.layernorm import BIAS, EPS, GAIN, LayerNorm
 from .operators.linear import Linear
 from .operators.rescale import Rescale
@@ -129,9 +130,13 @@ def _mlp(path: str, mlp: Mlp, dim: int) -> None:
     hidden = mlp.fc1.shape[0]
     _linear(f"{path}.fc1", mlp.fc1, hidden, dim)
     _linear(f"{path}.fc2", mlp.fc2, dim, hidden)
-    zero = mlp.gelu.zero_point
+    zero = mlp.hidden.zero_point
     if not ACTIVATION.min <= zero <= ACTIVATION.max:
-        raise ValueError(f"{path}.gelu.zero_point must fit 8 bits, not {zero!r}")
+        raise ValueError(f"{path}.hidden.zero_point must fit 8 bits, not {zero!r}")
+    try:
+        activation(mlp.hidden.function)
+    except ValueError as error:
+        raise ValueError(f"{path}.hidden.function {error}") from None
 
 
 def _moe(path: str, moe: Moe, dim: int, tasks: Sequence[str]) -> None:
@@ -142,6 +147,9 @@ def _moe(path: str, moe: Moe, dim: int, tasks: Sequence[str]) -> None:
         _affine(f"{path}.ahead", moe.ahead, dim)
     for e, expert in enumerate(moe.experts):
         _mlp(f"{path}.experts.{e}", expert, dim)
+    functions = sorted({expert.hidden.function for expert in moe.experts})
+    if len(functions) > 1:
+        raise ValueError(f"{path}.experts must have one function, not {', '.join(functions)}")
     unknown = sorted(set(moe.starts) - set(tasks))
     if unknown:
         raise ValueError(f"{path}.starts names {', '.join(unknown)}, expected {', '.join(tasks)}")

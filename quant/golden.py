@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .network import Attention, Block, Head, Mlp, Moe, Network
+from .network import Block, Head, Mlp, Moe, Network
 from .operators.gate import NOBODY
 from .operators.linear import matmul, to_activation, to_key_value
-from .operators.softmax import token_mean
+from .operators.softmax import Softmax, token_mean
 from .operators.upsampling import UpsamplingHead
 from .typing import Ints
 from .unshuffle import unshuffle
@@ -136,13 +136,12 @@ def dequantise(output: Ints, head: Head | UpsamplingHead, grid: tuple[int, int])
     )
 
 
-def attend(attention: Attention, heads: int, q: Ints, k: Ints, v: Ints) -> Ints:
+def attend(softmax: Softmax, heads: int, q: Ints, k: Ints, v: Ints) -> Ints:
     """Multi-head attention of int8 ``q k v (..., tokens, D)`` to int8 ``(..., tokens, D)``."""
 
     def split(t: Ints) -> Ints:
         return np.swapaxes(t.reshape(*t.shape[:-1], heads, -1), -2, -3)  # (..., heads, tokens, d)
 
-    softmax = attention.softmax
     weights = softmax.weights(softmax.scores(matmul(split(q), split(k))))
     acc = matmul(weights, np.swapaxes(split(v), -1, -2))
     out: Ints = to_activation(softmax.outputs(acc, weights.sum(axis=-1)))
@@ -176,7 +175,7 @@ def run_experts(
             continue
         keep(f"{prefix}experts.{e}.tokens", rows)
         hidden = keep(
-            f"{prefix}experts.{e}.hidden", expert.gelu.compute(expert.fc1.values(y[rows]))
+            f"{prefix}experts.{e}.hidden", expert.hidden.compute(expert.fc1.values(y[rows]))
         )
         x[rows] = expert.fc2.add(x[rows], hidden, scores[rows, rank])
     return x, indices, scores
@@ -327,7 +326,7 @@ class Golden:
         q = keep(prefix + "q", to_activation(a.q.values(y)))
         k = keep(prefix + "k", to_key_value(a.k.values(y)))
         v = keep(prefix + "v", to_key_value(a.v.values(y)))
-        out = keep(prefix + "attention", attend(a, self.network.geometry.heads, q, k, v))
+        out = keep(prefix + "attention", attend(a.softmax, self.network.geometry.heads, q, k, v))
         return keep(prefix + "proj", a.proj.add(x, out))
 
     @staticmethod
@@ -335,7 +334,7 @@ class Golden:
         mlp = block.mlp
         assert isinstance(mlp, Mlp)
         y = keep(prefix + "norm2", block.norm2.compute(x))
-        hidden = keep(prefix + "hidden", mlp.gelu.compute(mlp.fc1.values(y)))
+        hidden = keep(prefix + "hidden", mlp.hidden.compute(mlp.fc1.values(y)))
         return keep(prefix + "mlp", mlp.fc2.add(x, hidden))
 
     def _output(self, x: Ints, task: str, keep: _Trace) -> Ints:

@@ -39,11 +39,13 @@ _LATER = {  # fields that files of this version may lack
     ("Head", "pooled"),
     ("Head", "tokens"),
     ("Linear", "weight_bits"),
+    ("HiddenOutput", "function"),
     ("Moe", "starts"),
     ("Network", "norm_scale"),
     ("Network", "entry"),
     ("Moe", "ahead"),
 }
+_RENAMED = {("Mlp", "hidden"): "gelu"}  # what files of this version may call a field
 _KIND = "kind"  # tells the members of a union apart
 
 
@@ -145,6 +147,9 @@ def _decode_fields(kind: Any, tree: Any, path: str, tensors: dict[str, Any]) -> 
     hints = get_type_hints(kind)
     values = {}
     for name in _fields(kind):
+        earlier = _RENAMED.get((kind.__name__, name))
+        if name not in entries and earlier in entries:
+            entries[name] = entries.pop(earlier)
         if name not in entries and (kind.__name__, name) in _LATER:
             continue  # its default is what older files mean
         if name not in entries:

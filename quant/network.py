@@ -15,7 +15,7 @@ from .dial import AS_COMPILED, Dial
 from .formats import Multiplier
 from .operators.gate import NOBODY, Gate
 from .operators.layernorm import LayerNorm
-from .operators.linear import GeluOutput, Linear
+from .operators.linear import HiddenOutput, Linear
 from .operators.rescale import Rescale
 from .operators.softmax import Softmax
 from .operators.upsampling import UpsamplingHead
@@ -95,10 +95,13 @@ class Attention:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Mlp:
-    """Dense feed-forward: ``fc1`` gives the pre-activation, ``fc2`` adds to the residual."""
+    """Dense feed-forward: ``fc1`` gives the pre-activation, ``fc2`` adds to the residual.
+
+    ``hidden`` holds the activation function and the scale behind it.
+    """
 
     fc1: Linear
-    gelu: GeluOutput
+    hidden: HiddenOutput
     fc2: Linear
 
 

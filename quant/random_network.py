@@ -27,10 +27,10 @@ from .network import (
     Pooled,
     expert_order,
 )
+from .operators.activations import FRAC, activation
 from .operators.gate import NOBODY, Gate
-from .operators.gelu import GELU
 from .operators.layernorm import LayerNorm
-from .operators.linear import GeluOutput, Linear, matmul, to_activation, to_key_value
+from .operators.linear import HiddenOutput, Linear, matmul, to_activation, to_key_value
 from .operators.rescale import Rescale
 from .operators.softmax import Softmax, token_mean
 from .operators.upsampling import Stage, UpsamplingHead, windows
@@ -61,8 +61,9 @@ class Sizes:
     of their own without ``norm``.
 
     ``window``: how many experts a task may choose among (0: all), in windows spread evenly over the
-    tasks; ``favourite`` counts from the window's first. ``renormalise``, ``threshold``,
-    ``top_p``: of the gate. ``ahead``: routers read the residual stream in front of the block.
+    tasks; ``favourite`` counts from the window's first. ``renormalise``, ``threshold``, ``top_p``:
+    of the gate. ``ahead``: routers read the residual stream in front of the block. ``activation``,
+    ``expert_activation`` (empty: the same): of the feed-forward layers and of the experts.
     """
 
     image_height: int = 16
@@ -98,6 +99,8 @@ class Sizes:
     threshold: float = 0.0
     top_p: float = 1.0
     ahead: bool = False
+    activation: str = "gelu"
+    expert_activation: str = ""
 
     def __post_init__(self) -> None:
         if self.image_height % self.patch or self.image_width % self.patch:
@@ -333,8 +336,8 @@ class _Builder:
         x = attention.proj.add(x, a)
         y = norm2.compute(x)
         if index not in sizes.moe:
-            mlp = self.mlp(y, sizes.hidden)
-            x = mlp.fc2.add(x, mlp.gelu.compute(mlp.fc1.values(y)))
+            mlp = self.mlp(y, sizes.hidden, sizes.activation)
+            x = mlp.fc2.add(x, mlp.hidden.compute(mlp.fc1.values(y)))
             return Block(norm1=norm1, attention=attention, norm2=norm2, mlp=mlp), x
         rows = (-1, sizes.dim)
         moe, flat = self.moe(x.reshape(rows), y.reshape(rows), before.reshape(rows))
@@ -353,17 +356,17 @@ class _Builder:
         )
         idle = self.linear(sizes.dim, va, 1000.0)
         attention = Attention(q=q, k=k, v=v, softmax=softmax, proj=idle)
-        out = attend(attention, sizes.heads, qa, ka, va)
+        out = attend(attention.softmax, sizes.heads, qa, ka, va)
         proj = self.linear(sizes.dim, out, 1000.0)
         return Attention(q=q, k=k, v=v, softmax=softmax, proj=proj), out
 
-    def mlp(self, y: Ints, hidden: int, *, bits: int = 8) -> Mlp:
-        fc1 = self.linear(hidden, y, 1.2 * (1 << GELU.frac), bits=bits)
-        pre = GELU.compute(fc1.values(y))
-        out = Multiplier.from_scale(180 / max(float(np.quantile(pre, 0.999)), 1.0))
-        gelu = GeluOutput(out=out, zero_point=-108)
-        fc2 = self.linear(self.sizes.dim, gelu.compute(fc1.values(y)), 1000.0, bits=bits)
-        return Mlp(fc1=fc1, gelu=gelu, fc2=fc2)
+    def mlp(self, y: Ints, width: int, function: str, *, bits: int = 8) -> Mlp:
+        fc1 = self.linear(width, y, 1.2 * (1 << FRAC), bits=bits)
+        exact = activation(function).integer.compute(fc1.values(y))
+        out = Multiplier.from_scale(180 / max(float(np.quantile(exact, 0.999)), 1.0))
+        hidden = HiddenOutput(out=out, zero_point=-108, function=function)
+        fc2 = self.linear(self.sizes.dim, hidden.compute(fc1.values(y)), 1000.0, bits=bits)
+        return Mlp(fc1=fc1, hidden=hidden, fc2=fc2)
 
     def moe(self, x: Ints, y: Ints, before: Ints) -> tuple[Moe, Ints]:
         sizes = self.sizes
@@ -372,8 +375,10 @@ class _Builder:
             ahead = self.rescale(before)
             seen = ahead.compute(before)
         routers = {task: self.router(seen) for task in self.tasks}
+        function = sizes.expert_activation or sizes.activation
         experts: tuple[Expert, ...] = tuple(
-            self.mlp(y, sizes.expert_hidden, bits=sizes.expert_bits) for _ in range(sizes.experts)
+            self.mlp(y, sizes.expert_hidden, function, bits=sizes.expert_bits)
+            for _ in range(sizes.experts)
         )
         spare, last = sizes.experts - sizes.seen, max(len(self.tasks) - 1, 1)
         moe = Moe(

@@ -123,7 +123,7 @@ class TorchDevice(_Software):
 
     def __init__(self, forward: Forward, dialled: Callable[[Dial], Forward] | None = None) -> None:
         super().__init__()
-        self._forward, self._dialled = forward, dialled
+        self._forwards, self._dialled = {AS_COMPILED: forward}, dialled
 
     def run(
         self,
@@ -137,12 +137,11 @@ class TorchDevice(_Software):
         self.program.task(task)
         self.program.image.pack(image)  # for its checks
         dial.check(self.program.dial)
-        forward = self._forward
-        if dial != AS_COMPILED:
+        if dial not in self._forwards:
             if self._dialled is None:
                 raise ValueError(f"Backend {self.name} has its routers' limits built in: no dial")
-            forward = self._dialled(dial)
-        raw = forward(np.asarray(image)[None], task)[0]
+            self._forwards[dial] = self._dialled(dial)
+        raw = self._forwards[dial](np.asarray(image)[None], task)[0]
         return Result(task=task, output=None, planes=np.asarray(raw, np.float32), counters=None)
 
 

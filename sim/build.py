@@ -119,8 +119,13 @@ def _compile_counter(total: int, report: Report) -> Callable[[str], None]:
     return line
 
 
-def _make_flags() -> list[str]:
-    fast, slow, other = f"OPT_FAST={_FAST}", f"OPT_SLOW={_SLOW}", f"OPT_GLOBAL={_GLOBAL}"
+def _counting(coverage: Sequence[str]) -> list[str]:
+    return [f"--coverage-{kind}" for kind in coverage]
+
+
+def _make_flags(counting: bool) -> list[str]:
+    fast = f"OPT_FAST={'-O1' if counting else _FAST}"
+    slow, other = f"OPT_SLOW={_SLOW}", f"OPT_GLOBAL={_GLOBAL}"
     return [fast, slow, other, "CXX=g++", f"OBJCACHE={objcache.launcher()}"]
 
 
@@ -141,6 +146,7 @@ def build_library(
     sources: Sequence[Path],
     headers: Mapping[str, str] | None = None,
     label: str = "",
+    coverage: Sequence[str] = (),
     report: Report = silent,
 ) -> Path:
     """The path of a shared library of `verilog`, verilated as class `V<top>`, and `sources`.
@@ -160,6 +166,8 @@ def build_library(
         Texts of generated headers by file name, which the sources include.
     label:
         Anything that shall tell apart otherwise equal builds, a configuration's hash say.
+    coverage:
+        What Verilator is to count, `line` and `toggle`; optimised less, as such a build is large.
     report:
         Told of the progress; not called if there is nothing to do.
 
@@ -173,7 +181,7 @@ def build_library(
     tools = require_build_tools()
     headers = dict(headers or {})
     compiler = find_program("g++") or Path("g++")
-    flags = [*_VERILATE, _COMPILE, _FAST, _SLOW, _GLOBAL]
+    flags = [*_VERILATE, _COMPILE, _FAST, _SLOW, _GLOBAL, *_counting(coverage)]
     key = cache.digest(
         verilog,
         top,
@@ -188,7 +196,7 @@ def build_library(
 
     def make(folder: Path) -> None:
         with workplace(folder, tools, sources) as place:
-            _build(folder, place, compiler, verilog, top, headers, report)
+            _build(folder, place, compiler, verilog, top, headers, coverage, report)
 
     def waiting() -> None:
         report("waiting for another process that builds the same simulator", 0.0)
@@ -203,6 +211,7 @@ def _build(
     verilog: str,
     top: str,
     headers: Mapping[str, str],
+    coverage: Sequence[str],
     report: Report,
 ) -> None:
     started = time.monotonic()
@@ -220,6 +229,7 @@ def _build(
         [
             tools.executable,
             *_VERILATE,
+            *_counting(coverage),
             *("--top-module", top, "--prefix", f"V{top}", "-Mdir", work),
             *("-CFLAGS", _COMPILE, design),
         ],
@@ -243,7 +253,10 @@ def _build(
     )
     total = len(list(work.glob("*.cpp"))) + len(sources) + 3
     run_tool(
-        ["make", f"-j{_jobs()}", "-C", work, "-f", makefile.name, *_make_flags(), "default"],
+        [
+            *("make", f"-j{_jobs()}", "-C", work, "-f", makefile.name),
+            *(*_make_flags(bool(coverage)), "default"),
+        ],
         environment=environment,
         log=log,
         line=_compile_counter(total, report),

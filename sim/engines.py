@@ -13,6 +13,7 @@ from moevit.hw.compute.norm_roots import DIM_BITS, longest_row
 from moevit.hw.config import BEAT_BYTES, AcceleratorConfig
 from moevit.hw.image import BlockHeader, unpack_channels
 from moevit.hw.isa import (
+    ACTIVATED,
     TO_KEY_VALUE,
     TO_RESIDUAL,
     TOKEN_BITS,
@@ -31,7 +32,7 @@ from moevit.quant.dial import AS_COMPILED, NEVER, Dial
 from moevit.quant.formats import RESIDUAL, SCORE, VALUE, Multiplier, round_shift
 from moevit.quant.operators.gate import Gate
 from moevit.quant.operators.layernorm import LayerNorm
-from moevit.quant.operators.linear import GeluOutput, matmul, to_activation, to_key_value
+from moevit.quant.operators.linear import matmul, to_activation, to_key_value
 from moevit.quant.operators.rescale import Rescale
 from moevit.quant.operators.softmax import Softmax
 from moevit.quant.typing import Ints
@@ -258,11 +259,10 @@ class Engines:
                 starts = word + 2 * ct * array.outputs
             else:
                 starts = word + ct * array.outputs
-                if i.mode == Destination.GELU8:
+                if i.mode in ACTIVATED:
                     out = Multiplier(mult=i.mult, shift=i.shift)
-                    data = GeluOutput(out=out, zero_point=i.zero_point).compute(tiles)
-                else:
-                    data = to_activation(tiles, i.zero_point)
+                    tiles = out.compute(ACTIVATED[Destination(i.mode)].compute(tiles))
+                data = to_activation(tiles, i.zero_point)
             chip.scatter_bytes(chip.activations, starts, data.astype(np.int8))
 
     def _keep_kv(self, i: Gemm, row: Ints, ct: Ints, data: Ints) -> None:

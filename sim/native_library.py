@@ -2,8 +2,9 @@
 
 import ctypes
 import functools
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,15 @@ from moevit.quant.typing import Report, silent
 
 from .build import build_library
 
-__all__ = ["CHANGE", "WATCHED", "Parameters", "build_native", "load_native", "master_prefixes"]
+__all__ = [
+    "CHANGE",
+    "WATCHED",
+    "Parameters",
+    "build_native",
+    "load_native",
+    "master_prefixes",
+    "write_coverage",
+]
 
 _HARNESS = Path(__file__).with_name("harness")
 
@@ -52,12 +61,13 @@ def build_native(
     *,
     defines: Mapping[str, str] | None = None,
     label: str = "",
+    coverage: Sequence[str] = (),
     report: Report = silent,
 ) -> Path:
     """Builds `verilog` with the memory harness for `NativeSim`, or finds it in the cache.
 
-    `defines`: further macros for the harness (harness/harness.cpp). `label` and `report` are those
-    of `moevit.sim.build.build_library`, and so are the errors.
+    `defines`: further macros for the harness (harness/harness.cpp). `label`,
+    `coverage` and `report` are those of `moevit.sim.build.build_library`, and so are the errors.
     """
     masters = master_prefixes(verilog, top)
     pins = " ".join(f"MOEVIT_MASTER_PINS(Pins_{m}, {m})" for m in masters)
@@ -72,11 +82,22 @@ def build_native(
     return build_library(
         verilog=verilog,
         top=top,
-        sources=[_HARNESS / "harness.cpp"],
+        sources=[_HARNESS / name for name in ("harness.cpp", "coverage.cpp")[: 1 + bool(coverage)]],
         headers={"moevit_ports.h": header},
         label=label,
+        coverage=coverage,
         report=report,
     )
+
+
+def write_coverage(library: Path, target: Path) -> None:
+    """What the last simulation of this thread has covered, in Verilator's format; before `close`.
+
+    `library`: built with `coverage`. Raises OSError if nothing was written.
+    """
+    load_native(library).moevit_write_coverage(os.fsencode(target))
+    if not target.exists():
+        raise FileNotFoundError(f"{target}: the simulator wrote no coverage")
 
 
 CHANGE = np.dtype([("cycle", np.uint64), ("word", np.uint32), ("value", np.uint32)])

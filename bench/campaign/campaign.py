@@ -26,7 +26,17 @@ from .machines import random_machine
 from .record import Record, bits_of, summary
 from .running import Bench, Outcomes, TooLargeError
 
-__all__ = ["BATCH", "MACHINES", "Plan", "case_of", "local_processes", "run", "run_case"]
+__all__ = [
+    "BATCH",
+    "MACHINES",
+    "Plan",
+    "case_of",
+    "first_that_fits",
+    "local_processes",
+    "machine_of",
+    "run",
+    "run_case",
+]
 
 MACHINES = 18
 """Configurations of a campaign: those have all pairs of array shapes, ports and rings."""
@@ -75,6 +85,8 @@ def sources() -> str:
 
 def run_batch(seed: int, machines: int, numbers: tuple[int, ...]) -> dict[str, Any]:
     """Runs cases with consecutive ``numbers`` of one machine; their line of the record."""
+    if _ending:
+        sys.exit(1)
     index, config = machine_of(seed, numbers[0], machines)
     library = build_simulator(config)
     total = Outcomes()
@@ -83,7 +95,7 @@ def run_batch(seed: int, machines: int, numbers: tuple[int, ...]) -> dict[str, A
     bench = Bench(config, library)
     try:
         for number in numbers:
-            case, outcome, refused = _first_that_fits(bench, seed, number, config)
+            case, outcome, refused = first_that_fits(bench, seed, number, config)
             redrawn += refused
             total.frames += outcome.frames
             total.cycles += outcome.cycles
@@ -119,9 +131,10 @@ def run_batch(seed: int, machines: int, numbers: tuple[int, ...]) -> dict[str, A
     }
 
 
-def _first_that_fits(
+def first_that_fits(
     bench: Bench, seed: int, number: int, config: AcceleratorConfig
 ) -> tuple[Case, Outcomes, int]:
+    """Runs case ``number``; itself, what it did, and how many draws did not fit before it."""
     for refused, case in enumerate(draw(seed, number, config)):
         with contextlib.suppress(TooLargeError):
             return case, bench.run(case), refused
@@ -199,7 +212,17 @@ def local_processes(jobs: int) -> Iterator[Executor]:
 def _prepare() -> None:
     """In each process: Ctrl-C is the parent's affair, which sends SIGTERM."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGTERM, _end)
+
+
+_ending = False
+
+
+def _end(*_: object) -> None:
+    """A process is to end: at once, and without the batches that it has been sent already."""
+    global _ending
+    _ending = True
+    sys.exit(1)
 
 
 def _stop(pool: ProcessPoolExecutor) -> None:

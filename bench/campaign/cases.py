@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from moevit.compiler.plan.schedule import DEFAULT_THRESHOLD
 from moevit.hw.config import AcceleratorConfig
 from moevit.quant.errors import UserError
+from moevit.quant.operators.activations import ACTIVATIONS
 from moevit.quant.random_network import Sizes
 from moevit.sim.memory_timing import MemoryTiming
 
@@ -284,8 +285,8 @@ def _complete(
         class_heads=output == "class",
         mean_heads=output in ("mean", "pooled"),
         pool_norm=output == "pooled",
-        decoder_width=between(1, 10) if maps else 0,
-        doublings=between(1, 1 if small else 2) if output == "upsampling" else 0,
+        decoder_width=between(1, 10 if small else 24) if maps else 0,
+        doublings=between(1, 1 if small else 3) if output == "upsampling" else 0,
         distilled=want["front"] == "class, distilled",
         registers=between(1, 4) if "registers" in want["front"] else 0,
         entry=want["entry norm"] == "yes",
@@ -304,6 +305,8 @@ def _complete(
         ahead=want["router"] == "ahead",
     )
     seed = int(rng.integers(1 << 31))
+    dense, expert = (str(name) for name in rng.choice(list(ACTIVATIONS), 2))
+    sizes = replace(sizes, activation=dense, expert_activation=expert)
     return Case(
         config=config,
         sizes=sizes,

@@ -80,6 +80,7 @@ _IMPOSSIBLE: tuple[Pair, ...] = (
     ("depth", "1", "moe", "some"),
     ("moe", "none", "schedule", "all"),
     ("tasks", "1", "schedule", "all"),
+    ("schedule", "all", "tokens lie", "on the chip"),  # what the tasks share comes from memory
     # One expert is chosen by all, and is all that a window can hold.
     ("experts", "one", "top_k", "2"),
     ("experts", "one", "top_k", "more"),

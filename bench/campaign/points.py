@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from moevit.compiler.program import Program
 from moevit.hw.config import AcceleratorConfig
 from moevit.hw.isa import (
+    ACTIVATED,
     TO_BYTES,
     TO_KEY_VALUE,
     Attention,
@@ -36,14 +37,14 @@ _RINGS = ("weights", "parameters", "demand weights", "demand parameters")
 
 
 def _gemm_points() -> Iterator[str]:
-    queues = {Destination.GELU8, Destination.EXPERT}
+    queues = {*ACTIVATED, Destination.EXPERT}
     for mode in Destination:
         for flag in _GEMM:
             if flag in ("a queue's rows", "gather", "scatter", "demand") and mode not in queues:
                 continue  # nothing else has experts' rows
             if mode == Destination.EXPERT and flag in ("all rows", "gather"):
                 continue  # weighed by the score of a queue's slot, and read where fc1 wrote it
-            if mode == Destination.GELU8 and flag == "scatter":
+            if mode in ACTIVATED and flag == "scatter":
                 continue  # experts' hidden values lie by slot
             if flag == "keep" and mode not in (
                 Destination.ACT8,

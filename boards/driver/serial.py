@@ -35,8 +35,8 @@ __all__ = ["Serial"]
 
 _TRIES = 8
 _PACKET = BEAT * MOST_BEATS
-_COMPARED = 64 * 1024
-"""Bytes whose checksum is asked for before they are sent."""
+_COMPARED = (64 * 1024, 8 * 1024)
+"""Bytes whose checksum is asked for before they are sent; of what differs, those of parts."""
 
 
 class Serial(Transport):
@@ -138,15 +138,17 @@ class Serial(Transport):
 
     def send(self, address: int, data: bytes) -> int:
         """Puts ``data`` into memory, what is not there already; returns the bytes sent."""
-        sent = 0
-        for at in range(0, len(data), _COMPARED):
-            part = data[at : at + _COMPARED]
-            if len(part) > _PACKET and self.checksum(address + at, len(part)) == zlib.crc32(part):
-                continue
-            for low in range(0, len(part), _PACKET):
-                piece = part[low : low + _PACKET]
-                self._ask(Operation.WRITE, address + at + low, len(piece) // BEAT, piece)
-                sent += len(piece)
+        return self._send(address, data, _COMPARED)
+
+    def _send(self, address: int, data: bytes, compared: tuple[int, ...]) -> int:
+        sent, size = 0, compared[0] if compared else _PACKET
+        for low in range(0, len(data), size):
+            at, part = address + low, data[low : low + size]
+            if not compared:
+                self._ask(Operation.WRITE, at, len(part) // BEAT, part)
+                sent += len(part)
+            elif len(part) <= _PACKET or self.checksum(at, len(part)) != zlib.crc32(part):
+                sent += self._send(at, part, compared[1:])
         return sent
 
     def fetch(self, address: int, count: int) -> bytes:

@@ -7,6 +7,7 @@ The folder of a build has everything that the tools read and wrote: ``system.il`
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import json
@@ -138,9 +139,13 @@ def _run(folder: Path, words: list[str], log: str, line: Callable[[str], None]) 
                 line(text)
         status = process.wait()
     except BaseException:
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         raise
+    finally:
+        if process.stdout is not None:
+            process.stdout.close()
     if status:
         raise FlowError(f"{last or f'status {status}'} (log: {folder / log})")
 

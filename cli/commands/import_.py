@@ -9,7 +9,7 @@ import typer
 
 from moevit.errors import UserError
 from moevit.files import writable
-from moevit.model.config import INTERPOLATIONS
+from moevit.model.config import CROP_MODES, INTERPOLATIONS
 from moevit.models import Model, from_edge_moe, from_m3vit, from_timm
 
 from ..options import Json, parse_image_size
@@ -89,6 +89,9 @@ ExpertStarts = Annotated[
 ]
 CropPct = Annotated[
     float | None, _option("RATIO", "Part of a scaled picture's side that the model sees.")
+]
+CropMode = Annotated[
+    str | None, _option("NAME", f"How pictures of another shape are cut: {', '.join(CROP_MODES)}.")
 ]
 Interpolation = Annotated[
     str | None, _option("NAME", f"How pictures are scaled: {', '.join(INTERPOLATIONS)}.")
@@ -206,6 +209,7 @@ def timm(
     mean: Mean = None,
     std: Deviation = None,
     crop_pct: CropPct = None,
+    crop_mode: CropMode = None,
     interpolation: Interpolation = None,
     model_kwargs: ModelArguments = None,
     weights_key: WeightsKey = None,
@@ -228,6 +232,7 @@ def timm(
             pixel_mean=mean,
             pixel_std=std,
             crop_pct=crop_pct,
+            crop_mode=crop_mode,
             interpolation=interpolation,
             weights_key=weights_key,
             **_arguments(model_kwargs),

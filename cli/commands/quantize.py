@@ -1,6 +1,7 @@
 """`moevit quantize`."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -90,6 +91,32 @@ Bias = Annotated[
         show_default=False,
     ),
 ]
+Balance = Annotated[
+    bool | None,
+    typer.Option(
+        "--balance/--no-balance",
+        help="Widen ranges of channels by how little they matter, not up to the widest channel's, "
+        "instead of what the method does.",
+        show_default=False,
+    ),
+]
+Margin = Annotated[
+    float | None,
+    typer.Option(
+        metavar="F",
+        help="Of activations' ranges, times what calibration gave (1 by default).",
+        show_default=False,
+    ),
+]
+Compensate = Annotated[
+    float | None,
+    typer.Option(
+        metavar="F",
+        help="Let layers make up for the rounding before them, damped by this share of their "
+        "inputs' mean square (0.2 with --method compensate; 0: not at all).",
+        show_default=False,
+    ),
+]
 Finetune = Annotated[
     int | None,
     typer.Option(
@@ -155,6 +182,9 @@ def command(
     migrate: Migrate = None,
     rounding: Rounding = None,
     bias_correction: Bias = None,
+    balance: Balance = None,
+    margin: Margin = None,
+    compensate: Compensate = None,
     finetune: Finetune = None,
     report_folder: Folder = None,
     compare: Compare = None,
@@ -201,6 +231,9 @@ def command(
             "migrate": None if migrate is None else _numbers(migrate),
             "rounding": rounding,
             "bias_correction": bias_correction,
+            "balance": balance,
+            "margin": margin,
+            "compensate": compensate,
             "finetune": finetune,
             "narrow": None if weights is None else narrow_classes(weights, "--weights"),
         }
@@ -238,7 +271,7 @@ def _quantise(
     scenes: int,
     report: Report,
 ) -> tuple[str, dict[str, Any]]:
-    from moevit.bench.quant_report import draw_report, measure_report
+    from moevit.bench.quant_report import Picture, draw_report, measure_report
 
     share = 1.0 if folder is None else 0.2
     workload.remark()
@@ -261,7 +294,12 @@ def _quantise(
     text = f"{output}: {found['bytes']:,} bytes, tasks {', '.join(network.tasks)}"
     if folder is not None:
         config = workload.model_config
-        scored, _, _ = workload.source.validation(config, scenes or _REPORT_SCENES)
+        count = scenes or _REPORT_SCENES
+        scored: Iterable[Any]
+        if workload.source.own:  # no truth is known of them, but they are what the model will see
+            scored = [Picture(image=image) for image in workload.source.calibration(config, count)]
+        else:
+            scored, _, _ = workload.source.validation(config, count)
         measured = measure_report(
             made.exact,
             network,

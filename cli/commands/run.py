@@ -49,7 +49,7 @@ from ..options import (
 from ..progress import progress
 from ..workload import hardware, open_program, open_workload
 
-__all__ = ["command"]
+__all__ = ["command", "images_of"]
 
 _WIDE = 150  # columns of a table that does not go to a terminal
 
@@ -185,7 +185,7 @@ def command(
                 dial.check(workload.program.linked.dial)
         names = [str(path) for path in paths] or [f"scene {scene}"]
         targets = _targets(output, names, workload.model_config, tasks)
-        chosen = _images(paths, scene, workload.model_config)
+        chosen = images_of(paths, scene, workload.model_config)
         recorder = None if trace is None else Recorder()
         outcomes = compare(
             workload,
@@ -270,7 +270,8 @@ def _by_the_clock(outcome: Outcome) -> str:
     )
 
 
-def _images(paths: Sequence[Path], scene: int, config: ModelConfig) -> list[NamedImage]:
+def images_of(paths: Sequence[Path], scene: int, config: ModelConfig) -> list[NamedImage]:
+    """Image files as the model takes them; a rendered scene where there are none."""
     height, width = config.image
     if not paths:
         sample = render("test", scene, height, width)

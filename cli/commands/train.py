@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from moevit.files import writable
-from moevit.model.config import ModelConfig
+from moevit.model.config import SCENE_KINDS, ModelConfig, scene_task
 from moevit.model.config import preset as model_preset
 from moevit.training import train
 
@@ -171,8 +171,11 @@ def command(
         config = _for_data(config, data, root, classes)
     elif classes is not None:
         raise UserError("--classes: needs --data to say which data set's they are")
-    chosen = chosen_tasks(task, config.task_names)
-    config = dataclasses.replace(config, tasks=tuple(config.task(name) for name in chosen))
+    known = {one.name: one for one in config.tasks}
+    if data == SCENES:  # which have more truths than a size has tasks
+        known |= {k: scene_task(k, config.tasks[0].stride) for k in SCENE_KINDS if k not in known}
+    chosen = config.task_names if task == ALL_TASKS else chosen_tasks(task, list(known))
+    config = dataclasses.replace(config, tasks=tuple(known[name] for name in chosen))
     config = changed(config, settings)
     options = dict[str, Any](
         data=data,

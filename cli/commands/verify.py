@@ -62,6 +62,17 @@ One = Annotated[
         show_default=False,
     ),
 ]
+Coverage = Annotated[
+    bool,
+    typer.Option(
+        "--coverage",
+        help="With --random: count with Verilator the lines of the RTL that run; builds take "
+        "minutes, and frames several times as long.",
+    ),
+]
+Toggles = Annotated[
+    bool, typer.Option("--toggles", help="With --coverage: count the bits that change as well.")
+]
 Soak = Annotated[
     int | None,
     typer.Option(
@@ -84,6 +95,8 @@ def command(
     output: Record = None,
     case: One = None,
     soak: Soak = None,
+    coverage: Coverage = False,
+    toggles: Toggles = False,
     as_json: Json = False,
 ) -> None:
     """Prove a program: no race, no deadlock, every weight used once and in order.
@@ -100,7 +113,12 @@ def command(
         return
     from .. import campaign
 
-    if random is not None:
+    if coverage and random is None:
+        raise UserError("--coverage: only with --random")
+    if coverage and random is not None:
+        output = output or Path("out") / f"coverage-{seed}.json"
+        campaign.coverage(random, seed, first, machines, jobs, output, toggles, as_json)
+    elif random is not None:
         output = output or Path("out") / f"verify-{seed}.jsonl"
         campaign.random(random, seed, first, machines, jobs, output, as_json)
     elif case is not None:

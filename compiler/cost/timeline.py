@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..program import Program
-from ..timeline import UNITS, Frame, Stretch, Timeline, Unit, Work
+from ..timeline import UNITS, Frame, State, Stretch, Timeline, Unit, Work
 from .estimate import Log, estimate
 from .timing import Timing
 
@@ -53,6 +53,8 @@ def _add(found: Timeline, unit: str, log: Log, frame: int, offset: int, end: int
         if at == begin:
             continue
         mine.stretches.append(Stretch(begin, at, state))
+        if state == State.OPERANDS:  # it has not begun
+            continue
         before = mine.works[-1] if len(mine.works) > first else None
         if before is not None and before.index == index:
             mine.works[-1] = Work(before.start, at, frame, index)

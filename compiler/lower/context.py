@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from moevit.hw.config import BEAT_BYTES
-from moevit.hw.isa import Destination, Gemm, Load, LoadKind, Norm, Store
+from moevit.hw.isa import Gemm, Load, LoadKind, Norm, Store, activated
 from moevit.quant.network import Network
+from moevit.quant.operators.activations import activation
 from moevit.quant.operators.layernorm import LayerNorm
-from moevit.quant.operators.linear import GeluOutput, Linear
+from moevit.quant.operators.linear import HiddenOutput, Linear
 from moevit.quant.operators.rescale import Rescale
 
 from ..graph import Graph, Memory, Op, Operand, Tensor, Weights
@@ -21,16 +22,16 @@ from ..plan.rings import split
 from ..plan.schedule import ExpertSchedule
 from ..plan.tensors import Tensors
 
-__all__ = ["Context", "gelu_fields"]
+__all__ = ["Context", "hidden_fields"]
 
 
-def gelu_fields(gelu: GeluOutput) -> dict[str, int]:
-    """What a GEMM needs to pass its values through GELU."""
+def hidden_fields(hidden: HiddenOutput) -> dict[str, int]:
+    """What a GEMM needs to pass its values through an activation function."""
     return {
-        "mode": Destination.GELU8,
-        "mult": gelu.out.mult,
-        "shift": gelu.out.shift,
-        "zero_point": gelu.zero_point,
+        "mode": activated(activation(hidden.function).integer),
+        "mult": hidden.out.mult,
+        "shift": hidden.out.shift,
+        "zero_point": hidden.zero_point,
     }
 
 

@@ -9,7 +9,7 @@ from ..graph import Tensor
 from ..plan.buffers import gates_ahead
 from ..plan.tensors import Tensors, outside
 from .attention import lower_projection
-from .context import Context, gelu_fields
+from .context import Context, hidden_fields
 from .mixture import lower_mixture
 from .output import Output
 
@@ -138,7 +138,7 @@ def _lower_dense(
         normed.at(span, range(s.chunks)),
         hidden.at(hidden.rows),
         f"{name} fc1",
-        **gelu_fields(mlp.gelu),
+        **hidden_fields(mlp.hidden),
     )
     c.gemms(
         c.matrix(f"{name} fc2", mlp.fc2),

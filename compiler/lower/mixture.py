@@ -16,7 +16,7 @@ from moevit.quant.network import Expert, Moe
 from ..graph import Lot, Memory, Op, Operand, Tensor, Weights
 from ..plan.layout import Block
 from ..plan.rings import split
-from .context import Context, gelu_fields
+from .context import Context, hidden_fields
 
 __all__ = ["lower_mixture"]
 
@@ -81,7 +81,7 @@ class _Expert:
         self.matrices = (c.matrix(self.names[0], mlp.fc1), c.matrix(self.names[1], mlp.fc2))
         self.operands = ((tokens, hidden), (hidden, residual))
         self.fields = (
-            {**gelu_fields(mlp.gelu), "gather": 1},
+            {**hidden_fields(mlp.hidden), "gather": 1},
             {"mode": int(Destination.EXPERT), "scatter": 1},
         )
 

@@ -1,7 +1,7 @@
 """The epilogue's second product: an activation times its output's scale, or a value times a score.
 
 Every function is ReLU less a correction that depends on the magnitude alone and vanishes from some
-magnitude on (quant/operators/gelu.py): a table. So another one is an entry of :data:`TABLES`.
+magnitude on (quant/operators/activations.py): a table for each segment of magnitudes.
 """
 
 from __future__ import annotations
@@ -12,18 +12,14 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from moevit.quant.formats import SCORE, VALUE
-from moevit.quant.operators.gelu import GELU, Gelu
 
 from ..config import AcceleratorConfig
-from ..isa import Destination, Gemm
+from ..isa import ACTIVATED, Destination, Gemm
 from ..lib.component import Component
 from ..lib.pipeline import Pipeline
 from ..lib.storage import Memory, Style
 
-__all__ = ["TABLES", "Activate", "products"]
-
-TABLES: dict[Destination, Gelu] = {Destination.GELU8: GELU}
-"""Corrections of the functions that have one."""
+__all__ = ["Activate", "products"]
 
 
 def products(config: AcceleratorConfig) -> ArrayLayout:
@@ -69,7 +65,7 @@ class Activate(Component):
             for n, v in enumerate(self.values):
                 base = reg(Mux((v < 0) & ~weighs, 0, v).as_signed(), name="base")
                 # A subtraction for the pre-adder of a DSP block, which also chooses among the
-                # parts of the tables, or 0 beyond them and for a function without one.
+                # segments, or 0 beyond them and for a function without tables.
                 parts = [(reg(e), reg(here)) for e, here in self._corrections(m, v, n)]
                 entries.append((base, parts))
         with p.step() as reg:
@@ -82,24 +78,30 @@ class Activate(Component):
         return m
 
     def _corrections(self, m: Module, value: Value, lane: int) -> list[tuple[Value, Value]]:
-        """Of each half of each table: the entry, and whether it is the one that counts."""
+        """Of each segment of magnitudes: the function's entry, and whether it is the one that
+        counts."""
         size = Signal(VALUE.width, name=f"size_{lane}")
         m.d.comb += size.eq(Mux(value < 0, -value, value))
-        found = []
-        for destination, function in TABLES.items():
-            half_bits = ceil_log2(len(function.table)) - 1
-            index = size >> function.step_bits
-            for part in range(2):
-                table = function.table[part << half_bits :][: 1 << half_bits]
+        segments: dict[int, tuple[Value, Value]] = {}
+        for destination, function in ACTIVATED.items():
+            for k, (steps, table) in enumerate(function.tables):
+                bits = ceil_log2(len(table))
+                init = [0] * (1 << bits)
+                for magnitude, entry in zip(steps, table, strict=True):
+                    init[magnitude // steps.step % len(init)] = entry
                 rom = Memory(
-                    shape=unsigned(function.entry_bits),
-                    depth=len(table),
-                    init=table,
+                    shape=unsigned(max(table).bit_length()),
+                    depth=len(init),
+                    init=init,
                     ram_style=Style.LOGIC,
                 )
-                m.submodules[f"{destination.name.lower()}_{lane}_{part}"] = rom
+                m.submodules[f"{destination.name.lower()}_{lane}_{k}"] = rom
                 read = rom.read_port(domain="comb")
-                m.d.comb += read.addr.eq(index)
-                here = (index >> half_bits == part) & (self.mode == destination)
-                found.append((read.data, here))
-        return found
+                m.d.comb += read.addr.eq(size >> ceil_log2(steps.step))
+                chosen = self.mode == destination
+                inside = ~size[ceil_log2(steps.stop) :].any()
+                if steps.start:
+                    inside &= size[ceil_log2(steps.start) :].any()
+                other, here = segments.get(k, (read.data, Const(0, 1)))
+                segments[k] = Mux(chosen, read.data, other), here | (chosen & inside)
+        return list(segments.values())

@@ -313,7 +313,9 @@ class StoreEngine(Component):
         sizes = [
             (
                 (store.words * size) >> _BEAT_SHIFT,
-                store.words[0] if size < BEAT_BYTES else Const(0, 1),
+                store.words[: ceil_log2(BEAT_BYTES // size)].any()
+                if size < BEAT_BYTES
+                else Const(0, 1),
             )
             for size in self._word_bytes
         ]
@@ -324,8 +326,8 @@ class StoreEngine(Component):
         return row_beats, bad_words
 
     def _beats(self, m: Module, word: stream.Interface, beat: stream.Interface) -> None:
-        """Two words to a beat, or one or more beats from a word."""
-        part, low = Signal(4), Signal(_BEAT // 2)
+        """Several words to a beat, or one or more beats from a word."""
+        part = Signal(4)
         with m.If(beat.valid & beat.ready):
             m.d.sync += part.eq(part + 1)
             with m.If(word.ready):
@@ -334,14 +336,21 @@ class StoreEngine(Component):
             for kind, size in enumerate(self._word_bytes):
                 with m.Case(kind):
                     if size < BEAT_BYTES:
-                        half = Signal(name=f"half_{kind}")
+                        per_beat, bits = BEAT_BYTES // size, 8 * size
+                        place = Signal(range(per_beat), name=f"place_{kind}")
+                        earlier = Signal(_BEAT - bits, name=f"earlier_{kind}")
+                        whole = Cat(earlier, word.payload[:bits])
+                        last = place == per_beat - 1
                         m.d.comb += [
-                            beat.payload.eq(Cat(low, word.payload[: _BEAT // 2])),
-                            beat.valid.eq(word.valid & half),
-                            word.ready.eq(~half | beat.ready),
+                            beat.payload.eq(whole),
+                            beat.valid.eq(word.valid & last),
+                            word.ready.eq(~last | beat.ready),
                         ]
                         with m.If(word.valid & word.ready):
-                            m.d.sync += [half.eq(~half), low.eq(word.payload)]
+                            m.d.sync += [
+                                place.eq(Mux(last, 0, place + 1)),
+                                earlier.eq(whole[bits:]),
+                            ]
                     else:
                         count = size // BEAT_BYTES
                         m.d.comb += [

@@ -66,7 +66,8 @@ def record(path: Path, log: Path | None = None, count: int = VALIDATION) -> dict
     config: ModelConfig = model.config
     training = read_training(path)
     scenes = int(training.get("scenes", 20_000))
-    pixels = Pixels.draw(Cache.open("train", scenes, *config.image))
+    kinds = {task.name: task.kind for task in config.tasks}
+    pixels = Pixels.draw(Cache.open("train", scenes, *config.image, kinds=list(kinds.values())))
     backends: dict[str, Backend] = {
         "float": float_backend(model),
         "constant": Constant(config, pixels),
@@ -84,7 +85,6 @@ def record(path: Path, log: Path | None = None, count: int = VALIDATION) -> dict
                     bar, completed=base + done
                 ),
             )
-    kinds = {task.name: task.kind for task in config.tasks}
     return {
         "size": config.name,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ..config import LABELLED
+from ..kinds import TASK_KINDS
 from ..tasks import known
 
 __all__ = [
@@ -34,18 +34,10 @@ __all__ = [
     "scorer",
 ]
 
-PRIMARY = {
-    "segmentation": "miou",
-    "depth": "rmse",
-    "normals": "mean_angle",
-    "edges": "f",
-    "saliency": "max_f",
-    "human_parts": "miou",
-    "classification": "top1",
-}
+PRIMARY = {**{kind.name: kind.metric for kind in TASK_KINDS.values()}, "classification": "top1"}
 """The metric by which a kind of task is compared in :func:`delta_m`."""
 
-LOWER_IS_BETTER = frozenset({"rmse", "mean_angle"})
+LOWER_IS_BETTER = frozenset(kind.metric for kind in TASK_KINDS.values() if kind.lower_is_better)
 
 
 class Scorer(Protocol):
@@ -307,19 +299,11 @@ class Classification:
 
 def scorer(kind: str, channels: int) -> Scorer:
     """The scorer of a kind of task; ``channels`` is the number of classes of a segmentation."""
-    if kind in LABELLED:
-        return Segmentation(channels)
-    if kind == "depth":
-        return Depth()
-    if kind == "normals":
-        return Normals()
-    if kind == "edges":
-        return Edges()
-    if kind == "saliency":
-        return Saliency()
     if kind == "classification":
         return Classification()
-    raise ValueError(f"Task kind must be one of {', '.join(PRIMARY)}, not {kind!r}")
+    if kind not in TASK_KINDS:
+        raise ValueError(f"Task kind must be one of {', '.join(PRIMARY)}, not {kind!r}")
+    return TASK_KINDS[kind].scorer(channels)
 
 
 def delta_m(

@@ -21,6 +21,7 @@ from moevit.quant.float.network import (
 )
 from moevit.quant.float.upsampling import FloatStage, FloatUpsamplingHead
 from moevit.quant.network import Geometry
+from moevit.quant.operators.activations import activation
 from moevit.quant.typing import Floats32
 
 from ..config import TaskConfig
@@ -55,8 +56,10 @@ def _attention(module: Attention) -> FloatAttention:
     return FloatAttention(q=q, k=k, v=v, proj=_linear(module.proj))
 
 
-def _mlp(module: Any) -> FloatMlp:
-    return FloatMlp(fc1=_linear(module.fc1), fc2=_linear(module.fc2))
+def _mlp(module: Any, function: str) -> FloatMlp:
+    return FloatMlp(
+        fc1=_linear(module.fc1), fc2=_linear(module.fc2), activation=activation(function)
+    )
 
 
 def _moe(module: MixtureOfExperts, model: M3ViT) -> FloatMoe:
@@ -72,7 +75,7 @@ def _moe(module: MixtureOfExperts, model: M3ViT) -> FloatMoe:
     return FloatMoe(
         k=router.top_k,
         routers=routers,
-        experts=tuple(_mlp(expert) for expert in module.experts),
+        experts=tuple(_mlp(expert, config.experts_activation) for expert in module.experts),
         starts={} if router.whole else dict(zip(config.task_names, config.starts, strict=True)),
         renormalise=router.renormalise,
         threshold=router.threshold,
@@ -87,7 +90,9 @@ def _block(module: Block, model: M3ViT) -> FloatBlock:
         norm1=_norm(module.norm1),
         attention=_attention(module.attn),
         norm2=_norm(module.norm2),
-        mlp=_moe(mlp, model) if isinstance(mlp, MixtureOfExperts) else _mlp(mlp),
+        mlp=_moe(mlp, model)
+        if isinstance(mlp, MixtureOfExperts)
+        else _mlp(mlp, model.config.activation),
     )
 
 

@@ -6,9 +6,9 @@ Every tensor that the accelerator keeps as integers goes through ``QuantizeLinea
 times the weights added. Eight bits are unsigned throughout, for the sake of processors without VNNI
 (:mod:`.qdq_graph`), and both operands of a product come straight from ``DequantizeLinear``, lest a
 runtime quantises a float one by itself. Between integers the graph computes in floats, so it is
-close to the golden model, not equal: it has no tables for GELU, exponentials and reciprocals, no
-15-bit scores, and halves are rounded to even. Where a rounding moves a token to another expert,
-that token differs by more.
+close to the golden model, not equal: it has no tables for activation functions, exponentials and
+reciprocals, no 15-bit scores, and halves are rounded to even. Where a rounding moves a token to
+another expert, that token differs by more.
 
 Scales are real ones except behind a LayerNorm and in keys, queries and values: there the network
 has folded a scale for each channel into the neighbouring weights, and a step of the tensor is 1
@@ -31,7 +31,7 @@ import numpy as np
 from moevit.quant.formats import LOGIT, SCORE
 from moevit.quant.golden import PIXEL_OFFSET, Golden
 from moevit.quant.network import Attention, Mlp, Moe, Network
-from moevit.quant.operators.gelu import GELU
+from moevit.quant.operators.activations import Activation, activation
 from moevit.quant.operators.layernorm import X_HAT_FRAC, LayerNorm
 from moevit.quant.operators.linear import Linear
 from moevit.quant.operators.rescale import Rescale
@@ -127,8 +127,8 @@ class _Builder(Graph):
         y = self.affine(path, x, norm)
         return self.byte(self.reshape(y, *shape) if shape else y, 1.0)
 
-    def affine(self, path: str, x: str, norm: LayerNorm) -> str:
-        """LayerNorm of the real residual stream in front of its codes."""
+    def affine(self, path: str, x: str, norm: LayerNorm, scale: float = 0.0) -> str:
+        """LayerNorm in front of its codes; a step of ``x`` is ``scale``, or the residual's."""
         unit = 2.0 ** -norm.shift.astype(np.float64)
         dim = self.net.geometry.dim
         gain = (norm.gain * unit * (1 << X_HAT_FRAC)).astype(np.float32)
@@ -137,21 +137,35 @@ class _Builder(Graph):
             x,
             self.constant(np.ones(dim)),
             axis=-1,
-            epsilon=norm.eps * (self.net.residual_scale / dim) ** 2,
+            epsilon=norm.eps * ((scale or self.net.residual_scale) / dim) ** 2,
         )
         x_hat = self.qdq(x_hat, 1 / (1 << X_HAT_FRAC), 0, np.int16)
         y = self.add("Mul", x_hat, self.once(f"{path}.gain", gain))
         bias = self.once(f"{path}.bias", (norm.bias * unit).astype(np.float32))
         return str(self.add("Add", y, bias))
 
+    def rescaled(self, path: str, x: str, rescale: Rescale) -> str:
+        """Codes of the real residual stream, a scale and a centre a channel."""
+        unit = 2.0 ** -rescale.shift.astype(np.float64)
+        gain = (rescale.gain * unit / self.net.residual_scale).astype(np.float32)
+        y = self.add("Mul", x, self.once(f"{path}.gain", gain))
+        bias = self.once(f"{path}.bias", (rescale.bias * unit).astype(np.float32))
+        return self.byte(self.add("Add", y, bias), 1.0)
+
     def residual(self, x: str) -> str:
         return self.qdq(x, self.net.residual_scale, 0, np.int16)
 
-    def hidden(self, value: str, scale: Any, zero: Any, axis: int | None = None) -> str:
-        """Pre-activation through 16 bits, GELU, 8 bits."""
-        pre = self.qdq(value, 1 / (1 << GELU.frac), 0, np.int16)
-        out = self.qdq(self.add("Gelu", pre), 1 / (1 << GELU.frac), 0, np.int16)
-        return self.byte(out, scale, zero, axis)
+    def hidden(
+        self, value: str, function: Activation, scale: Any, zero: Any, axis: int | None = None
+    ) -> str:
+        """Pre-activation through 16 bits, the function, 8 bits."""
+        x = self.qdq(value, function.step, 0, np.int16)
+        if function.gain != 1:
+            x = self.scaled(x, function.gain)
+        x = function.onnx(self.add, x)
+        if function.gain != 1:
+            x = self.scaled(x, 1 / function.gain)
+        return self.byte(self.qdq(x, function.step, 0, np.int16), scale, zero, axis)
 
     # Network -----------------------------------------------------------------------------------
     def embed(self) -> str:
@@ -206,9 +220,9 @@ class _Builder(Graph):
         return self.linear(f"{path}.proj", out, a.proj, self.net.residual_scale, step)
 
     def mlp(self, path: str, y: str, mlp: Mlp) -> str:
-        pre = self.linear(f"{path}.fc1", y, mlp.fc1, 1 / (1 << GELU.frac))
-        step, zero = _hidden(mlp)
-        hidden = self.hidden(pre, step, zero)
+        function, step, zero = activation(mlp.hidden.function), *_hidden(mlp)
+        pre = self.linear(f"{path}.fc1", y, mlp.fc1, function.step)
+        hidden = self.hidden(pre, function, step, zero)
         return self.linear(f"{path}.fc2", hidden, mlp.fc2, self.net.residual_scale, step, zero)
 
     def scores(self, path: str, y: str, before: str, moe: Moe, task: str) -> str:
@@ -217,11 +231,7 @@ class _Builder(Graph):
         ``before``: the residual stream in front of the block.
         """
         if moe.ahead is not None:
-            unit = 2.0 ** -moe.ahead.shift.astype(np.float64)
-            gain = (moe.ahead.gain * unit / self.net.residual_scale).astype(np.float32)
-            y = self.add("Mul", before, self.once(f"{path}.ahead.gain", gain))
-            bias = self.once(f"{path}.ahead.bias", (moe.ahead.bias * unit).astype(np.float32))
-            y = self.byte(self.add("Add", y, bias), 1.0)
+            y = self.rescaled(f"{path}.ahead", before, moe.ahead)
         logits = self.linear(f"{path}.routers.{task}", y, moe.routers[task], _LN2_STEP)
         logits = self.qdq(logits, _LN2_STEP, 0, np.int16)
         k = self.constant([moe.gate.k], np.int64)
@@ -254,13 +264,13 @@ class _Builder(Graph):
         """All experts on all tokens, weighted by the scores of the chosen ones."""
         g, experts = self.net.geometry, len(moe.experts)
         scores = self.scores(path, y, before, moe, task)
-        weight, bias = self.weights(
-            f"{path}.fc1", [x.fc1 for x in moe.experts], 1 / (1 << GELU.frac), 1.0
-        )
+        function = activation(moe.experts[0].hidden.function)
+        weight, bias = self.weights(f"{path}.fc1", [x.fc1 for x in moe.experts], function.step, 1.0)
         pre = self.add("Add", self.add("MatMul", y, weight), bias)  # (B, N, E * hidden)
         width = moe.experts[0].fc1.weight.shape[0]
         steps, zeros = zip(*(_hidden(x) for x in moe.experts), strict=True)
-        hidden = self.hidden(pre, np.repeat(steps, width), np.repeat(zeros, width), axis=2)
+        steps_of, zeros_of = np.repeat(steps, width), np.repeat(zeros, width)
+        hidden = self.hidden(pre, function, steps_of, zeros_of, axis=2)
         hidden = self.reshape(hidden, -1, g.tokens, experts, width)
         hidden = self.transpose(hidden, 2, 0, 1, 3)  # (E, B, N, hidden)
         hidden = self.add("Mul", hidden, self.columns(scores))
@@ -300,18 +310,18 @@ class _Builder(Graph):
         """A task's result and its shape behind the batch."""
         g, net = self.net.geometry, self.net
         head, norm = net.heads.get(task), net.final_norm(task)
-        if isinstance(norm, Rescale):
-            raise ValueError("A norm behind the patches' mean (pool_norm) has no QDQ export")
         if head is not None:  # in front of the norm, which then has fewer tokens
             ends = ([0], [head.tokens]) if head.class_token else ([g.front], [g.tokens])
             x = self.add("Slice", x, *(self.constant(v, np.int64) for v in (*ends, [1])))
         path = "norm" if norm is net.norm else f"heads.{task}.norm"
         if isinstance(head, UpsamplingHead):
-            if norm is not None:
+            if isinstance(norm, LayerNorm):
                 x = self.affine(path, x, norm)
             size = [head.upscale * side for side in g.grid]
             return upsampled(self, f"heads.{task}", x, head), [head.channels, *size]
-        if norm is not None:
+        if isinstance(norm, Rescale):
+            x = self.rescaled(path, x, norm)
+        elif norm is not None:
             several = head is not None and head.tokens > 1
             flat = (-1, 1, head.tokens * g.dim) if head is not None and several else ()
             x = self.norm(path, x, norm, flat)
@@ -323,6 +333,10 @@ class _Builder(Graph):
         if head.mean is not None:
             x = self.add("ReduceMean", x, self.constant([1], np.int64), keepdims=1)
             x = self.byte(self.scaled(x, head.mean.scale), 1.0)
+        if head.pooled is not None:  # a residual of its own, a step of which is 1
+            behind = f"heads.{task}.pooled"
+            x = self.qdq(self.linear(behind, x, head.pooled.linear, 1.0), 1.0, 0, np.int16)
+            x = self.byte(self.affine(f"{behind}.norm", x, head.pooled.norm, 1.0), 1.0)
         x = self.qdq(self.linear(f"heads.{task}", x, head.linear, scale), scale, 0, np.int16)
         if head.single:
             return self.reshape(x, -1, head.channels), [head.channels]
@@ -369,7 +383,7 @@ class _Builder(Graph):
 
 def _hidden(mlp: Mlp) -> tuple[float, int]:
     """Real step and zero point of an MLP's hidden activations."""
-    return 1 / (mlp.gelu.out.scale * (1 << GELU.frac)), mlp.gelu.zero_point
+    return mlp.hidden.scale, mlp.hidden.zero_point
 
 
 def export_qdq(

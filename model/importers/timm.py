@@ -28,7 +28,7 @@ from .containers import listed, read_weights
 from .m3vit_settings import IMAGENET_MEAN, IMAGENET_STD
 from .tensors import Tensors
 from .timm_sizes import image_of, leave_outside, sizes_of
-from .timm_support import FAMILIES, check, is_headless, pooling_left
+from .timm_support import FAMILIES, activation_of, check, is_headless, pooling_left
 
 # isort: split
 import timm
@@ -195,7 +195,10 @@ def _config(name: str, network: VisionTransformer, about: Mapping[str, Any]) -> 
     dim, patch = network.embed_dim, embed.patch_size[0]
     how, mode = str(about.get("interpolation", "bicubic")), str(about.get("crop_mode") or "center")
     if how not in INTERPOLATIONS or mode not in CROP_MODES:
-        raise ValueError(f"{name} scales pictures by {how!r} and crops {mode!r}: not known")
+        raise ValueError(
+            f"{name} scales pictures by {how!r} and crops {mode!r}; expected one of "
+            f"{', '.join(INTERPOLATIONS)} and of {', '.join(CROP_MODES)}"
+        )
     headless = is_headless(network)
     return ModelConfig(
         name=name,
@@ -230,6 +233,7 @@ def _config(name: str, network: VisionTransformer, about: Mapping[str, Any]) -> 
         crop_mode=mode,
         crop_pct=float(about.get("crop_pct") or 0.875),
         interpolation=how,
+        activation=activation_of(first.mlp.act),
     )
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from moevit.quant.operators.activations import GELU, GELU_TANH, QUICK_GELU, RELU, SILU
+
 from .._timm import PatchEmbed  # first, so that timm can be imported
 
 # isort: split
@@ -18,7 +20,7 @@ import timm
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, LayerScale, VisionTransformer
 
-__all__ = ["FAMILIES", "check", "is_headless", "pooling_left", "state_of"]
+__all__ = ["FAMILIES", "activation_of", "check", "is_headless", "pooling_left", "state_of"]
 
 FAMILIES = ("vit_", "deit_", "deit3_")
 """How the names begin."""
@@ -27,6 +29,16 @@ _KINDS = {
     "Eva": "rotary positions (Eva)",
     "VisionTransformerRelPos": "positions relative to one another in the scores",
 }
+
+
+_ACTIVATIONS = (
+    (nn.GELU, GELU),
+    (timm.layers.GELU, GELU),
+    (timm.layers.GELUTanh, GELU_TANH),
+    (timm.layers.QuickGELU, QUICK_GELU),
+    (nn.SiLU, SILU),
+    (nn.ReLU, RELU),
+)
 
 
 def is_headless(network: VisionTransformer) -> bool:
@@ -44,6 +56,13 @@ def pooling_left(network: VisionTransformer) -> str:
     if not isinstance(network.fc_norm, nn.Identity):
         parts.append("fc_norm")
     return " and ".join(parts)
+
+
+def activation_of(layer: nn.Module) -> str:
+    """Name of an activation function of ours, or nothing."""
+    if type(layer) is nn.GELU and layer.approximate == "tanh":
+        return GELU_TANH.name
+    return next((function.name for kind, function in _ACTIVATIONS if type(layer) is kind), "")
 
 
 def check(name: str, network: nn.Module) -> VisionTransformer:
@@ -101,8 +120,7 @@ def _check_block(where: str, block: Any, dim: int, demand: Any) -> None:
     kind = type(mlp).__name__
     demand(kind == "Mlp", f"{where} has a {kind} ({type(mlp.act).__name__}), expected an Mlp")
     demand(isinstance(mlp.norm, nn.Identity), f"{where} has inner norms, of its MLP")
-    exact = isinstance(mlp.act, nn.GELU) and mlp.act.approximate == "none"
-    demand(exact, f"{where} has the activation {type(mlp.act).__name__}, expected exact GELU")
+    demand(activation_of(mlp.act), f"{where} has the activation {type(mlp.act).__name__}")
     demand(isinstance(block.norm1, nn.LayerNorm), f"{where} has a {type(block.norm1).__name__}")
     for scale in (block.ls1, block.ls2):
         demand(isinstance(scale, nn.Identity | LayerScale), f"{where} has a strange scale")

@@ -23,7 +23,7 @@ from moevit.quant.typing import Floats32
 from .layout import CLASSES, ROOM_INSTANCES, Layout, furnish
 from .raycast import nearest, turned
 from .shading import shade, to_image
-from .truth import find_edges, find_salient
+from .truth import find_edges, find_orientation, find_salient
 
 __all__ = ["CLASSES", "SPLITS", "Sample", "render", "scene"]
 
@@ -47,6 +47,11 @@ class Sample:
     normals: Floats32
     edges: NDArray[np.bool_]
     saliency: NDArray[np.bool_]
+
+    @property
+    def orientation(self) -> Floats32:
+        """Which way the edges run ``(H, W, 2)`` float32 (:func:`~.truth.find_orientation`)."""
+        return find_orientation(self.edges)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 from moevit.quant.reproducible import exp
 from moevit.quant.typing import Floats32
 
-__all__ = ["find_edges", "find_salient"]
+__all__ = ["find_edges", "find_orientation", "find_salient"]
 
 _CREASE = np.float32(np.cos(np.radians(30)))  # neighbours' normals further apart make an edge
 _JUMP = 0.06  # relative departure of a neighbour's depth from the pixel's tangent plane
 _SMALLEST = 0.004  # share of the image below which an object is never salient
+_ONE_WAY = 0.25  # share of the edges' gradients that must run one way more than across
 _RUNNER_UP = 0.6  # objects scoring at least this share of the best are salient too
 
 
@@ -53,6 +54,36 @@ def find_edges(
             edges[:, :-1] |= broken
             edges[:, 1:] |= broken
     return edges
+
+
+def find_orientation(edges: NDArray[np.bool_]) -> Floats32:
+    """Which way contours run: ``(cos 2a, sin 2a)`` of the angle to the x axis, ``(H, W, 2)``.
+
+    From the structure tensor of the smoothed edges over 5 x 5 pixels (Bigun and Granlund 1987),
+    whose larger eigenvector is across a contour. Zero off the edges, and where they run one way by
+    less than a quarter more than another. Sums are of whole numbers, the same on every machine.
+    """
+    smooth = _summed(_summed(edges.astype(np.int64), 1), 1)
+    padded = np.pad(smooth, 1, mode="edge")
+    across = padded[1:-1, 2:] - padded[1:-1, :-2]
+    down = padded[2:, 1:-1] - padded[:-2, 1:-1]
+    xx, yy, xy = (_summed(a, 2) for a in (across * across, down * down, across * down))
+    vectors = np.stack([yy - xx, -2 * xy], axis=-1).astype(np.float64)
+    length = np.sqrt((vectors * vectors).sum(axis=-1))
+    clear = edges & (length > 0) & (length >= _ONE_WAY * (xx + yy))
+    unit = vectors / np.where(clear, length, 1)[..., None]
+    return np.where(clear[..., None], unit, 0).astype(np.float32)
+
+
+def _summed(values: NDArray[np.int64], reach: int) -> NDArray[np.int64]:
+    """Sums over squares of ``2 * reach + 1`` pixels a side, beyond the image those at its edge."""
+    for axis in (0, 1):
+        width = [(reach, reach) if a == axis else (0, 0) for a in (0, 1)]
+        padded = np.pad(values, width, mode="edge")
+        length = values.shape[axis]
+        parts = [np.take(padded, range(n, n + length), axis=axis) for n in range(2 * reach + 1)]
+        values = np.asarray(sum(parts), np.int64)
+    return values
 
 
 def find_salient(

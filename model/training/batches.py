@@ -22,7 +22,8 @@ from torch import Tensor
 from ..config import ModelConfig
 from ..datasets import Dataset
 from ..datasets.fit import View, fit
-from .data import NORMAL_SCALE, Cache
+from ..kinds import TASK_KINDS
+from .data import Cache
 
 __all__ = ["Ahead", "Batch", "Batches", "Images", "Scenes", "Source", "jitter"]
 
@@ -91,12 +92,9 @@ class Scenes:
         """See :class:`Source`."""
         image = self.cache.fields["image"][index].astype(np.float32)
         truth: NDArray[Any] = self.cache.fields[kind][index]
-        if kind == "normals":
-            truth = truth.astype(np.float32) / NORMAL_SCALE
+        truth = TASK_KINDS[kind].kept_truth(truth)
         if rng.random() < 0.5:
-            image, truth = image[:, ::-1], truth[:, ::-1]
-            if kind == "normals":
-                truth = truth * np.array([-1, 1, 1], np.float32)
+            image, truth = image[:, ::-1], TASK_KINDS[kind].mirrored(truth[:, ::-1])
         return jitter(image, rng), truth
 
 

@@ -12,11 +12,12 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,20 +27,19 @@ from rich.progress import Progress
 from moevit.quant.notes import note
 from moevit.quant.paths import cache_root, temporary_root
 
+from ..config import DEFAULT_KINDS
+from ..kinds import TASK_KINDS
 from ..scenes.render import Sample, scene
 
 __all__ = ["Cache", "samples"]
 
-_FIELDS = {
-    "image": (np.uint8, (3,)),
-    "segmentation": (np.uint8, ()),
-    "depth": (np.float16, ()),
-    "normals": (np.int8, (3,)),
-    "edges": (np.bool_, ()),
-    "saliency": (np.bool_, ()),
-}
+_FIXED = ("image", *DEFAULT_KINDS)
+"""Fields that every cache has."""
 
-NORMAL_SCALE = 127
+
+def _layout(name: str) -> tuple[Any, tuple[int, ...]]:
+    """Type and last axis of a field."""
+    return (np.uint8, (3,)) if name == "image" else TASK_KINDS[name].kept
 
 
 def samples(split: str, count: int, height: int, width: int) -> Iterator[Sample]:
@@ -57,22 +57,19 @@ def _fingerprint(split: str, height: int, width: int) -> str:
     return digest.hexdigest()[:10]
 
 
-def _encode(sample: Sample) -> dict[str, NDArray[np.generic]]:
+def _encode(sample: Sample, names: Sequence[str]) -> dict[str, NDArray[np.generic]]:
     return {
-        "image": sample.image,
-        "segmentation": sample.segmentation,
-        "depth": sample.depth.astype(np.float16),
-        "normals": np.rint(sample.normals * NORMAL_SCALE).astype(np.int8),
-        "edges": sample.edges,
-        "saliency": sample.saliency,
+        name: sample.image if name == "image" else TASK_KINDS[name].keep(getattr(sample, name))
+        for name in names
     }
 
 
 def _render_range(folder: str, split: str, height: int, width: int, start: int, stop: int) -> int:
     """Render scenes ``start`` to ``stop`` into their places; returns how many."""
-    arrays = {name: np.load(Path(folder) / f"{name}.npy", mmap_mode="r+") for name in _FIELDS}
+    names = [path.stem for path in sorted(Path(folder).glob("*.npy"))]
+    arrays = {name: np.load(Path(folder) / f"{name}.npy", mmap_mode="r+") for name in names}
     for index in range(start, stop):
-        for name, value in _encode(scene(split, index, height, width)).items():
+        for name, value in _encode(scene(split, index, height, width), names).items():
             arrays[name][index] = value
     return stop - start
 
@@ -101,26 +98,47 @@ class Cache:
 
     @classmethod
     def open(
-        cls, split: str, count: int, height: int, width: int, *, workers: int | None = None
+        cls,
+        split: str,
+        count: int,
+        height: int,
+        width: int,
+        *,
+        kinds: Sequence[str] = (),
+        workers: int | None = None,
     ) -> Cache:
-        """The cache of the first ``count`` scenes, rendered now where it does not exist yet."""
+        """The cache of the first ``count`` scenes, rendered now where it does not exist yet.
+
+        ``kinds``: of tasks whose truths are needed beside the usual ones.
+        """
         if count < 1:
             raise ValueError(f"A cache must hold at least one scene, not {count!r}")
         name = f"{split}-{count}-{height}x{width}-{_fingerprint(split, height, width)}"
+        more = sorted(set(kinds) - set(_FIXED))
+        name, fields = "-".join([name, *more]), (*_FIXED, *more)
         folder = cache_root() / "scenes" / name
         if not os.path.isdir(folder) and not _can_write(folder.parent):
             note(f"{cache_root()}: not writable; scenes are kept for this run only (MOEVIT_CACHE)")
             folder = temporary_root() / "scenes" / name
         if not folder.is_dir():
-            cls._render(folder, split, count, (height, width), workers or os.cpu_count() or 1)
-        return cls({name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _FIELDS})
+            number = workers or os.cpu_count() or 1
+            cls._render(folder, split, count, (height, width), fields, number)
+        return cls({name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in fields})
 
     @staticmethod
-    def _render(folder: Path, split: str, count: int, size: tuple[int, int], workers: int) -> None:
+    def _render(
+        folder: Path,
+        split: str,
+        count: int,
+        size: tuple[int, int],
+        fields: Sequence[str],
+        workers: int,
+    ) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial_folder = Path(tempfile.mkdtemp(prefix=".rendering-", dir=folder.parent))
         try:
-            for name, (dtype, tail) in _FIELDS.items():
+            for name in fields:
+                dtype, tail = _layout(name)
                 np.lib.format.open_memmap(
                     partial_folder / f"{name}.npy", "w+", dtype, (count, *size, *tail)
                 )

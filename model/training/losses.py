@@ -17,11 +17,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import KINDS, LABELLED
-from ..tasks import UNKNOWN, enlarge, known
+from ..kinds import TASK_KINDS, task_kind
+from ..tasks import enlarge, known
 
 __all__ = ["RECIPES", "Recipe", "counts", "task_loss"]
 
@@ -48,8 +47,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for kind, weight in self.weights.items():
-            if kind not in KINDS:
-                raise ValueError(f"Recipe kind must be one of {', '.join(KINDS)}, not {kind!r}")
+            if kind not in TASK_KINDS:
+                known = ", ".join(TASK_KINDS)
+                raise ValueError(f"Recipe kind must be one of {known}, not {kind!r}")
             if not weight >= 0:
                 raise ValueError(f"Recipe weight of {kind} must not be negative, not {weight!r}")
         if self.edge_weight is not None and not 0 < self.edge_weight < 1:
@@ -73,11 +73,9 @@ RECIPES = {
         Recipe(
             name="scenes",
             weights={
-                "segmentation": 1.0,
-                "depth": 2.0,
-                "normals": 3.0,
-                "edges": 1.5,
-                "saliency": 1.5,
+                kind.name: kind.scene_weight
+                for kind in TASK_KINDS.values()
+                if kind.scene_weight is not None
             },
             log_depth=True,
             cosine=True,
@@ -107,18 +105,9 @@ to one size; the others are M3ViT's."""
 
 def counts(kind: str, truth: Tensor) -> Tensor:
     """Known pixels, and those among them that are positive (edges, salient), ``(2,)`` float64."""
-    mask = known(kind, truth)
-    positive = mask & (truth == 1) if kind in ("edges", "saliency") else torch.zeros_like(mask)
-    return torch.stack([mask.sum(), positive.sum()]).double()
-
-
-def _binary(output: Tensor, truth: Tensor, mask: Tensor, positive: float | Tensor | None) -> Tensor:
-    """Sum of cross-entropies, in which positive pixels weigh ``positive`` and others the rest."""
-    target = (truth == 1).float()
-    loss = F.binary_cross_entropy_with_logits(output, target, reduction="none")
-    if positive is not None:
-        loss = loss * (target * positive + (1 - target) * (1 - positive))
-    return torch.where(mask, loss, 0).sum()
+    mask, positive = known(kind, truth), task_kind(kind).positive(truth)
+    marked = torch.zeros_like(mask) if positive is None else mask & positive
+    return torch.stack([mask.sum(), marked.sum()]).double()
 
 
 def task_loss(
@@ -137,23 +126,6 @@ def task_loss(
     pixels, positive = (counts(kind, truth) if total is None else total).to(raw.device).unbind()
     number = pixels.clamp_min(1).float()
     output = enlarge(raw.float(), (truth.shape[1], truth.shape[2]))
-    if kind in LABELLED:
-        loss = F.cross_entropy(output, truth.long(), ignore_index=UNKNOWN, reduction="sum")
-    elif kind == "depth":
-        wanted = torch.where(mask, truth.float(), 1)
-        found = output[:, 0]
-        difference = found - wanted.log() if recipe.log_depth else found.exp() - wanted
-        loss = torch.where(mask, difference.abs(), 0).sum()
-    elif kind == "normals":
-        wanted = truth.float().permute(0, 3, 1, 2)
-        if recipe.cosine:
-            each = 1 - F.cosine_similarity(output, wanted, dim=1)
-        else:
-            each = (F.normalize(output, dim=1) - wanted).abs().mean(1)
-        loss = torch.where(mask, each, 0).sum()
-    elif kind == "edges":
-        loss = _binary(output[:, 0], truth, mask, recipe.edge_weight)
-    else:  # saliency: known() has refused all others
-        share = (1 - positive / pixels.clamp_min(1)).float()
-        loss = _binary(output[:, 0], truth, mask, share if recipe.balance_saliency else None)
+    share = positive / pixels.clamp_min(1)
+    loss = task_kind(kind).loss(output, truth, mask, recipe, share)
     return loss / number

@@ -135,7 +135,8 @@ def _cut(log: Path, step: int) -> None:
 
 def _open(config: TrainConfig) -> Source:
     if config.data == SCENES:
-        return Scenes(Cache.open("train", config.scenes, *config.model.image))
+        kinds = [task.kind for task in config.model.tasks]
+        return Scenes(Cache.open("train", config.scenes, *config.model.image, kinds=kinds))
     assert config.root is not None
     data = open_for(config.data, config.root, "train", config.model.tasks, config.units)
     if config.validation:  # a mistake is better found now

@@ -17,8 +17,9 @@ import numpy as np
 
 from ..golden import patchify, raster, unshuffle
 from ..network import Geometry
+from ..operators.activations import GELU, Activation
 from ..operators.gate import NOBODY
-from ..reproducible import exp, ndtr, product
+from ..reproducible import exp, product
 from ..typing import Floats32, Ints64
 from .layers import FloatLinear, FloatNorm
 from .upsampling import FloatUpsamplingHead, surroundings
@@ -34,7 +35,6 @@ __all__ = [
     "FloatNetwork",
     "FloatNorm",
     "Observe",
-    "gelu",
     "with_layers",
 ]
 
@@ -56,10 +56,15 @@ class FloatAttention:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FloatMlp:
-    """Feed-forward of a block or of one expert, with GELU between its layers."""
+    """Feed-forward of a block or of one expert, with an activation function between its layers."""
 
     fc1: FloatLinear
     fc2: FloatLinear
+    activation: Activation = GELU
+
+    def hidden(self, y: Floats32) -> Floats32:
+        """What the second layer reads."""
+        return self.activation(self.fc1(y))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -239,7 +244,7 @@ class FloatNetwork:
 
     @staticmethod
     def _mlp(mlp: FloatMlp, y: Floats32, name: str, watch: _Tap) -> Floats32:
-        return mlp.fc2(watch(name, gelu(mlp.fc1(y))))
+        return mlp.fc2(watch(name, mlp.hidden(y)))
 
     def _moe(
         self, moe: FloatMoe, y: Floats32, gate_input: Floats32, task: str, prefix: str, watch: _Tap
@@ -312,7 +317,8 @@ def with_layers(
     ``routers.<task>``, ``experts.<e>.fc1`` and ``.fc2``."""
 
     def mlp(prefix: str, exact: FloatMlp) -> FloatMlp:
-        return FloatMlp(fc1=layer(prefix + "fc1", exact.fc1), fc2=layer(prefix + "fc2", exact.fc2))
+        fc1, fc2 = layer(prefix + "fc1", exact.fc1), layer(prefix + "fc2", exact.fc2)
+        return replace(exact, fc1=fc1, fc2=fc2)
 
     def head_of(
         name: str, exact: FloatHead | FloatUpsamplingHead
@@ -343,12 +349,6 @@ def with_layers(
         blocks=tuple(blocks),
         heads={task: head_of(f"heads.{task}", head) for task, head in network.heads.items()},
     )
-
-
-def gelu(x: Floats32) -> Floats32:
-    """Exact GELU, ``x * Phi(x)``."""
-    out: Floats32 = x * ndtr(x)
-    return out
 
 
 class _Tap:

@@ -19,9 +19,9 @@ from ..formats import (
     round_shift,
     weight_max,
 )
-from .gelu import GELU
+from .activations import activation
 
-__all__ = ["GeluOutput", "Linear", "matmul", "to_activation", "to_key_value"]
+__all__ = ["HiddenOutput", "Linear", "matmul", "to_activation", "to_key_value"]
 
 
 def matmul(x: Any, weight: Any) -> Any:
@@ -53,15 +53,25 @@ def to_key_value(value: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GeluOutput:
-    """From the pre-activation (16 bits, 8 fractional) through GELU to int8 with a zero point."""
+class HiddenOutput:
+    """From the pre-activation (16 bits) through an activation function to int8 with a zero point.
+
+    ``function`` is the name of one of :data:`~.activations.ACTIVATIONS`.
+    """
 
     out: Multiplier
     zero_point: int
+    function: str = "gelu"
 
     def compute(self, value: Any) -> Any:
         """Pre-activations to int8 hidden activations."""
-        return to_activation(self.out.compute(np.asarray(GELU.compute(value))), self.zero_point)
+        exact = activation(self.function).integer.compute(np.asarray(value))
+        return to_activation(self.out.compute(exact), self.zero_point)
+
+    @property
+    def scale(self) -> float:
+        """Float value of one step of the hidden activations."""
+        return activation(self.function).step / self.out.scale
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -21,6 +21,7 @@ __all__ = ["Calibration", "Site", "calibrate"]
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 _BATCH = 8
+_PICTURES = 64
 
 
 @dataclass(kw_only=True, eq=False)
@@ -49,12 +50,14 @@ class Site:
 class Calibration:
     """Statistics by site name (see :meth:`~..float.network.FloatNetwork.run`) and routing counts.
 
-    ``usage[block][task]`` is the mean number of tokens an image sends to each expert.
+    ``usage[block][task]`` is the mean number of tokens an image sends to each expert. ``pictures``
+    ``(n, H, W, C)`` uint8 are the first of the images, those that quantisation looks at again.
     """
 
     images: int
     sites: dict[str, Site]
     usage: dict[int, dict[str, tuple[float, ...]]]
+    pictures: Any = None
 
     def site(self, name: str) -> Site:
         """Statistics of a site; ``ValueError`` for one that calibration never reached."""
@@ -132,7 +135,9 @@ def calibrate(
         i: {task: _mean(recorder, f"blocks.{i}.routing.{task}", len(images)) for task in tasks}
         for i, tasks in _mixtures(network)
     }
-    return Calibration(images=len(images), sites=recorder.sites, usage=usage)
+    return Calibration(
+        images=len(images), sites=recorder.sites, usage=usage, pictures=images[:_PICTURES].copy()
+    )
 
 
 def _mixtures(network: FloatNetwork) -> Iterable[tuple[int, tuple[str, ...]]]:

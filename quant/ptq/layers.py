@@ -16,15 +16,18 @@ from ..formats import ACCUMULATOR, ACTIVATION, WEIGHT, Multiplier, weight_max
 from ..operators.linear import Linear
 from ..reproducible import power, product
 from .calibrate import Site
+from .flow import Pair
 from .options import Options
 from .ranges import CODES, LEVELS, Encoding, channel_range, quantise_rows, rectified_range
-from .rounding import diffused, moment, round_weights, seeks
+from .rounding import Rounding, compensated, diffused, moment, round_weights, seeks
 
 __all__ = ["Fixed", "Layers"]
 
 Floats = np.ndarray[Any, np.dtype[Any]]
 
 _TRIAL_ROWS = 512
+_TINY = 1e-30
+_HARDLY = 1 / 64
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,11 +63,12 @@ class Layers:
         out_offset: float | Floats = 0.0,
         *,
         name: str = "",
-        bits: int = 8,
         rows: Floats | None = None,
         prior: Floats | None = None,
         pivot: float | Floats = 0.0,
         taps: int = 1,
+        pair: Pair | None = None,
+        rounding: Rounding | None = None,
     ) -> Linear:
         """Integers of ``layer`` on encoded inputs; one output step is ``out_scale``, 0 is
         ``out_offset``. The accumulator's bound holds by construction.
@@ -72,22 +76,31 @@ class Layers:
         ``rows`` ``(n, K)`` are real inputs of the layer, for rounding and bias correction, and
         ``prior`` more of them where they are few (:func:`~.rounding.moment`). Inputs of the code
         ``pivot`` meet no error of the weights: their zero point. ``taps`` pixels are read side by
-        side. Under ``name`` the real layer that
-        the integers stand for is kept in :attr:`layers`.
+        side. ``pair``: what the layer will read in integers and should give, for compensation.
+        ``rounding``: instead of the options'. Under ``name`` the real layer that
+        the integers stand for is kept in :attr:`layers`; of it the options say the bits.
         """
         outputs, depth = layer.weight.shape
+        bits = self.options.bits(name)
         weight = layer.weight.astype(np.float64) * encoding.scale
         bias = layer.bias + _applied(layer.weight, encoding.offset) - out_offset
         top = weight_max(bits)
         known = self.fixed.steps.get(name)
+        if pair is not None and len(pair.seen) and known is None:
+            weight, bias = compensated(
+                weight, bias, pair.seen, pair.wanted - out_offset, pair.damping
+            )
         if known is None:
             codes, step = quantise_rows(weight, clip=self.options.clip, bits=bits)
         else:
             step, rows = known, None
             codes = np.clip(np.round(weight / step[:, None]), -top, top)
-        if rows is not None and seeks(self.options.rounding, top):
-            codes = self.rounded(weight / step[:, None], encoding, top, rows, prior, pivot)
-        elif rows is not None and taps > 1 and self.options.rounding == "auto":
+        rounding = rounding or self.options.rounding
+        if rows is not None and seeks(rounding, top):
+            codes = self.rounded(
+                weight / step[:, None], encoding, top, rows, prior, pivot, pair, rounding
+            )
+        elif rows is not None and taps > 1 and rounding == "auto":
             inputs = encoding.encode(rows.astype(np.float64)) - pivot
             codes = diffused(weight / step[:, None], taps, inputs, top)
         room = ACCUMULATOR.max - top * -ACTIVATION.min * depth - 1
@@ -124,14 +137,19 @@ class Layers:
         rows: Floats,
         prior: Floats | None,
         pivot: float | Floats,
+        pair: Pair | None,
+        rounding: Rounding,
     ) -> Floats:
         """Codes of ``weight`` (in steps) with little error on ``rows``."""
-        codes = encoding.encode(rows.astype(np.float64))
+        if pair is not None and len(pair.seen):
+            codes = pair.seen.astype(np.float64)
+        else:
+            codes = encoding.encode(rows.astype(np.float64))
         # What bias correction takes away need not be small.
         centre = codes.mean(axis=0) if self.options.bias_correction else pivot
         other = None if prior is None else encoding.encode(prior.astype(np.float64))
         second = moment(codes, centre=centre, prior=other)
-        return round_weights(weight, second, top, self.options.rounding)
+        return round_weights(weight, second, top, rounding)
 
     def corrected(
         self,
@@ -165,10 +183,15 @@ class Layers:
         options = self.options
         widths = widths or [8] * len(consumers)
         centre, half = channel_range(site, options.clip, options.percentile)
+        half = half * options.margin
         rows = site.sample(_TRIAL_ROWS).astype(np.float64)
         trials = []
+        share = _influence(half, consumers) if options.balance else None
         for exponent in options.migrate:
-            scale = _between(half, exponent) / CODES
+            if share is None:
+                scale = _between(half, exponent) / CODES
+            else:
+                scale = half * power(share.max() / share, 1 - exponent) / CODES
             encoding = Encoding(scale=scale, offset=centre)
             error = 0.0
             if len(options.migrate) > 1:
@@ -228,6 +251,21 @@ def _applied(matrix: Floats, vector: Floats) -> Floats:
     """``matrix (O, K) @ vector (K,)`` with sums in a fixed order."""
     out: Floats = np.multiply(matrix, vector, dtype=np.float64).sum(axis=1)
     return out
+
+
+def _influence(widths: Floats, consumers: Sequence[FloatLinear]) -> Floats:
+    """How far each channel's interval of half width ``widths`` moves the consumers' outputs.
+
+    Unlike widths and weights it is the same whatever a channel's scale, if the weights make up for
+    it. Channels that hardly matter count as if they mattered a little.
+    """
+    total = np.zeros_like(widths)
+    for consumer in consumers:
+        reach = np.square(consumer.weight * widths).sum(axis=0)
+        total += reach / max(float(reach.sum()), _TINY)
+    share = np.sqrt(total)
+    out: Floats = np.maximum(share, share.max() * _HARDLY)
+    return out if out.max() > 0 else np.ones_like(out)
 
 
 def _between(widths: Floats, exponent: float) -> Floats:

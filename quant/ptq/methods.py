@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from .quantize import Options
 
-__all__ = ["DEFAULT", "METHODS", "PLAIN", "about", "method"]
+__all__ = ["BALANCE", "COMPENSATE", "DEFAULT", "METHODS", "PLAIN", "about", "method"]
 
 DEFAULT = "default"
+BALANCE, COMPENSATE = "balance", "compensate"
 PLAIN = Options(clip="minmax", migrate=(0.0,), rounding="nearest")
 """Ranges from the extremes, one scale for all channels of a tensor, weights to the nearest code."""
 
@@ -30,6 +31,14 @@ METHODS: dict[str, tuple[Options, str]] = {
     "all": (
         Options(rounding="descent", bias_correction=True),
         "mse, migrate, descent for all weights, bias correction",
+    ),
+    BALANCE: (
+        Options(clip="minmax", migrate=(0.5,), balance=True),
+        "ranges by how much a channel matters, none cut: for images unlike the calibration's",
+    ),
+    COMPENSATE: (
+        Options(clip="minmax", migrate=(0.5,), balance=True, compensate=0.2),
+        "`balance`, and layers that make up for the rounding before them: for images like its",
     ),
     "qat": (
         Options(finetune=300),

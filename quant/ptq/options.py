@@ -28,6 +28,11 @@ class Options:
     the calibrated maximum. ``expert_bits``: of the experts' weights, 8 or 4. ``narrow``: classes of
     other layers (:data:`CLASSES`) whose weights have 4 bits as well; the rest have 8.
     ``rounding``: of weights. ``bias_correction``: keep the mean of each layer's outputs.
+    ``balance``: channels that matter little to the consumers get wider ranges, instead of all
+    channels ranges up to the widest one's. ``margin``: of activations' ranges, over what
+    calibration gave. ``compensate``: layers make up for what rounding did to their inputs; a change
+    of the weights costs as much as on inputs of that share of the real ones' mean square, and 0
+    changes none.
     ``finetune``: steps of fine-tuning with fake quantisation from there
     (``moevit.model.training.qat``).
     """
@@ -41,6 +46,9 @@ class Options:
     rounding: Rounding = "auto"
     bias_correction: bool = False
     finetune: int = 0
+    balance: bool = False
+    margin: float = 1.0
+    compensate: float = 0.0
 
     def __post_init__(self) -> None:
         check_clip(self.clip)
@@ -51,6 +59,10 @@ class Options:
             raise ValueError(f"Migrate must be exponents from 0 to 1, not {self.migrate!r}")
         if not self.headroom >= 1:
             raise ValueError(f"Headroom must be at least 1, not {self.headroom!r}")
+        if not self.margin >= 1:
+            raise ValueError(f"Margin must be at least 1, not {self.margin!r}")
+        if not self.compensate >= 0:
+            raise ValueError(f"Compensate must be at least 0, not {self.compensate!r}")
         if self.finetune < 0:
             raise ValueError(f"Finetune must be at least 0 steps, not {self.finetune!r}")
         if self.expert_bits not in WEIGHT_BITS:
@@ -59,7 +71,11 @@ class Options:
             raise ValueError(f"Narrow must be of {', '.join(CLASSES)}, not {unknown[0]!r}")
 
     def bits(self, layer: str) -> int:
-        """Of the weights of a layer by its name, which ends in its class, or of a class."""
+        """Of the weights of a layer by its name, or of a class."""
         if ".experts." in layer:
             return self.expert_bits
-        return 4 if layer.rpartition(".")[2] in self.narrow else 8
+        parts = layer.split(".")
+        kind = "routers" if "routers" in parts else parts[-1]
+        if parts[0] == "heads" and len(parts) == 2:
+            kind = "heads"
+        return 4 if kind in self.narrow else 8

@@ -22,36 +22,37 @@ from typing import Any
 
 import numpy as np
 
+from ..analysis.fit import is_activation, saturated
 from ..float.network import (
-    FloatAttention,
     FloatBlock,
     FloatLinear,
     FloatMlp,
     FloatMoe,
     FloatNetwork,
     FloatNorm,
-    gelu,
 )
 from ..formats import ACTIVATION, LOGIT, RESIDUAL, Multiplier
-from ..golden import PIXEL_OFFSET
-from ..network import Attention, Block, Entry, Mlp, Moe, Network, expert_order
+from ..golden import PIXEL_OFFSET, patchify
+from ..network import Block, Entry, Mlp, Moe, Network, expert_order
 from ..operators.gate import Gate
-from ..operators.gelu import GELU
-from ..operators.linear import GeluOutput, Linear
+from ..operators.linear import HiddenOutput, Linear
 from ..operators.rescale import Rescale
-from ..operators.softmax import Softmax
+from ..reproducible import product
+from .attention import AttentionQuantiser
 from .calibrate import Calibration, Site
-from .heads import HeadQuantiser, parts
+from .flow import PICTURES, Flow
+from .heads import parts
 from .layers import Fixed, Layers
 from .options import Options
-from .ranges import CODES, SEARCH_ROWS, Encoding, channel_range, search
+from .ranges import SEARCH_ROWS, Encoding
+from .rounding import Rounding
 
 __all__ = ["Options", "quantise", "quantise_with_parts"]
 
 Floats = np.ndarray[Any, np.dtype[Any]]
 
-_FINEST_GELU = 0.73
-"""Output steps for each 1/256 of GELU, at most: keeps int8 GELU within one step of exact."""
+_ROUTER_SHARE = 0.03
+"""Of the damping, for routers: a wrong choice costs more than a logit's error does."""
 
 _FEW_ROWS = 64
 _PRIOR_ROWS = 1024
@@ -86,11 +87,18 @@ def quantise_with_parts(
     return quantiser.run(), quantiser
 
 
-class _Quantiser(HeadQuantiser):
+class _Quantiser(AttentionQuantiser):
     def run(self) -> Network:
         net = self.net
         embedding = RESIDUAL.saturate(np.round(net.embedding / self.residual)).astype(np.int16)
+        patch_embed = self.patch_embed()
         entry = None if net.entry is None else self.entry(net.entry)
+        self.flow = None
+        if self.options.compensate and not self.fixed.steps:
+            self.flow = Flow(net, self.stats.pictures, self.residual)
+            self.flow.embed(embedding, patch_embed)
+            if entry is not None:
+                self.flow.enter(entry)
         blocks = tuple(self.block(i, b) for i, b in enumerate(net.blocks))
         norm, encoding, step = None, None, 0.0
         if net.norm is not None and not net.heads:
@@ -101,7 +109,7 @@ class _Quantiser(HeadQuantiser):
         heads = {task: self.output(task, head, encoding) for task, head in net.heads.items()}
         return Network(
             geometry=net.geometry,
-            patch_embed=self.patch_embed(),
+            patch_embed=patch_embed,
             embedding=embedding,
             blocks=blocks,
             norm=norm,
@@ -113,8 +121,18 @@ class _Quantiser(HeadQuantiser):
             meta={
                 **net.meta,
                 "quantisation": {**asdict(self.options), "images": self.stats.images},
+                "clipped": self.clipped(),
             },
         )
+
+    def clipped(self) -> float:
+        """Share of calibrated activations that saturate."""
+        shares = [0.0]
+        for name, encoding in self.encodings.items():
+            site = self.stats.sites.get(name)
+            if site is not None and is_activation(name):
+                shares.append(saturated(name, encoding.encode(site.sample(SEARCH_ROWS))))
+        return round(float(np.mean(shares)), 6)
 
     # Layers ------------------------------------------------------------------------------------
     def patch_embed(self) -> Linear:
@@ -125,12 +143,13 @@ class _Quantiser(HeadQuantiser):
             scale=np.tile(1 / net.pixel_std, pixels),
             offset=np.tile((PIXEL_OFFSET - net.pixel_mean) / net.pixel_std, pixels),
         )
+        rows = None
+        if self.options.compensate:  # neighbours are alike, so that their errors add up
+            pixel = patchify(self.stats.pictures[:PICTURES], net.geometry.patch)
+            codes = pixel.reshape(-1, pixel.shape[-1]).astype(np.float64) - PIXEL_OFFSET
+            rows = encoding.decode(codes)
         return self.linear(
-            net.patch_embed,
-            encoding,
-            self.residual,
-            name="patch_embed",
-            bits=self.options.bits("patch_embed"),
+            net.patch_embed, encoding, self.residual, name="patch_embed", rows=rows, taps=pixels
         )
 
     def entry(self, norm: FloatNorm) -> Entry:
@@ -143,78 +162,44 @@ class _Quantiser(HeadQuantiser):
     # Blocks ------------------------------------------------------------------------------------
     def block(self, index: int, block: FloatBlock) -> Block:
         prefix = f"blocks.{index}."
-        a, mlp = block.attention, block.mlp
+        a, mlp, flow = block.attention, block.mlp, self.flow
         bits = self.options.bits
         widths = [bits(name) for name in ("q", "k", "v")]
         norm1, enc1 = self.norm(block.norm1, prefix + "norm1", [a.q, a.k, a.v], widths)
-        attention = self.attention(a, enc1, prefix, self.after(prefix + "norm1", block.norm1))
+        rows = self.after(prefix + "norm1", block.norm1)
+        if flow is not None and isinstance(mlp, FloatMoe):
+            flow.part()
+        seen = None if flow is None else flow.normed(norm1)
+        attention = self.attention(a, enc1, index, rows, seen)
         if isinstance(mlp, FloatMoe):
             routers = [] if mlp.ahead else list(mlp.routers.values())
             widths = [bits("routers")] * len(routers)
             widths += [self.options.expert_bits] * len(mlp.experts)
             consumers = [*routers, *(expert.fc1 for expert in mlp.experts)]
             norm2, enc2 = self.norm(block.norm2, prefix + "norm2", consumers, widths)
-            moe = self.moe(mlp, block.norm2, enc2, index)
+            seen = None if flow is None else flow.normed(norm2)
+            moe = self.moe(mlp, block.norm2, enc2, index, seen)
+            if flow is not None and seen is not None:
+                flow.mixture(moe, seen)
             return Block(norm1=norm1, attention=attention, norm2=norm2, mlp=moe)
         norm2, enc2 = self.norm(block.norm2, prefix + "norm2", [mlp.fc1], [bits("fc1")])
+        seen = None if flow is None else flow.normed(norm2)
         rows = self.after(prefix + "norm2", block.norm2)
+        real = self.real(flow, prefix + "norm2", block.norm2)
+        missing = 0.0 if flow is None else flow.missing(prefix + "proj")
         dense = self.mlp(
             mlp,
             enc2,
             self.stats.site(prefix + "hidden"),
             prefix,
             rows=rows,
-            bits=(bits("fc1"), bits("fc2")),
+            seen=seen,
+            real=real,
+            missing=missing,
         )
+        if flow is not None and seen is not None:
+            flow.dense(dense, seen)
         return Block(norm1=norm1, attention=attention, norm2=norm2, mlp=dense)
-
-    def attention(
-        self, a: FloatAttention, encoding: Encoding, prefix: str, rows: Floats
-    ) -> Attention:
-        options, stats = self.options, self.stats
-        head_dim = self.net.geometry.head_dim
-        # Scores: steps of q and k may differ in each channel as long as their product is the same.
-        clip, percentile = options.clip, options.percentile
-        _, q_half = channel_range(stats.site(prefix + "q"), clip, percentile, centred=False)
-        k_centre, k_half = channel_range(stats.site(prefix + "k"), clip, percentile)
-        product = float((q_half * k_half).max()) / CODES**2
-        balance = np.sqrt(q_half / k_half)
-        q_scale, k_scale = np.sqrt(product) * balance, np.sqrt(product) / balance
-        self.encodings[prefix + "q"] = Encoding(scale=q_scale, offset=np.zeros_like(q_scale))
-        self.encodings[prefix + "k"] = Encoding(scale=k_scale, offset=k_centre)
-        q_bits, k_bits, v_bits, proj_bits = (options.bits(n) for n in ("q", "k", "v", "proj"))
-        q = self.linear(a.q, encoding, q_scale, name=prefix + "q", bits=q_bits, rows=rows)
-        k = self.linear(a.k, encoding, k_scale, k_centre, name=prefix + "k", bits=k_bits, rows=rows)
-        score = product * head_dim**-0.5 * log2(np.e) * (1 << LOGIT.frac)
-        # Values: the output is a mean of them, so it has their channels' scales and centres.
-        site = stats.site(prefix + "attention")
-        values = self.channels(prefix + "v", stats.site(prefix + "v"), [a.proj], [proj_bits])
-        self.encodings[prefix + "v"] = values
-        v = self.linear(
-            a.v, encoding, values.scale, values.offset, name=prefix + "v", bits=v_bits, rows=rows
-        )
-        peak = max(
-            float(((site.high - values.offset) / values.scale).max()),
-            float(((values.offset - site.low) / values.scale).max()),
-        )
-        if clip == "percentile":
-            steps = (site.rows - values.offset) / values.scale
-            peak = float(np.percentile(np.abs(steps), percentile))
-        elif clip == "mse":
-            steps = (site.sample(SEARCH_ROWS) - values.offset) / values.scale
-            peak *= float(search(steps.reshape(-1, 1), np.array([peak]))[0])
-        gain = CODES / max(peak, 1.0)
-        out = Encoding(scale=values.scale / gain, offset=values.offset)
-        self.encodings[prefix + "attention"] = out
-        return Attention(
-            q=q,
-            k=k,
-            v=v,
-            softmax=Softmax(score=Multiplier.from_scale(score), out=Multiplier.from_scale(gain)),
-            proj=self.linear(
-                a.proj, out, self.residual, name=prefix + "proj", bits=proj_bits, rows=site.rows
-            ),
-        )
 
     def mlp(
         self,
@@ -225,51 +210,61 @@ class _Quantiser(HeadQuantiser):
         *,
         rows: Floats,
         prior: Floats | None = None,
-        bits: tuple[int, int],
+        seen: Floats | None = None,
+        real: Floats | None = None,
+        missing: Floats | float = 0.0,
     ) -> Mlp:
-        """``site``: of the hidden activations, whose codes start at GELU's minimum.
+        """``site``: of the hidden activations, whose codes start at their minimum.
 
-        ``bits``: of the weights of ``fc1`` and ``fc2``. ``rows``: inputs of the layer; ``prior``:
-        of any expert, where these are an expert's.
+        ``rows``: inputs of the layer; ``prior``: of any expert, where these are an expert's.
+        ``seen``, ``real``: input codes and floats of the pictures that go along, ``missing``: what
+        else its outputs should make up for.
         """
         low, high = float(site.low.min()), float(site.high.max())
         if self.options.clip == "percentile":
             high = float(np.percentile(site.rows, self.options.percentile))
         elif self.options.clip == "mse":
             high = self.hidden_high(site.sample(SEARCH_ROWS), low, high, mlp.fc2)
+        high *= self.options.margin
         levels = ACTIVATION.max - ACTIVATION.min
-        step = max((high - low) / levels, 1 / (_FINEST_GELU * (1 << GELU.frac)))
+        step = max((high - low) / levels, mlp.activation.finest_step)
         zero_point = ACTIVATION.min + round(-low / step)
         if (known := self.fixed.encodings.get(prefix + "hidden")) is not None:
             step = float(known.scale[0])
             zero_point = round(-float(known.offset[0]) / step)
-        gelu_out = GeluOutput(
-            out=Multiplier.from_scale(1 / (step * (1 << GELU.frac))), zero_point=zero_point
+        hidden = HiddenOutput(
+            out=Multiplier.from_scale(mlp.activation.step / step),
+            zero_point=zero_point,
+            function=mlp.activation.name,
         )
-        hidden = mlp.fc2.weight.shape[1]
-        out = Encoding(scale=np.full(hidden, step), offset=np.full(hidden, -step * zero_point))
+        width = mlp.fc2.weight.shape[1]
+        out = Encoding(scale=np.full(width, step), offset=np.full(width, -step * zero_point))
         fc1 = self.linear(
             mlp.fc1,
             encoding,
-            1 / (1 << GELU.frac),
+            mlp.activation.step,
             name=prefix + "fc1",
-            bits=bits[0],
             rows=rows,
             prior=prior,
+            pair=self.pair(mlp.fc1, seen, real),
         )
         self.encodings[prefix + "hidden"] = out
-        hidden_prior = None if prior is None else gelu(mlp.fc1(prior))
+        hidden_prior = None if prior is None else mlp.hidden(prior)
+        pair = None
+        if seen is not None and real is not None:
+            exact = mlp.activation(product(real, mlp.fc1.weight) + mlp.fc1.bias)
+            pair = self.pair(mlp.fc2, hidden.compute(fc1.values(seen)), exact, missing)
         fc2 = self.linear(
             mlp.fc2,
             out,
             self.residual,
             name=prefix + "fc2",
-            bits=bits[1],
             rows=site.rows,
             prior=hidden_prior,
             pivot=zero_point,
+            pair=pair,
         )
-        return Mlp(fc1=fc1, gelu=gelu_out, fc2=fc2)
+        return Mlp(fc1=fc1, hidden=hidden, fc2=fc2)
 
     @staticmethod
     def hidden_high(rows: Floats, low: float, high: float, fc2: FloatLinear) -> float:
@@ -286,20 +281,50 @@ class _Quantiser(HeadQuantiser):
                 best, least = high * float(factor), error
         return best
 
-    def moe(self, moe: FloatMoe, norm: FloatNorm, encoding: Encoding, index: int) -> Moe:
-        prefix = f"blocks.{index}."
+    def moe(
+        self,
+        moe: FloatMoe,
+        norm: FloatNorm,
+        encoding: Encoding,
+        index: int,
+        codes: Floats | None,
+    ) -> Moe:
+        prefix, flow = f"blocks.{index}.", self.flow
+        real = self.real(flow, prefix + "norm2", norm)
         logit = 1 / (log2(np.e) * (1 << LOGIT.frac))
         usage = self.stats.usage[index]
-        bits, router_bits = self.options.expert_bits, self.options.bits("routers")
         everything = self.after(prefix + "norm2", norm)
         ahead, seen, gate_rows = None, encoding, everything
         if moe.ahead:
             name = prefix + "ahead"
-            widths = [router_bits] * len(moe.routers)
+            widths = [self.options.bits("routers")] * len(moe.routers)
             seen = self.channels(name, self.stats.site(name), list(moe.routers.values()), widths)
             ahead = Rescale.from_affine(self.residual / seen.scale, -seen.offset / seen.scale)
             gate_rows = self.stats.site(prefix + "ahead").rows
             self.encodings[prefix + "ahead"] = seen
+        gate_codes, gate_real = codes, real
+        if flow is not None and ahead is not None:
+            gate_codes = flow.normed(ahead, flow.before)
+            gate_real = flow.floats(prefix + "ahead")
+        chosen = None if flow is None else flow.chosen(prefix)
+
+        def router(task: str, exact: FloatLinear) -> Linear:
+            name, pair = f"{prefix}routers.{task}", None
+            rounding: Rounding | None = None
+            if flow is not None and gate_codes is not None and gate_real is not None:
+                at = flow.lane(task)
+                pair = self.pair(exact, gate_codes[at], gate_real[at], share=_ROUTER_SHARE)
+                rounding = "descent"  # small, and what it gets wrong sends tokens elsewhere
+            return self.linear(
+                exact, seen, logit, name=name, rows=gate_rows, pair=pair, rounding=rounding
+            )
+
+        def own(rows: Floats | None, e: int) -> Floats | None:
+            if rows is None or chosen is None:
+                return None
+            found: Floats = rows[(chosen == e).any(axis=1)]
+            return found
+
         return Moe(
             gate=Gate(
                 experts=len(next(iter(moe.routers.values())).bias),
@@ -310,12 +335,7 @@ class _Quantiser(HeadQuantiser):
             ),
             starts=dict(moe.starts),
             ahead=ahead,
-            routers={
-                t: self.linear(
-                    r, seen, logit, name=f"{prefix}routers.{t}", bits=router_bits, rows=gate_rows
-                )
-                for t, r in moe.routers.items()
-            },
+            routers={t: router(t, r) for t, r in moe.routers.items()},
             experts=tuple(
                 self.mlp(
                     expert,
@@ -324,7 +344,8 @@ class _Quantiser(HeadQuantiser):
                     f"{prefix}experts.{e}.",
                     rows=self.expert_rows(everything, prefix, e),
                     prior=everything[:: -(-len(everything) // _PRIOR_ROWS)],
-                    bits=(bits, bits),
+                    seen=own(codes, e),
+                    real=own(real, e),
                 )
                 for e, expert in enumerate(moe.experts)
             ),
@@ -344,7 +365,7 @@ class _Quantiser(HeadQuantiser):
         if site is not None and site.count >= _FEW_ROWS:
             return site
         x_hat = self.stats.site(prefix + "norm2").rows
-        rows = gelu(expert.fc1(x_hat * norm.gain + norm.bias))
+        rows = expert.hidden(x_hat * norm.gain + norm.bias)
         if site is not None:
             rows = np.concatenate([rows, site.rows])
         return Site(

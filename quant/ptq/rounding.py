@@ -20,6 +20,7 @@ from ..reproducible import inverse_factor, product
 __all__ = [
     "Rounding",
     "check_rounding",
+    "compensated",
     "cost",
     "descend",
     "diffused",
@@ -67,6 +68,28 @@ def moment(inputs: Floats, *, centre: Floats | float = 0.0, prior: Floats | None
     found /= max(count, 1.0)
     found[np.diag_indices(depth)] += DAMPING * max(float(np.trace(found)) / depth, 1e-12)
     return found
+
+
+def compensated(
+    weight: Floats, bias: Floats, codes: Floats, wanted: Floats, damping: float
+) -> tuple[Floats, Floats]:
+    """``weight (O, K)`` and ``bias (O,)`` moved towards ``wanted (n, O)`` on ``codes (n, K)``.
+
+    Least squares (ridge regression): a change of the weights costs as much as it does to inputs of
+    ``damping`` times the codes' mean square.
+    """
+    codes = codes.astype(np.float64)
+    error = wanted - product(codes, weight) - bias
+    middle, mean = codes.mean(axis=0), error.mean(axis=0)
+    rows, rest = codes - middle, error - mean
+    second = product(rows.T, rows.T) / len(rows)
+    second[np.diag_indices(len(second))] += max(
+        damping * float(np.trace(second)) / len(second), 1e-9
+    )
+    upper = inverse_factor(second)
+    slope = product(rest.T, rows.T) / len(rows)  # (O, K)
+    change = product(product(slope, upper), upper.T)
+    return weight + change, bias + mean - product(middle[None], change)[0]
 
 
 def cost(weight: Floats, codes: Floats, second: Floats) -> Floats:

@@ -7,7 +7,7 @@ from collections import defaultdict
 
 from moevit.compiler.timeline import UNITS, Timeline, Unit, Work
 
-from .credits import Taken, taken
+from .credits import Taken, at, taken
 from .frames import frames
 from .levels import levels
 from .recording import Recording
@@ -44,5 +44,7 @@ def timeline(recording: Recording, title: str = "RTL") -> Timeline:
         for unit in UNITS
         if all_works.get(unit) or stretches.get(unit)
     }
+    started = (at(all_works["fetch"], c) for c in recording.pulses("weights.misses").tolist())
+    found.misses = [(work.frame, work.index) for work in started if work is not None]
     found.levels = levels(recording, found.frames, recording.program.config.limits.experts)
     return found

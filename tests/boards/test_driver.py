@@ -146,11 +146,12 @@ def test_counters_of_frames_in_flight(accelerator: Accelerator) -> None:
 def test_frames_in_flight_have_dials_of_their_own(accelerator: Accelerator) -> None:
     case, task = make_case(), "task0"
     dials = [Dial(top_k=1), AS_COMPILED, Dial(enough=9000), Dial(least=15000), AS_COMPILED]
-    frames = [accelerator.submit(case.images[0], task, dial=d, counters=True) for d in dials]
+    frames = [accelerator.submit(case.images[0], task, dial=d) for d in dials]
     tokens = []
     for dial, frame in zip(dials, frames, strict=True):
-        found = frame.result()
         want = Golden(case.network.dialled(dial)).run(case.images[0], task)
+        np.testing.assert_array_equal(frame.result().output, want.output)
+        found = accelerator.run(case.images[0], task, dial=dial)
         np.testing.assert_array_equal(found.output, want.output)
         assert found.expert_tokens is not None
         tokens.append(sum(found.expert_tokens))

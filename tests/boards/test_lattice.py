@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,8 +29,10 @@ from moevit.hw.config import preset
 
 BOARD = open_board("ulx3s")
 assert BOARD is not None
-CONFIG = preset("micro").but(name="micro-2", array__inputs=16, array__outputs=2)
-"""Two lanes around the array, the fewest."""
+CONFIG = preset("micro").but(
+    name="micro-2", array__inputs=16, array__outputs=2, memory__residual_words=128
+)
+"""Two lanes around the array, the fewest; residual words, four to a beat, pass through memory."""
 
 
 def test_pll() -> None:
@@ -104,6 +108,81 @@ def test_report(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(report.ReportError, match="no such file"):
         report.judge(path, 50.0)
+
+
+_FAKE = """
+import json, os, sys, time
+tool = sys.argv[1]
+print("at iteration #1 of", tool, flush=True)
+if tool == os.environ.get("FAILS"):
+    print("ERROR: no place for everything", "and so on", sep="\\n", flush=True)
+    sys.exit(1)
+if tool == os.environ.get("HANGS"):
+    open("pid", "w").write(str(os.getpid()))
+    print("at iteration #2", flush=True)
+    time.sleep(1000)
+made = {"run_yosys": "netlist.json", "run_nextpnr_ecp5": "system.config"}
+open(made.get(tool, sys.argv[-1]), "w").write("made")
+open("report.json", "w").write(os.environ["REPORT"])
+"""
+
+
+@pytest.fixture
+def tools(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """The three tools by a program that writes what they would."""
+    monkeypatch.setattr(flow, "_tool", lambda _, name: [sys.executable, "-c", _FAKE, name])
+    monkeypatch.setattr(flow, "_require", dict)
+    monkeypatch.setattr(flow, "board_rtlil", lambda *_, **__: "")
+    monkeypatch.setenv("REPORT", json.dumps(_report()))
+    return monkeypatch
+
+
+def _said(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "build.json").read_text())
+    return found
+
+
+def test_build(tools: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    steps: list[str] = []
+    config, folder = preset("ulx3s"), tmp_path / "b"
+    about = flow.build(folder, BOARD, config, mhz=50, progress=lambda step, _: steps.append(step))
+    assert about == _said(folder)
+    assert about["status"] == "built" and about["result"]["reached_mhz"] == 54.32
+    assert (folder / "moevit.bit").read_text() == "made"
+    assert list(dict.fromkeys(steps)) == [
+        "RTLIL", "synthesis", "place and route", "placing", "bitstream", "done",
+    ]  # fmt: skip
+    assert flow.build(folder, BOARD, config, mhz=60)["status"] == "timing not met"
+    assert not (folder / "moevit.bit").exists()
+    allowed = flow.build(folder, BOARD, config, mhz=60, allow_timing=True)
+    assert allowed["timing_failure_allowed"] and (folder / "moevit.bit").exists()
+
+
+def test_a_tool_that_fails(tools: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tools.setenv("FAILS", "run_nextpnr_ecp5")
+    with pytest.raises(flow.FlowError, match=r"^ERROR: no place .*\(log: .*nextpnr.log\)"):
+        flow.build(tmp_path / "b", BOARD, preset("ulx3s"), mhz=50)
+    assert _said(tmp_path / "b")["status"] == "failed"
+    assert "no place" in (tmp_path / "b" / "nextpnr.log").read_text()
+
+
+def test_ctrl_c(tools: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It leaves no process, no bitstream, and says in build.json that it failed."""
+    tools.setenv("HANGS", "run_nextpnr_ecp5")
+    placed = 0
+
+    def stop(step: str, _share: float) -> None:
+        nonlocal placed
+        placed += step == "placing"
+        if placed == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        flow.build(tmp_path / "b", BOARD, preset("ulx3s"), mhz=50, progress=stop)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "b" / "pid").read_text()), 0)
+    assert _said(tmp_path / "b")["failure"] == "KeyboardInterrupt"
+    assert not (tmp_path / "b" / "moevit.bit").exists()
 
 
 class Board:
@@ -326,8 +405,10 @@ def test_frames(system: SimulatedSystem) -> None:
         transport: Any = accelerator.transport
         # All but a part is there already, as after an interruption: only that part is sent.
         memory = case.program.memory.tobytes()
-        system.poke(0, memory[: len(memory) // 131072 * 65536])
+        system.poke(0, memory[:70_000] + b"bad!" + memory[70_004:])
+        before = system.cycle
         accelerator.load(case.program)
+        assert system.cycle - before < len(memory) * 10  # 46 cycles a byte would be all of it
         check(accelerator, case)
         assert transport.resent == 0
         with pytest.raises(BusyError, match="driven by another process"):

@@ -149,8 +149,27 @@ def test_calibration_on_your_own_images(moevit, checkpoint: Path, tmp_path: Path
     status, out, err = moevit("run", *given, *micro, "--backend", "interpreter", folder / "1.png")
     assert status == 0, err
     assert all(r["bit_exact"] for r in json.loads(out)["results"])
+    status, out, err = moevit(
+        *("quantize", *given, "--calibration", folder / "1.png", "-o", "d.safetensors"),
+        *("--report", "r", "--scenes", 2),
+    )
+    assert status == 0, err
+    found = json.loads(Path("r/report.json").read_text())
+    assert found["images"] == 1 and not found["scored"]  # that picture, which has no truth
     status, _, err = moevit("compile", "--model", "a.safetensors", *micro)
     assert status == 2 and "--calibration: a.safetensors is quantised already" in err
+
+
+def test_pictures_unlike_the_calibration_get_a_note(moevit, checkpoint: Path) -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (50, 50, 3), dtype=np.uint8)
+    Image.fromarray(noise).save("noise.png")
+    Image.fromarray(noise // 32 + 100).save("dull.png")
+    given = ["--model", checkpoint, "--preset", "micro", "--backend", "golden", "--task", "depth"]
+    status, _, err = moevit("run", *given, "--calibration", "dull.png", "noise.png")
+    assert status == 0 and err.count("\n") == 1
+    assert "noise.png is unlike what" in err and "at the ends of the ranges" in err
+    assert moevit("run", *given, "--calibration", "noise.png", "noise.png")[::2] == (0, "")
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,8 @@ def test_m3vit_to_tokens(moevit, tmp_path: Path) -> None:
         given = ["--model", "m.safetensors", "--preset", "micro", "--backend", backend]
         status, out, err = moevit("run", *given, "-o", backend, "--json")
         assert status == 0, err
+        if backend == "interpreter":
+            assert "m.safetensors is imported and is calibrated on rendered scenes" in err
         exact = None if backend == "onnx" else True
         assert [r["bit_exact"] for r in json.loads(out)["results"]] == [exact] * 3
     found = sorted(path.name for path in Path("onnx").iterdir())
@@ -109,6 +111,11 @@ FITS = ("--image", size(M3vit.IMAGE), "--heads", str(M3vit.HEADS))
             "--model-kwargs: 'depth' is no NAME=VALUE",
         ),
         (
+            ["timm", "vit_tiny_patch16_224", "--weights", "t.pth", "--crop-mode", "wide"],
+            "crops 'wide'; expected one of lanczos, bicubic, bilinear, nearest, hamming, box and of"
+            " cover, center, squash, border",
+        ),
+        (
             ["timm", "vit_tiny_patch16_224", "--weights", "w.pth", "--model-kwargs", "deep=2"],
             "timm cannot build 'vit_tiny_patch16_224'",
         ),
@@ -119,6 +126,8 @@ def test_refusals_write_nothing(arguments, message, moevit, tmp_path: Path) -> N
     torch.save(m3vit_weights("one"), "one.pth")
     torch.save({"a": m3vit_weights(), "b": m3vit_weights()}, "two.pth")
     torch.save({"norm.bias": torch.zeros(2)}, "bad.pth")
+    tiny = timm.create_model("vit_tiny_patch16_224", depth=1, img_size=32)
+    torch.save(tiny.state_dict(), "t.pth")
     torch.save(m3vit_weights() | {"blocks.999.norm1.bias": torch.zeros(16)}, "far.pth")
     Path("code.pth").write_bytes(pickle.dumps(Runs()))  # of a protocol that torch warns of
     before = sorted(tmp_path.iterdir())
@@ -176,6 +185,7 @@ def test_timm_runs_as_timm_sees_pictures(moevit, tmp_path: Path) -> None:
     torch.save({"ema": theirs.state_dict(), "raw": theirs.state_dict()}, "w.pth")
     given = ["--model-kwargs", "num_heads=3", "--model-kwargs", "embed_dim=48"]
     given += ["--image", "32x32", "--crop-pct", "0.5", "--weights-key", "ema", "--json"]
+    given += ["--crop-mode", "squash"]
     status, out, err = moevit(
         "import",
         "timm",
@@ -189,6 +199,7 @@ def test_timm_runs_as_timm_sees_pictures(moevit, tmp_path: Path) -> None:
     assert status == 0, err
     found = json.loads(out)["model"]
     assert (found["depth"], found["patch"], found["crop_pct"]) == (1, 8, 0.5)
+    assert found["crop_mode"] == "squash"
     rows, columns = np.mgrid[0:100, 0:160]
     picture = np.stack([rows * 2, columns, (rows * columns) % 256], -1).astype(np.uint8)
     Image.fromarray(picture).save("a.png")
@@ -196,6 +207,7 @@ def test_timm_runs_as_timm_sees_pictures(moevit, tmp_path: Path) -> None:
     status, out, err = moevit("run", "a.png", *given, "-o", "out", "--json")
     assert status == 0, err
     about = {**theirs.pretrained_cfg, "input_size": (3, 32, 32), "crop_pct": 0.5}
+    about["crop_mode"] = "squash"
     transform = create_transform(**resolve_data_config(pretrained_cfg=about))
     with torch.no_grad(), Image.open("a.png") as opened:
         expected = theirs(transform(opened)[None])[0].numpy()

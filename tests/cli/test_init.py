@@ -27,12 +27,14 @@ def test_settings(moevit, tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
     settings = ("gate=conditioned", "gate_input_ahead=yes", "experts_per_task=4", "top_k=3")
     settings += ("expert_starts=0,1,2,3,4", "moe_mlp_ratio=2", "prune_threshold=0.05")
+    settings += ("activation=gelu", "expert_activation=silu")
     given = [part for text in settings for part in ("--set", text)]
     status, _, error = moevit("init", "--image-size", "32x64", *given, "-o", str(out))
     assert status == 0, error
     config = load(out).config
     assert (config.gate, config.gate_task_dim, config.gate_input_ahead) == ("conditioned", 48, True)
     assert (config.experts_per_task, config.expert_starts) == (4, (0, 1, 2, 3, 4))
+    assert (config.activation, config.experts_activation) == ("gelu", "silu")
     assert (config.top_k, config.expert_hidden, config.prune_threshold) == (3, 192, 0.05)
 
 

@@ -24,6 +24,7 @@ def test_options_override_the_method(moevit, checkpoint) -> None:
         *("quantize", checkpoint, "--json", "-o", "n.safetensors", "--images", "2"),
         *("--method", "minmax", "--experts", "int4", "--clip", "percentile", "--percentile", "99"),
         *("--rounding", "descent", "--bias-correction", "--migrate", "0,1"),
+        *("--balance", "--margin", "1.5", "--compensate", "0.5"),
     )
     assert (status, err) == (0, "")
     options = json.loads(out)["options"]
@@ -35,6 +36,9 @@ def test_options_override_the_method(moevit, checkpoint) -> None:
         "migrate": [0.0, 1.0],
         "rounding": "descent",
         "bias_correction": True,
+        "balance": True,
+        "margin": 1.5,
+        "compensate": 0.5,
         "expert_bits": 4,
         "images": 2,
     }

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moevit.model.config import SCENE_KINDS
+from moevit.model.config import DEFAULT_KINDS
 from moevit.quant.golden import Golden
 
 RESULT_KEYS = {
@@ -47,7 +47,7 @@ def test_a_scene_under_all_tasks(moevit, checkpoint, backend, tmp_path) -> None:
         "size": "micro",
         "backend": backend,
     }
-    assert [r["task"] for r in found["results"]] == list(SCENE_KINDS)
+    assert [r["task"] for r in found["results"]] == list(DEFAULT_KINDS)
     for result in found["results"]:
         assert set(result) == RESULT_KEYS
         assert result["bit_exact"] is (None if backend == "torch" else True)
@@ -117,14 +117,14 @@ def test_table(moevit, checkpoint) -> None:
 
 
 def test_another_integer_is_found(moevit, checkpoint, monkeypatch, tmp_path) -> None:
-    original = Golden.run_batch
+    original = Golden.run
 
-    def run_batch(self, images, tasks=None, **others):
-        results = original(self, images, tasks, **others)
-        results["depth"][0].output[1, 2] += 3
-        return results
+    def run(self, image, task, *, trace=False):
+        result = original(self, image, task, trace=trace)
+        result.output[1, 2] += 3 * trace  # not what the device computes with
+        return result
 
-    monkeypatch.setattr(Golden, "run_batch", run_batch)
+    monkeypatch.setattr(Golden, "run", run)
     status, out, err = moevit("run", "--json", "--task", "depth,edges", *options(checkpoint))
     assert status == 1
     assert err.count("\n") == 1 and "Traceback" not in err
@@ -150,7 +150,7 @@ def test_eval(moevit, checkpoint, backend) -> None:
     found = json.loads(out)
     assert set(found) == {"backend", "images", "tasks", "delta_m", "interval"}
     assert found["backend"] == backend and found["images"] == 3
-    assert list(found["tasks"]) == list(SCENE_KINDS)
+    assert list(found["tasks"]) == list(DEFAULT_KINDS)
     assert found["delta_m"] == 0 if backend == "torch" else abs(found["delta_m"]) < 20
     interval = found["interval"]
     low, high = interval["delta_m"]

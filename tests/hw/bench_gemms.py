@@ -9,15 +9,15 @@ from support.compute_bench import run_compute
 
 from moevit.hw.config import preset
 from moevit.hw.image import pack_channels
-from moevit.hw.isa import Destination, Gemm, Instruction
+from moevit.hw.isa import ACTIVATED, Destination, Gemm, Instruction
 from moevit.quant.formats import Multiplier
-from moevit.quant.operators.linear import GeluOutput, Linear, to_activation
+from moevit.quant.operators.linear import Linear, to_activation
 from moevit.sim.memories import OnChip
 
 CONFIG = preset("micro")
 I, O = CONFIG.array.inputs, CONFIG.array.outputs  # noqa: E741
 SOURCES = 65  # words
-GELU = GeluOutput(out=Multiplier.from_scale(0.07), zero_point=-90)
+OUT, ZERO_POINT = Multiplier.from_scale(0.07), -90
 
 
 def random_linear(rng: np.random.Generator, o: int, k: int, gain: float) -> Linear:
@@ -41,13 +41,14 @@ async def gemms(dut: Any) -> None:
     for tokens, depth, otiles, name in PARAMETERS["cases"]:
         mode, source = Destination[name], int(rng.integers(SOURCES - 15))
         adds = mode == Destination.RESIDUAL
-        linear = random_linear(rng, otiles * O, depth * I, 0.3 if name == "GELU8" else 0.02)
+        linear = random_linear(rng, otiles * O, depth * I, 0.3 if mode in ACTIVATED else 0.02)
+        zero = ZERO_POINT if mode in ACTIVATED else 3
         stride = otiles if adds else -(-otiles * O // I)
         target = end_x if adds else end
         code.append(
             Gemm(source=source, stride=depth, depth=depth, tokens=tokens, otiles=otiles, mode=mode,
-                 target=target, target_stride=stride, mult=GELU.out.mult, shift=GELU.out.shift,
-                 zero_point=GELU.zero_point if name == "GELU8" else 3)
+                 target=target, target_stride=stride, mult=OUT.mult, shift=OUT.shift,
+                 zero_point=zero)
         )  # fmt: skip
         tiles = linear.weight.reshape(otiles, O, depth, I).swapaxes(1, 2)
         params = pack_channels(linear.bias, linear.mult, linear.shift)
@@ -61,8 +62,9 @@ async def gemms(dut: Any) -> None:
         else:
             end += tokens * stride
             values = linear.values(x)
-            new = GELU.compute(values) if name == "GELU8" else to_activation(values, 3)
-            want_a[target:end].reshape(tokens, -1)[:, : otiles * O] = new
+            if mode in ACTIVATED:
+                values = OUT.compute(ACTIVATED[mode].compute(values))
+            want_a[target:end].reshape(tokens, -1)[:, : otiles * O] = to_activation(values, zero)
     a, x = await run_compute(dut, CONFIG, code, chip, a_words=end, x_words=end_x)
     np.testing.assert_array_equal(a, want_a[:end])
     np.testing.assert_array_equal(x, want_x[:end_x])

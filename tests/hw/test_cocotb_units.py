@@ -13,6 +13,7 @@ from support.windows import Windows, window_cases
 
 from moevit.hw.compute import gate, norm, softmax
 from moevit.hw.config import preset
+from moevit.hw.isa import ACTIVATED
 from moevit.hw.transfer import data, weights
 from moevit.sim.runner import run_bench, to_verilog
 
@@ -55,7 +56,8 @@ def _engine() -> str:
 def test_gemms(seed: int) -> None:
     """One tile or several, one word or several, one output tile or several; in any order."""
     sizes = [(t, *words) for t in (1, 2, 5) for words in ((1, 1), (3, 2), (2, 5))]
-    cases = [(*size, mode) for mode in ("ACT8", "GELU8", "RESIDUAL") for size in sizes]
+    modes = ("ACT8", *(d.name for d in ACTIVATED), "RESIDUAL")
+    cases = [(*size, mode) for mode in modes for size in sizes]
     random.Random(seed).shuffle(cases)
     parameters = {"cases": cases, "seed": seed}
     assert run_bench(_engine(), "bench_gemms", search=SEARCH, parameters=parameters, seed=seed)

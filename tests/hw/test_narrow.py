@@ -9,12 +9,12 @@ import pytest
 from amaranth.hdl import Module, Signal
 from amaranth.sim import Simulator
 
-from moevit.hw.compute.activation import TABLES, Activate
+from moevit.hw.compute.activation import Activate
 from moevit.hw.compute.narrow import ResidualAdd, ToBytes
 from moevit.hw.config import preset
 from moevit.hw.isa import ACTIVATED, Destination
 from moevit.quant.formats import RESIDUAL, SCORE, Multiplier, round_shift
-from moevit.quant.operators.linear import GeluOutput, to_activation
+from moevit.quant.operators.linear import to_activation
 
 CONFIG = preset("micro")
 LANES = CONFIG.array.outputs
@@ -77,10 +77,6 @@ def run(mode: int, x: np.ndarray, *, mult: int, shift: int, zero: int, score: in
     return unpack(got[0], np.dtype("i1")), unpack(got[1], np.dtype("<i2"))
 
 
-def test_every_function_has_a_destination() -> None:
-    assert set(TABLES) <= set(ACTIVATED)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("score", [32767, 12345])
 def test_expert(score: int) -> None:
@@ -91,10 +87,11 @@ def test_expert(score: int) -> None:
 
 
 @pytest.mark.slow
-def test_gelu() -> None:
-    got, _ = run(Destination.GELU8, VALUES, mult=40000, shift=18, zero=-90, score=5)
-    out = GeluOutput(out=Multiplier(mult=40000, shift=18), zero_point=-90)
-    np.testing.assert_array_equal(got, out.compute(VALUES))
+@pytest.mark.parametrize("mode", ACTIVATED)
+def test_activation_functions(mode: Destination) -> None:
+    got, _ = run(mode, VALUES, mult=40000, shift=18, zero=-90, score=5)
+    out = Multiplier(mult=40000, shift=18).compute(ACTIVATED[mode].compute(VALUES))
+    np.testing.assert_array_equal(got, to_activation(out, -90))
 
 
 @pytest.mark.slow

@@ -95,6 +95,14 @@ def clip(folder: Path) -> M3ViT:
     return classifier(folder, "vit_base_patch32_clip_224")
 
 
+def quick_gelu(folder: Path) -> M3ViT:
+    return classifier(folder, "vit_base_patch32_clip_quickgelu_224")
+
+
+def tanh_gelu(folder: Path) -> M3ViT:
+    return classifier(folder, "vit_base_patch32_siglip_gap_256", num_classes=0)
+
+
 def norm_behind_mean(folder: Path) -> M3ViT:
     return classifier(folder, "vit_medium_patch16_reg4_gap_256")
 
@@ -121,6 +129,8 @@ SOURCES = [
     pooled_registers,
     clip,
     norm_behind_mean,
+    quick_gelu,
+    tanh_gelu,
 ]
 
 
@@ -160,7 +170,9 @@ def test_classes_are_planes_of_one_pixel(tmp_path: Path) -> None:
     np.testing.assert_allclose(planes.ravel(), output[0] * golden.network.heads[TASK].linear.scale)
 
 
-@pytest.mark.parametrize("source", [distilled, pooled, fourteen, clip])
+@pytest.mark.parametrize(
+    "source", [distilled, pooled, fourteen, clip, norm_behind_mean, quick_gelu]
+)
 def test_quantised_onnx_of_classifiers(source: object, tmp_path: Path) -> None:
     assert callable(source)
     floats = to_float_network(source(tmp_path))

@@ -63,6 +63,9 @@ def normalised(images: torch.Tensor, about: dict[str, Any]) -> torch.Tensor:
         ("vit_medium_patch16_reg4_gap_256", {}),  # norm behind the mean
         ("vit_tiny_patch16_224", {"global_pool": "avg"}),
         ("vit_base_patch32_clip_224", {}),  # norm in front of the blocks, patches without bias
+        ("vit_base_patch32_clip_quickgelu_224", {}),
+        ("vit_tiny_patch16_224", {"act_layer": "silu"}),
+        ("vit_tiny_patch16_224", {"act_layer": "relu"}),
     ],
 )
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -104,7 +107,7 @@ def test_lists_everything_that_does_not_fit(tmp_path: Path) -> None:
     [
         ("vit_tiny_patch16_224", {"global_pool": "max"}, "head reads 'max' pooling"),
         ("vit_tiny_patch16_224", {"qk_norm": True}, "block 0 has inner norms, of queries"),
-        ("vit_base_patch32_clip_quickgelu_224", {"pre_norm": False}, "activation QuickGELU"),
+        ("vit_tiny_patch16_224", {"act_layer": "mish"}, "block 0 has the activation Mish"),
     ],
 )
 def test_refuses_what_is_not_plain(
@@ -129,6 +132,7 @@ def test_unknown_names(name: str) -> None:
         ("vit_base_patch16_siglip_gap_224", {}),
         ("vit_base_patch16_siglip_224", {}),  # its attention pooling stands behind the tokens
         ("vit_base_patch16_radio_v3", {}),  # nor a final norm
+        ("vit_so400m_patch16_siglip_gap_256", {}),  # tanh GELU
         ("vit_tiny_patch16_224", {"num_classes": 0}),
     ],
 )

@@ -11,24 +11,27 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from moevit.model.config import KINDS
+from moevit.model.kinds import TASK_KINDS
 from moevit.model.training.losses import RECIPES, Recipe, counts, task_loss
 
 ALL = Recipe(name="all", weights=dict.fromkeys(KINDS, 1.0))
-CHANNELS = {"segmentation": 4, "human_parts": 4, "normals": 3}
-UNKNOWN = {"depth": 0, "normals": 0}
+CHANNELS = {kind.name: kind.channels or 4 for kind in TASK_KINDS.values()}
+VECTORS = [name for name, channels in CHANNELS.items() if channels in (2, 3)]
+UNKNOWN = dict.fromkeys(["depth", *VECTORS], 0)
 
 
 def example(kind: str, seed: int, batch: int = 4) -> tuple[Tensor, Tensor]:
     """Raw outputs at half size, and a truth of which a third is not known."""
     rng = np.random.default_rng(seed)
-    raw = torch.from_numpy(rng.normal(size=(batch, CHANNELS.get(kind, 1), 3, 5))).float()
+    raw = torch.from_numpy(rng.normal(size=(batch, CHANNELS[kind], 3, 5))).float()
     size = (batch, 6, 10)
     if kind in ("segmentation", "human_parts"):
         truth = torch.from_numpy(rng.integers(0, 4, size).astype(np.uint8))
     elif kind == "depth":
         truth = torch.from_numpy(rng.uniform(0.5, 9, size)).float()
-    elif kind == "normals":
-        truth = F.normalize(torch.from_numpy(rng.normal(size=(*size, 3))).float(), dim=-1)
+    elif kind in VECTORS:
+        vectors = rng.normal(size=(*size, CHANNELS[kind]))
+        truth = F.normalize(torch.from_numpy(vectors).float(), dim=-1)
     else:
         truth = torch.from_numpy((rng.random(size) < 0.2).astype(np.uint8))
     truth[torch.from_numpy(rng.random(size) < 0.3)] = UNKNOWN.get(kind, 255)
@@ -47,6 +50,10 @@ def test_m3vits_losses_by_their_definitions(kind: str) -> None:
             if want.abs().sum() == 0:
                 continue
             expected += (out / out.norm() - want).abs().mean().item()
+        elif kind == "orientation":
+            if want.abs().sum() == 0:
+                continue
+            expected += 1 - (out / out.norm() @ want.double()).item()
         elif kind == "depth":
             if want == 0:
                 continue
@@ -85,7 +92,7 @@ def test_what_is_not_known_has_no_gradient(kind: str, recipe: Recipe) -> None:
     raw.requires_grad_(True)
     task_loss(kind, raw, truth, recipe).backward()
     assert raw.grad is not None and torch.isfinite(raw.grad).all()
-    flat = truth.abs().sum(-1) if kind == "normals" else truth
+    flat = truth.abs().sum(-1) if kind in VECTORS else truth
     hidden = flat == UNKNOWN.get(kind, 255)
     touched = raw.grad.abs().sum(1) > 0
     assert not (touched & hidden).any()

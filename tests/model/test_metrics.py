@@ -20,7 +20,10 @@ from moevit.model.evaluation.metrics import (
     delta_m,
     scorer,
 )
+from moevit.model.kinds import TASK_KINDS
 from moevit.model.tasks import decode, known, predict
+
+UNKNOWN = {"depth": 0, "normals": 0, "orientation": 0}
 
 
 def test_miou_by_hand() -> None:
@@ -106,14 +109,14 @@ def test_saliency_as_m3vit_scores_it() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_unknown_pixels_do_not_count(kind: str) -> None:
     rng = np.random.default_rng(3)
-    channels = {"segmentation": 3, "normals": 3, "human_parts": 3}.get(kind, 1)
+    channels = TASK_KINDS[kind].channels or 3
     truth, prediction, other = (
         decode(kind, rng.normal(size=(2, channels, 8, 6))) for _ in range(3)
     )
     if kind in ("edges", "saliency"):
         truth = (truth > 0.5).astype(np.uint8)
     hidden = rng.random((2, 8, 6)) < 0.4
-    truth[hidden] = {"depth": 0, "normals": 0}.get(kind, 255)
+    truth[hidden] = UNKNOWN.get(kind, 255)
     assert np.array_equal(known(kind, truth), ~hidden)
     changed = prediction.copy()
     changed[hidden] = other[hidden]
@@ -124,7 +127,7 @@ def test_unknown_pixels_do_not_count(kind: str) -> None:
         results.append(tally.result())
     assert results[0] == results[1]
     nothing = scorer(kind, 3)
-    truth[:] = {"depth": 0, "normals": 0}.get(kind, 255)
+    truth[:] = UNKNOWN.get(kind, 255)
     nothing.update(prediction, truth)
     assert np.isfinite(list(nothing.result().values())).all()
     assert PRIMARY[kind] in nothing.result()
@@ -140,7 +143,7 @@ def test_f_of_nothing_is_zero() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_scores_do_not_depend_on_the_batches(kind: str, seed: int, cut: int) -> None:
     rng = np.random.default_rng(seed)
-    channels = {"segmentation": 3, "normals": 3, "human_parts": 3}.get(kind, 1)
+    channels = TASK_KINDS[kind].channels or 3
     truth, prediction = (decode(kind, rng.normal(size=(10, channels, 2, 3))) for _ in range(2))
     if kind in ("edges", "saliency"):
         truth = truth > 0.5

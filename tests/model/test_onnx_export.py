@@ -15,6 +15,7 @@ from moevit.model.config import ModelConfig, TaskConfig
 from moevit.model.export import onnx as onnx_export
 from moevit.model.export.onnx import OPSET, TOLERANCE, export_onnx, onnx_forward
 from moevit.model.m3vit import M3ViT
+from moevit.quant.operators.activations import ACTIVATIONS
 
 
 def lively(config: ModelConfig) -> M3ViT:
@@ -73,6 +74,15 @@ def test_other_gates(micro: ModelConfig, tmp_path: Path, changes: dict[str, Any]
     config = dataclasses.replace(micro, **changes)
     report = export_onnx(lively(config), tmp_path / "gates.onnx", config.task_names[:2])
     assert max(report["difference"].values()) <= TOLERANCE
+
+
+def test_activation_functions(micro: ModelConfig, tmp_path: Path) -> None:
+    """Two at a time: of the dense block and of the experts."""
+    names = list(ACTIVATIONS)[1:]
+    for dense, expert in zip(names[::2], names[1::2] or names, strict=False):
+        config = dataclasses.replace(micro, activation=dense, expert_activation=expert)
+        report = export_onnx(lively(config), tmp_path / "m.onnx", config.task_names[:1])
+        assert max(report["difference"].values()) <= TOLERANCE
 
 
 def test_the_file(exported: Any) -> None:

@@ -18,6 +18,7 @@ from moevit.model.export.qdq import QDQ_OPSET, export_qdq
 from moevit.quant.float.network import FloatLinear, FloatMoe
 from moevit.quant.golden import Golden
 from moevit.quant.network import Moe, Network
+from moevit.quant.operators.activations import ACTIVATIONS, Activation
 from moevit.quant.operators.upsampling import UpsamplingHead
 from moevit.quant.ptq.calibrate import calibrate
 from moevit.quant.ptq.quantize import Options, quantise
@@ -81,7 +82,7 @@ def test_the_file_holds_the_networks_integers(exported: Any) -> None:
     assert stacked.data_type == (onnx.TensorProto.INT4 if narrow else onnx.TensorProto.UINT8)
     expected = np.concatenate([expert.fc2.weight.T for expert in moe.experts], axis=1)
     assert np.array_equal(codes(stacked), expected)
-    biases = [x.fc2.bias + x.gelu.zero_point * x.fc2.weight.sum(axis=1) for x in moe.experts]
+    biases = [x.fc2.bias + x.hidden.zero_point * x.fc2.weight.sum(axis=1) for x in moe.experts]
     found = numpy_helper.to_array(tensors["blocks.1.fc2.bias"])
     assert np.array_equal(found, np.concatenate(biases))
     names = [name for name in tensors if name.endswith(".weight")]
@@ -92,6 +93,13 @@ def test_the_file_holds_the_networks_integers(exported: Any) -> None:
 @pytest.mark.parametrize("what", [{"moe": ()}, {"class_token": False}, {"k": 1, "moe": (0, 2)}])
 def test_other_networks(what: dict[str, Any], tmp_path: Path) -> None:
     network = quantised(6, **what)
+    report = export_qdq(network, tmp_path / "m.onnx", images=random_images(3, network.geometry, 8))
+    assert min(found["sqnr_db"] for found in report["difference"].values()) > 28
+
+
+@pytest.mark.parametrize("function", list(ACTIVATIONS.values())[1:], ids=list(ACTIVATIONS)[1:])
+def test_activation_functions(function: Activation, tmp_path: Path) -> None:
+    network = quantised(6, depth=2, activation=function)
     report = export_qdq(network, tmp_path / "m.onnx", images=random_images(3, network.geometry, 8))
     assert min(found["sqnr_db"] for found in report["difference"].values()) > 28
 

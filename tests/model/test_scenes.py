@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.machines import answers
 
+from moevit.model.kinds import TASK_KINDS
 from moevit.model.scenes import render as scenes
 from moevit.model.scenes.layout import ROOM_INSTANCES, furnish
 from moevit.model.scenes.raycast import Box, Cone, Cylinder, Room, Solid, Sphere, nearest, occluded
 from moevit.model.scenes.render import CLASSES, Sample, scene
-from moevit.model.scenes.truth import find_edges, find_salient
+from moevit.model.scenes.truth import find_edges, find_orientation, find_salient
 
 HEIGHT, WIDTH = 96, 192
 
@@ -24,6 +25,29 @@ def same(a: Sample, b: Sample) -> bool:
         np.array_equal(getattr(a, field.name), getattr(b, field.name))
         for field in dataclasses.fields(Sample)
     )
+
+
+@pytest.mark.parametrize("angle", [0, 30, 45, 90, 120, 165])
+def test_orientation_of_a_line(angle: int) -> None:
+    """A line through the middle, y down: its direction, and nothing beside it."""
+    y, x = np.mgrid[-20:21, -20:21]
+    a = np.radians(angle)
+    line = np.abs(x * np.sin(a) - y * np.cos(a)) < 0.8
+    found = find_orientation(line)
+    inner = np.s_[6:-6, 6:-6]
+    wanted = np.array([np.cos(2 * a), np.sin(2 * a)])
+    cosine = (found[inner][line[inner]] @ wanted).clip(-1, 1)
+    assert np.degrees(np.arccos(cosine)).mean() / 2 < 6
+    assert not found[~line].any()
+    np.testing.assert_allclose(np.linalg.norm(found[inner][line[inner]], axis=-1), 1, atol=1e-5)
+
+
+def test_orientation_of_a_mirrored_scene() -> None:
+    sample = scene("train", 5, 32, 64)
+    turned = find_orientation(np.ascontiguousarray(sample.edges[:, ::-1]))
+    again = TASK_KINDS["orientation"].mirrored(sample.orientation[:, ::-1])
+    np.testing.assert_allclose(turned, again, atol=1e-6)
+    assert 0.5 < sample.orientation.any(-1).sum() / sample.edges.sum() <= 1
 
 
 @settings(max_examples=20)

@@ -1,6 +1,7 @@
 """The PyTorch model and its float parameters in NumPy compute the same."""
 
 import dataclasses
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from moevit.model.config import SCENE_TASKS, ModelConfig
 from moevit.model.export.float_network import to_float_network
 from moevit.model.m3vit import M3ViT
+from moevit.quant.operators.activations import ACTIVATIONS
 
 CONFIG = ModelConfig(
     name="test",
@@ -40,7 +42,13 @@ ROUTING: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("changes", [{}, *ROUTING])
+FUNCTIONS = [
+    {"activation": dense, "expert_activation": expert}
+    for dense, expert in pairwise(["gelu", *reversed(ACTIVATIONS)])
+]
+
+
+@pytest.mark.parametrize("changes", [{}, *ROUTING, *FUNCTIONS])
 def test_same_function(changes: dict[str, Any]) -> None:
     torch.manual_seed(0)
     model = M3ViT(dataclasses.replace(CONFIG, **changes)).eval()

@@ -58,12 +58,12 @@ def walk(net: Network, image: np.ndarray, task: str) -> np.ndarray:
             for e in mlp.order[task]:
                 expert = mlp.experts[e]
                 for t, score in queues[e]:
-                    hidden = expert.gelu.compute(row(expert.fc1, y[t]))
+                    hidden = expert.hidden.compute(row(expert.fc1, y[t]))
                     value = round_shift(row(expert.fc2, hidden) * score, SCORE.frac)
                     x[t] = RESIDUAL.saturate(x[t] + value)
         else:
             for t in range(g.tokens):
-                hidden = mlp.gelu.compute(row(mlp.fc1, y[t]))
+                hidden = mlp.hidden.compute(row(mlp.fc1, y[t]))
                 x[t] = RESIDUAL.saturate(x[t] + row(mlp.fc2, hidden))
     if net.norm is None:
         return np.array(x)

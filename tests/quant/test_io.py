@@ -16,6 +16,7 @@ from moevit.quant.check import check_network
 from moevit.quant.golden import Golden
 from moevit.quant.io import load_network, save_network
 from moevit.quant.network import Moe, Network
+from moevit.quant.operators.activations import ACTIVATIONS
 from moevit.quant.random_network import Sizes, random_images, random_network
 
 KEY = "moevit.network"
@@ -42,7 +43,7 @@ def same(a: Any, b: Any) -> bool:
         Sizes(depth=3, moe=(0, 2), tasks=3, head_channels=(2,), class_token=False),
         Sizes(moe=(), norm=False, head_channels=(), tasks=1),
         Sizes(experts=1, top_k=1),
-        Sizes(expert_bits=4),
+        Sizes(expert_bits=4, expert_activation=list(ACTIVATIONS)[-1]),
     ],
 )
 def test_round_trip(tmp_path: Path, sizes: Sizes) -> None:
@@ -104,7 +105,12 @@ def put(tree: Any, path: str, value: Any) -> Any:
             "Other",
             "field heads.task0 must be Head or UpsamplingHead, not Other",
         ),
-        ("network.blocks.0.mlp.gelu.zero_point", 200, "blocks.0.mlp.gelu.zero_point must fit"),
+        ("network.blocks.0.mlp.hidden.zero_point", 200, "blocks.0.mlp.hidden.zero_point must fit"),
+        (
+            "network.blocks.0.mlp.hidden.function",
+            "mish",
+            "blocks.0.mlp.hidden.function must be one",
+        ),
         ("network.blocks.1.mlp.gate.k", 9, "blocks.1.mlp.gate: Top-k must be"),
         (
             "network.blocks.1.mlp.order.task0",
@@ -125,6 +131,17 @@ def test_bad_tree(tmp_path: Path, parts: Any, path: str, value: Any, message: st
         tensors = {k: v for k, v in tensors.items() if not k.startswith("norm.")}
     with pytest.raises(ValueError, match=rf"Cannot read .*bad: .*{message}"):
         reload(tmp_path, tensors, put(tree, path, value))
+
+
+def test_an_earlier_file(tmp_path: Path, parts: Any) -> None:
+    """Hidden activations had another name, and one function."""
+    tensors, tree = parts
+    mlp = tree["network"]["blocks"][0]["mlp"]
+    earlier = {k: v for k, v in mlp["hidden"].items() if k != "function"}
+    kept = {**{k: v for k, v in mlp.items() if k != "hidden"}, "gelu": earlier}
+    assert same(
+        reload(tmp_path, tensors, put(tree, "network.blocks.0.mlp", kept)), random_network(0)
+    )
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,7 @@ def test_an_expert_without_calibration_tokens() -> None:
     assert isinstance(layer, Moe)
     expert = layer.experts[2]
     y = np.random.default_rng(0).integers(-100, 100, (50, 32))
-    hidden = expert.gelu.compute(expert.fc1.values(y))
+    hidden = expert.hidden.compute(expert.fc1.values(y))
     assert np.std(hidden) > 5
     for task in net.tasks:
         assert layer.order[task][-1] == 2

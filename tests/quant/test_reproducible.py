@@ -89,7 +89,7 @@ from moevit.quant.random_network import random_images
 found, folder = hashlib.sha256(), pathlib.Path(sys.argv[1])
 for net in pickle.loads((folder / "networks").read_bytes()):
     stats = calibrate(net, random_images(0, net.geometry, 12))
-    for name, bits in (("default", 4), ("all", 8)):
+    for name, bits in (("default", 4), ("all", 8), ("compensate", 8)):
         path = folder / sys.argv[2]
         save_network(quantise(net, stats, method(name, expert_bits=bits)), path)
         found.update(path.read_bytes())

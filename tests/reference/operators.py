@@ -13,6 +13,7 @@ from functools import cache
 from math import factorial, floor, isqrt
 
 __all__ = [
+    "FUNCTIONS",
     "add",
     "attention",
     "exponential",
@@ -22,11 +23,13 @@ __all__ = [
     "layer_norm",
     "linear",
     "reciprocal",
+    "relu",
     "requantised",
     "rescale",
     "root",
     "row",
     "sat",
+    "silu",
     "stage",
     "token_mean",
     "values_of",
@@ -187,7 +190,7 @@ def token_mean(rows: Sequence[Sequence[int]], gain: tuple[int, int]) -> list[int
     return values_of([127] * len(rows), columns, *gain)
 
 
-# GELU ---------------------------------------------------------------------------------------------
+# Activation functions -----------------------------------------------------------------------------
 def _pi() -> Fraction:
     """Machin's formula."""
 
@@ -229,9 +232,36 @@ def gelu(value: int) -> int:
     return max(value, 0) - (_gelu_table()[a // 2] if a < 1024 else 0)
 
 
-def hidden(value: int, mult: int, shift: int, zero_point: int) -> int:
+@cache
+def _silu_table() -> tuple[int, ...]:
+    def exp(u: Fraction) -> Fraction:  # u <= 8
+        return sum((u**n / factorial(n) for n in range(80)), Fraction(0))
+
+    table = []
+    for step, first, end in ((2, 0, 512), (8, 512, 2048)):
+        for i in range(first // step, end // step):
+            u = (step * i + Fraction(step - 1, 2)) / 256
+            table += [surely(256 * u / (1 + exp(u)))] * step
+    return tuple(table)
+
+
+def silu(value: int) -> int:
+    a = abs(value)
+    return max(value, 0) - (_silu_table()[a] if a < 2048 else 0)
+
+
+def relu(value: int) -> int:
+    return max(value, 0)
+
+
+FUNCTIONS: dict[str, Callable[[int], int]] = {"gelu": gelu, "silu": silu, "relu": relu}
+
+
+def hidden(
+    function: Callable[[int], int], value: int, mult: int, shift: int, zero_point: int
+) -> int:
     """The hidden activation of a pre-activation."""
-    return sat8(nearest(Fraction(gelu(value) * mult, 2**shift)) + zero_point)
+    return sat8(nearest(Fraction(function(value) * mult, 2**shift)) + zero_point)
 
 
 # Norms --------------------------------------------------------------------------------------------

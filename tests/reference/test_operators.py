@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from reference import operators as theirs
 
 from moevit.quant.formats import Multiplier
+from moevit.quant.operators.activations import ACTIVATIONS
 from moevit.quant.operators.exp2 import GATE_EXP, SOFTMAX_EXP
 from moevit.quant.operators.gate import NOBODY, Gate
-from moevit.quant.operators.gelu import GELU
 from moevit.quant.operators.layernorm import LayerNorm, rsqrt
-from moevit.quant.operators.linear import GeluOutput, Linear, to_activation, to_key_value
+from moevit.quant.operators.linear import HiddenOutput, Linear, to_activation, to_key_value
 from moevit.quant.operators.rescale import Rescale
 from moevit.quant.operators.softmax import Softmax, reciprocal, token_mean
 from moevit.quant.operators.upsampling import KERNELS, Stage, windows
@@ -66,14 +66,20 @@ def test_where_the_exponential_is_off(unit, peak, off) -> None:
     assert set(differences) <= {0, 1}
 
 
-def test_gelu() -> None:
-    assert GELU.compute(INT16).tolist() == [theirs.gelu(v) for v in INT16.tolist()]
+@pytest.mark.parametrize(
+    "function", {a.integer.name: a.integer for a in ACTIVATIONS.values()}.values()
+)
+def test_activation_functions(function) -> None:
+    expected = [theirs.FUNCTIONS[function.name](v) for v in INT16.tolist()]
+    assert function.compute(INT16).tolist() == expected
 
 
 @given(mult=mults, shift=shifts, zero=int8s, values=st.lists(int16s, min_size=1, max_size=20))
-def test_hidden(mult, shift, zero, values) -> None:
-    unit = GeluOutput(out=Multiplier(mult=mult, shift=shift), zero_point=zero)
-    expected = [theirs.hidden(v, mult, shift, zero) for v in values]
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_hidden(name, mult, shift, zero, values) -> None:
+    unit = HiddenOutput(out=Multiplier(mult=mult, shift=shift), zero_point=zero, function=name)
+    function = theirs.FUNCTIONS[ACTIVATIONS[name].integer.name]
+    expected = [theirs.hidden(function, v, mult, shift, zero) for v in values]
     assert unit.compute(np.array(values)).tolist() == expected
 
 

@@ -18,6 +18,7 @@ from moevit.quant.float.network import (
 )
 from moevit.quant.float.upsampling import FloatStage, FloatUpsamplingHead
 from moevit.quant.network import Geometry
+from moevit.quant.operators.activations import GELU, Activation
 
 __all__ = ["float_network"]
 
@@ -38,6 +39,7 @@ def float_network(
     window: int = 0,
     doublings: int | None = None,
     own_norm: bool = False,
+    activation: Activation = GELU,
     **gate: Any,
 ) -> FloatNetwork:
     """A network on 16 x 24 images with patches of 8; same seed, same network.
@@ -63,7 +65,7 @@ def float_network(
         return FloatNorm(gain=gain, bias=normal(dim, size=0.5), eps=1e-6)
 
     def mlp(width: int) -> FloatMlp:
-        return FloatMlp(fc1=linear(width, dim), fc2=linear(dim, width, 0.5))
+        return FloatMlp(fc1=linear(width, dim), fc2=linear(dim, width, 0.5), activation=activation)
 
     def mixture() -> FloatMoe:
         routers = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moevit.model.config import PRESETS, SCENE_KINDS, ModelConfig, TaskConfig
+from moevit.model.config import DEFAULT_KINDS, PRESETS, ModelConfig, TaskConfig
 
 _CHANNELS = {task.kind: task.channels for task in PRESETS["nano"].tasks}
 
@@ -18,6 +18,7 @@ MICRO = ModelConfig(
     top_k=2,
     expert_hidden=16,
     tasks=tuple(
-        TaskConfig(name=kind, kind=kind, channels=_CHANNELS[kind], stride=4) for kind in SCENE_KINDS
+        TaskConfig(name=kind, kind=kind, channels=_CHANNELS[kind], stride=4)
+        for kind in DEFAULT_KINDS
     ),
 )

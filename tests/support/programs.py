@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from moevit.compiler import Program
 from moevit.quant.formats import WEIGHT_BITS
+from moevit.quant.operators.activations import ACTIVATIONS
 from moevit.quant.random_network import Sizes
 from moevit.sim.interpreter import Interpreter, Outcome
 
@@ -50,6 +51,8 @@ def run_program(
     start = at.output + output.address
     return output.unpack(memory[start : start + output.size]), outcome
 
+
+_FUNCTIONS = list(ACTIVATIONS)
 
 AWKWARD = {
     "plain": Sizes(),
@@ -111,6 +114,10 @@ AWKWARD = {
     "gate ahead": Sizes(ahead=True, moe=(0, 1), dim=20, head_channels=()),
     "gate ahead, no norm": Sizes(ahead=True, norm=False, head_channels=(), class_token=False),
     "until enough": Sizes(experts=5, top_k=4, top_p=0.6, renormalise=True, moe=(0, 1)),
+    **{
+        f"{dense}, experts {expert}": Sizes(activation=dense, expert_activation=expert)
+        for dense, expert in zip(_FUNCTIONS[1::2], _FUNCTIONS[2::2], strict=False)
+    },
     "pruned": Sizes(ahead=True, experts=6, top_k=3, threshold=0.2, moe=(0,)),
 }
 """Shapes that found, or would find, a mistake each."""
@@ -152,6 +159,8 @@ def sizes(draw: st.DrawFn) -> Sizes:
         top_p=draw(st.sampled_from([1.0, 1.0, 0.3, 0.7])),
         ahead=draw(st.booleans()),
         expert_bits=draw(st.sampled_from(WEIGHT_BITS)),
+        activation=draw(st.sampled_from(list(ACTIVATIONS))),
+        expert_activation=draw(st.sampled_from(["", *ACTIVATIONS])),
     )
     what = draw(st.sampled_from(["patches", "class", "mean"]))
     base = replace(

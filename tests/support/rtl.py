@@ -20,6 +20,7 @@ from moevit.hw.registers import (
 )
 from moevit.quant.dial import AS_COMPILED, NEVER, Dial
 from moevit.quant.formats import SCORE, WEIGHT_BITS
+from moevit.quant.operators.activations import ACTIVATIONS
 from moevit.quant.random_network import Sizes
 from moevit.sim.memory_timing import MemoryTiming
 from moevit.sim.native import NativeSim
@@ -244,6 +245,8 @@ def random_sizes(rng: np.random.Generator, config: AcceleratorConfig) -> Sizes:
         rows, columns = sizes.image_height // patch, sizes.image_width // patch
         sizes = replace(sizes, patch=own, image_height=own * rows, image_width=own * columns)
     sizes = replace(sizes, registers=int(rng.choice([0, 0, 1, 4])), entry=rng.random() < 0.4)
+    dense, expert = (str(rng.choice(list(ACTIVATIONS))) for _ in range(2))
+    sizes = replace(sizes, activation=dense, expert_activation=expert)
     if heads_on != "patches" or rng.random() < 0.6:
         return sizes
     channels = tuple(between(1, 5) for _ in range(between(1, tasks)))

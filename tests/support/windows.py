@@ -9,14 +9,14 @@ import numpy as np
 from hypothesis import strategies as st
 
 from moevit.hw.config import AcceleratorConfig
-from moevit.hw.isa import Destination, Gemm
+from moevit.hw.isa import ACTIVATED, Destination, Gemm
 from moevit.quant.formats import Multiplier
-from moevit.quant.operators.linear import GeluOutput, Linear, to_activation
+from moevit.quant.operators.linear import Linear, to_activation
 
 __all__ = ["Windows", "window_cases"]
 
-GELU = GeluOutput(out=Multiplier.from_scale(0.07), zero_point=-90)
-MODES = (Destination.ACT8, Destination.GELU8, Destination.ACT16, Destination.RESIDUAL)
+OUT, ZERO_POINT = Multiplier.from_scale(0.07), -90
+MODES = (Destination.ACT8, *ACTIVATED, Destination.ACT16, Destination.RESIDUAL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +88,9 @@ class Windows:
             target=target + (self.phase[0] * width + self.phase[1]) * pixel,
             target_stride=self.factor * pixel,
             target_line=width,
-            mult=GELU.out.mult,
-            shift=GELU.out.shift,
-            zero_point=GELU.zero_point if self.mode == Destination.GELU8 else 3,
+            mult=OUT.mult,
+            shift=OUT.shift,
+            zero_point=ZERO_POINT if self.mode in ACTIVATED else 3,
         )
 
     def linear(self, config: AcceleratorConfig) -> Linear:
@@ -125,8 +125,9 @@ class Windows:
                 values = linear.values(window)[0]
                 if self.mode == Destination.ACT8:
                     values = to_activation(values, 3)
-                elif self.mode == Destination.GELU8:
-                    values = GELU.compute(values)
+                elif self.mode in ACTIVATED:
+                    function = ACTIVATED[self.mode]
+                    values = to_activation(OUT.compute(function.compute(values)), ZERO_POINT)
                 out[at] = values
         return out.astype(old.dtype)
 

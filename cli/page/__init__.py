@@ -1,0 +1,1 @@
+"""The page of `moevit report`: one file with everything about one image."""
