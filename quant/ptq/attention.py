@@ -61,14 +61,7 @@ class AttentionQuantiser(HeadQuantiser):
             exact = getattr(a, name)
             pair = self.pair(exact, seen, real)
             return self.linear(
-                exact,
-                encoding,
-                scale,
-                offset,
-                name=prefix + name,
-                bits=options.bits(name),
-                rows=rows,
-                pair=pair,
+                exact, encoding, scale, offset, name=prefix + name, rows=rows, pair=pair
             )
 
         # Scores: steps of q and k may differ in each channel as long as their product is the same.
@@ -85,8 +78,8 @@ class AttentionQuantiser(HeadQuantiser):
         score = square * head_dim**-0.5 * log2(np.e) * (1 << LOGIT.frac)
         # Values: the output is a mean of them, so it has their channels' scales and centres.
         site = stats.site(prefix + "attention")
-        bits = options.bits("proj")
-        values = self.channels(prefix + "v", stats.site(prefix + "v"), [a.proj], [bits])
+        width = [options.bits("proj")]
+        values = self.channels(prefix + "v", stats.site(prefix + "v"), [a.proj], width)
         self.encodings[prefix + "v"] = values
         v = layer("v", values.scale, values.offset)
         peak = max(
@@ -104,9 +97,7 @@ class AttentionQuantiser(HeadQuantiser):
         self.encodings[prefix + "attention"] = out
         softmax = Softmax(score=Multiplier.from_scale(score), out=Multiplier.from_scale(gain))
         if flow is None or seen is None:
-            proj = self.linear(
-                a.proj, out, self.residual, name=prefix + "proj", bits=bits, rows=site.rows
-            )
+            proj = self.linear(a.proj, out, self.residual, name=prefix + "proj", rows=site.rows)
             return Attention(q=q, k=k, v=v, softmax=softmax, proj=proj)
         codes = flow.attended(q, k, v, softmax, seen)
         before = "embed" if not index else f"blocks.{index - 1}.mlp"
@@ -114,7 +105,7 @@ class AttentionQuantiser(HeadQuantiser):
             before = "entered"
         pair = self.pair(a.proj, codes, flow.floats(prefix + "attention"), flow.missing(before))
         proj = self.linear(
-            a.proj, out, self.residual, name=prefix + "proj", bits=bits, rows=site.rows, pair=pair
+            a.proj, out, self.residual, name=prefix + "proj", rows=site.rows, pair=pair
         )
         flow.project(proj, codes)
         return Attention(q=q, k=k, v=v, softmax=softmax, proj=proj)

@@ -178,9 +178,7 @@ class HeadQuantiser(Layers):
         if head.mean:
             mean, seen, rows = self.mean_of(f"{name}.mean", seen)
         return Head(
-            linear=self.linear(
-                head.linear, seen, scale, name=name, bits=self.options.bits("heads"), rows=rows
-            ),
+            linear=self.linear(head.linear, seen, scale, name=name, rows=rows),
             channels=head.channels,
             upscale=head.upscale,
             class_token=head.class_token,

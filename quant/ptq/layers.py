@@ -63,7 +63,7 @@ class Layers:
         out_offset: float | Floats = 0.0,
         *,
         name: str = "",
-        bits: int = 8,
+        bits: int | None = None,
         rows: Floats | None = None,
         prior: Floats | None = None,
         pivot: float | Floats = 0.0,
@@ -79,9 +79,11 @@ class Layers:
         ``pivot`` meet no error of the weights: their zero point. ``taps`` pixels are read side by
         side. ``pair``: what the layer will read in integers and should give, for compensation.
         ``rounding``: instead of the options'. Under ``name`` the real layer that
-        the integers stand for is kept in :attr:`layers`.
+        the integers stand for is kept in :attr:`layers`; ``bits`` are by default what the options
+        say of it.
         """
         outputs, depth = layer.weight.shape
+        bits = bits or self.options.bits(name)
         weight = layer.weight.astype(np.float64) * encoding.scale
         bias = layer.bias + _applied(layer.weight, encoding.offset) - out_offset
         top = weight_max(bits)

@@ -71,7 +71,11 @@ class Options:
             raise ValueError(f"Narrow must be of {', '.join(CLASSES)}, not {unknown[0]!r}")
 
     def bits(self, layer: str) -> int:
-        """Of the weights of a layer by its name, which ends in its class, or of a class."""
+        """Of the weights of a layer by its name, or of a class."""
         if ".experts." in layer:
             return self.expert_bits
-        return 4 if layer.rpartition(".")[2] in self.narrow else 8
+        parts = layer.split(".")
+        kind = "routers" if "routers" in parts else parts[-1]
+        if parts[0] == "heads" and len(parts) == 2:
+            kind = "heads"
+        return 4 if kind in self.narrow else 8

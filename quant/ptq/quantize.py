@@ -149,13 +149,7 @@ class _Quantiser(AttentionQuantiser):
             codes = pixel.reshape(-1, pixel.shape[-1]).astype(np.float64) - PIXEL_OFFSET
             rows = encoding.decode(codes)
         return self.linear(
-            net.patch_embed,
-            encoding,
-            self.residual,
-            name="patch_embed",
-            bits=self.options.bits("patch_embed"),
-            rows=rows,
-            taps=pixels,
+            net.patch_embed, encoding, self.residual, name="patch_embed", rows=rows, taps=pixels
         )
 
     def entry(self, norm: FloatNorm) -> Entry:
@@ -199,7 +193,6 @@ class _Quantiser(AttentionQuantiser):
             self.stats.site(prefix + "hidden"),
             prefix,
             rows=rows,
-            bits=(bits("fc1"), bits("fc2")),
             seen=seen,
             real=real,
             missing=missing,
@@ -217,15 +210,13 @@ class _Quantiser(AttentionQuantiser):
         *,
         rows: Floats,
         prior: Floats | None = None,
-        bits: tuple[int, int],
         seen: Floats | None = None,
         real: Floats | None = None,
         missing: Floats | float = 0.0,
     ) -> Mlp:
         """``site``: of the hidden activations, whose codes start at their minimum.
 
-        ``bits``: of the weights of ``fc1`` and ``fc2``. ``rows``: inputs of the layer; ``prior``:
-        of any expert, where these are an expert's.
+        ``rows``: inputs of the layer; ``prior``: of any expert, where these are an expert's.
         ``seen``, ``real``: input codes and floats of the pictures that go along, ``missing``: what
         else its outputs should make up for.
         """
@@ -253,7 +244,6 @@ class _Quantiser(AttentionQuantiser):
             encoding,
             mlp.activation.step,
             name=prefix + "fc1",
-            bits=bits[0],
             rows=rows,
             prior=prior,
             pair=self.pair(mlp.fc1, seen, real),
@@ -269,7 +259,6 @@ class _Quantiser(AttentionQuantiser):
             out,
             self.residual,
             name=prefix + "fc2",
-            bits=bits[1],
             rows=site.rows,
             prior=hidden_prior,
             pivot=zero_point,
@@ -304,12 +293,11 @@ class _Quantiser(AttentionQuantiser):
         real = self.real(flow, prefix + "norm2", norm)
         logit = 1 / (log2(np.e) * (1 << LOGIT.frac))
         usage = self.stats.usage[index]
-        bits, router_bits = self.options.expert_bits, self.options.bits("routers")
         everything = self.after(prefix + "norm2", norm)
         ahead, seen, gate_rows = None, encoding, everything
         if moe.ahead:
             name = prefix + "ahead"
-            widths = [router_bits] * len(moe.routers)
+            widths = [self.options.bits("routers")] * len(moe.routers)
             seen = self.channels(name, self.stats.site(name), list(moe.routers.values()), widths)
             ahead = Rescale.from_affine(self.residual / seen.scale, -seen.offset / seen.scale)
             gate_rows = self.stats.site(prefix + "ahead").rows
@@ -328,14 +316,7 @@ class _Quantiser(AttentionQuantiser):
                 pair = self.pair(exact, gate_codes[at], gate_real[at], share=_ROUTER_SHARE)
                 rounding = "descent"  # small, and what it gets wrong sends tokens elsewhere
             return self.linear(
-                exact,
-                seen,
-                logit,
-                name=name,
-                bits=router_bits,
-                rows=gate_rows,
-                pair=pair,
-                rounding=rounding,
+                exact, seen, logit, name=name, rows=gate_rows, pair=pair, rounding=rounding
             )
 
         def own(rows: Floats | None, e: int) -> Floats | None:
@@ -363,7 +344,6 @@ class _Quantiser(AttentionQuantiser):
                     f"{prefix}experts.{e}.",
                     rows=self.expert_rows(everything, prefix, e),
                     prior=everything[:: -(-len(everything) // _PRIOR_ROWS)],
-                    bits=(bits, bits),
                     seen=own(codes, e),
                     real=own(real, e),
                 )
