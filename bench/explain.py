@@ -10,9 +10,10 @@ from typing import Any
 
 from moevit.compiler.cost.estimate import Estimate, estimate
 from moevit.compiler.timeline import State, Timeline
+from moevit.hw.checks import code_bytes
 from moevit.hw.config import BEAT_BYTES
 from moevit.hw.image import HEADER_BYTES, BlockHeader
-from moevit.hw.isa import INSTRUCTION_BYTES, Fetch, Gemm, Load, Store
+from moevit.hw.isa import Fetch, Gemm, Load, Store
 from moevit.models import Model
 from moevit.quant.golden import Golden, GoldenResult
 from moevit.quant.typing import Report, part_of
@@ -183,7 +184,7 @@ def _traffic(real: Timeline, number: int, notes: Sequence[str]) -> dict[str, dic
     frame, program = real.frames[number], real.program
     config, code = program.config, real.code(frame.task)
     found: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    found["program"]["moved"] = HEADER_BYTES + len(code) * INSTRUCTION_BYTES
+    found["program"]["moved"] = HEADER_BYTES + code_bytes(len(code))
     blocks = iter(program.blocks(frame.task))
     kept = False
     for index, i in enumerate(code):

@@ -32,7 +32,7 @@ class Item:
     Parameters
     ----------
     kind:
-        `python`, `program`, `machine`, `package`, or `tests`, `synthesis` or `pictures` (packages
+        `python`, `program`, `machine`, `package`, or a value of `_EXTRAS` (packages
         of an extra).
     required:
         Whether anything essential fails without it.
@@ -110,7 +110,15 @@ def _verilator() -> Item:
 
 
 #: Extras of pyproject.toml, and what their packages are for.
-_EXTRAS = {"dev": "tests", "synth": "synthesis", "heic": "pictures"}
+_EXTRAS = {
+    "dev": "tests",
+    "synth": "synthesis",
+    "heic": "pictures",
+    "serve": "page",
+    "report": "report",
+    "ecp5": "ecp5",
+}
+"""What the packages of an extra are for: nothing else lacks them."""
 
 
 def _kind(requirement: Requirement) -> str:

@@ -189,7 +189,6 @@ def build(
     ValueError
         If the configuration has more than the part, or ``folder`` holds something else.
     """
-    versions = _require()
     pll(mhz)
     if lacks := shortage(config, board):
         raise ValueError(
@@ -198,6 +197,7 @@ def build(
         )
     if folder.exists() and any(folder.iterdir()) and not (folder / "build.json").is_file():
         raise ValueError(f"{folder}: exists and is no build; expected an empty or new folder")
+    versions = _require()
     bauds = board.bauds
     folder.mkdir(parents=True, exist_ok=True)
     times: dict[str, float] = {}

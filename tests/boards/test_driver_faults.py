@@ -73,9 +73,9 @@ def test_the_hardware_refuses_it_too(board: SimulatedBoard, accelerator: Acceler
     """What the driver's own check keeps from it: the header's hash."""
     memory = accelerator._memory
     assert memory is not None
-    program = make_case().program
+    program = make_case().compiled
     header = replace(program.header("task0"), config_hash=0)
-    board.sim.write(memory.address + program.entry("task0").base, header.encode())
+    board.sim.write(memory.address + program.task("task0").base, header.encode())
     with pytest.raises(FrameError, match="task0: the program was compiled for another config") as e:
         accelerator.run(make_case().images[0], "task0")
     assert e.value.code == Error.HASH
@@ -111,7 +111,7 @@ def test_damage_in_memory(board: SimulatedBoard, accelerator: Accelerator) -> No
     """The message says which block; the program is good again once it is written again."""
     case, memory = make_case(), accelerator._memory
     assert memory is not None
-    base, header = case.program.entry("task0").base, case.program.header("task0")
+    base, header = case.program.entry("task0").base, case.compiled.header("task0")
     at = base + header.stream_offset + BEAT_BYTES
     board.sim.write(memory.address + at, bytes([int(case.program.memory[at]) ^ 1]))
     with pytest.raises(FrameError, match="block 0 of port 0's stream") as failed:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from support.programs import AWKWARD, place, rewritten, sizes
 from support.rtl import random_dial
@@ -71,7 +71,13 @@ def test_awkward_shapes(name: str) -> None:
 def test_random_networks(
     shape: Sizes, seed: int, threshold: float, config: AcceleratorConfig
 ) -> None:
-    check(random_network(seed, shape), config, threshold, range(seed, seed + 2))
+    network = random_network(seed, shape)
+    try:
+        compile_network(network, config, threshold=threshold)
+    except ValueError as error:  # some are too large for tight memories
+        assume("does not fit preset" not in str(error))
+        raise
+    check(network, config, threshold, range(seed, seed + 2))
 
 
 def rewrite(program: Program, change: dict[str, int], pick) -> Program:
