@@ -134,8 +134,9 @@ def test_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     assert main(["resources", "--preset", "micro", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     count = len(told["blocks"])
-    assert told["LUT"] == 9 * count
-    assert told["FF"] == count
+    parts = told["FF"]  # one in each module; some blocks are several
+    assert parts == sum(block["FF"] for block in told["blocks"].values()) >= count
+    assert told["LUT"] == 9 * parts
     assert (told["DSP"], told["BRAM36"], told["URAM"]) == (0, 0, 0)
     assert told["budget"] == {"LUT": 172800, "FF": 460800, "DSP": 1350, "BRAM36": 280, "URAM": 86}
     assert told["within_budget"] is True
@@ -167,7 +168,7 @@ def test_a_long_path_and_a_full_part_are_told(
     assert "core" in found.to_dict()["paths_too_long"]
     text = page(found)
     assert "Over the budget: FF." in text
-    assert "| q | 1 | FDRE | control | 1 LUT.I |" in text
+    assert re.search(r"^\| q \| 1 \| FDRE \| \w+ \| 1 LUT.I \|$", text, re.MULTILINE)
     assert "Over 512 loads: none." in text
     assert "| core | 3.47 | -0.24 | 9 | 0 |" in text
 
