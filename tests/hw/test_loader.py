@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from moevit.hw.compute.loader import Loader
 from moevit.hw.config import AcceleratorConfig, preset
-from moevit.hw.isa import Attention, Destination, Gemm, Instruction
+from moevit.hw.isa import WITH_LINES, Attention, Destination, Gemm, Instruction
 from moevit.hw.registers import Error
 
 MICRO = preset("micro")
@@ -174,7 +174,7 @@ def test_refused(mode: Destination) -> None:
     """Lines and spans: four destinations, and no queue."""
     for name in FIELDS:
         fault, _ = run(MICRO, [Gemm(mode=mode, **PLAIN, **{name: 1 << 9})])
-        allowed = mode <= Destination.RESIDUAL
+        allowed = mode in WITH_LINES
         assert fault == (Error.NONE if allowed else Error.FIELD), name
         queued = Gemm(mode=mode, use_queue=1, queue=3, **PLAIN, **{name: 1})
         assert run(MICRO, [queued])[0] == Error.FIELD

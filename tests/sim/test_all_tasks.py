@@ -1,5 +1,6 @@
 """All tasks of one image in one run: the same integers, whatever the order of the engines."""
 
+import os
 from dataclasses import replace
 from itertools import product
 
@@ -167,8 +168,14 @@ def test_combinations(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("memory", MEMORIES)
 def test_combinations_in_rtl(memory: str) -> None:
-    """The same on the accelerator, each task by itself and all of them, one frame after another."""
-    names = [name for name in COMBINATIONS if name.endswith(memory)]
+    """The same on the accelerator, each task by itself and all of them, one frame after another.
+
+    Each router with each head on one of the memories; on both with MOEVIT_LONG_TESTS=1.
+    """
+    first, every = list(MEMORIES).index(memory), len(MEMORIES)
+    if os.environ.get("MOEVIT_LONG_TESTS"):
+        first, every = 0, 1
+    names = [name for name in COMBINATIONS if name.endswith(memory)][first::every]
     with Board(COMBINATIONS[names[0]][1]) as board:
         for n, name in enumerate(names):
             shape, config, threshold = COMBINATIONS[name]
