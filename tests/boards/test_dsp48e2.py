@@ -287,7 +287,7 @@ LONG = pytest.mark.skipif(
         pytest.param("dsp48e2", (2, 8, 1), "", marks=SLOW),
         *[("dsp48e2", (2, 4, 1), fault) for fault in list(BREAKS)[:3]],
         ("dsp48e2x2", (4, 1, 1), ""),
-        ("dsp48e2x2", (8, 2, 2), ""),
+        pytest.param("dsp48e2x2", (8, 2, 2), "", marks=[SLOW, LONG]),
         pytest.param("dsp48e2x2", (4, 4, 1), "", marks=SLOW),
         pytest.param("dsp48e2x2", (4, 8, 1), "", marks=[SLOW, LONG]),
         *[("dsp48e2x2", (4, 2, 1), fault) for fault in list(BREAKS)[2:]],
