@@ -139,7 +139,7 @@ class Service:
             kind=task.kind,
             seconds=found.seconds,
             bit_exact=found.exact,
-            board=self._cost(task.name, result.counters),
+            board=self._cost(task.name, result.counters, found.measured),
             counters=result.counters.to_dict() if counters and result.counters else None,
         )
         if values and result.output is not None:
@@ -167,14 +167,14 @@ class Service:
         order = np.argsort(-flat, kind="stable")[:_BEST]
         return [(int(n), round(float(flat[n]), 4)) for n in order]
 
-    def _cost(self, task: str, counters: Counters | None) -> BoardCost:
+    def _cost(self, task: str, counters: Counters | None, measured: bool) -> BoardCost:
         if counters is None:
             return self._estimated(task)
         config = self.workload.config
         cost = performance(counters, config, self.workload.program.linked.task(task).useful_macs)
         return BoardCost(
             cycles=cost.cycles, ms=cost.ms, fps=cost.fps, clock_mhz=config.clock_mhz,
-            how="simulated",
+            how="measured" if measured else "simulated",
         )  # fmt: skip
 
     def _estimated(self, task: str) -> BoardCost:

@@ -43,12 +43,14 @@ class Answer:
 
     ``exact``: whether the device's integers are the golden model's; None where it has none.
     ``golden`` knows which expert each token went to. ``seconds``: wall time of the device.
+    ``measured``: counters are a board's, not the simulation's.
     """
 
     result: Result
     exact: bool | None
     golden: GoldenResult | None
     seconds: float
+    measured: bool
 
 
 @dataclass(eq=False)
@@ -186,7 +188,11 @@ class Station:
                 seconds = time.perf_counter() - begun
                 exact = _same(result, golden.get(task))
             answers[task] = Answer(
-                result=result, exact=exact, golden=golden.get(task), seconds=seconds
+                result=result,
+                exact=exact,
+                golden=golden.get(task),
+                seconds=seconds,
+                measured=self.backend == "board",
             )
         return answers
 

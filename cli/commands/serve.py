@@ -108,7 +108,7 @@ def command(
         ) from None
     backends = list(dict.fromkeys(backend or _SERVED))
     for name in backends:
-        check_backend(name)
+        check_backend(name, [known for known in BACKENDS if known != "remote"])
     local = host in ("localhost", "::1") or host.startswith("127.")
     if not local and token is None:
         token = secrets.token_urlsafe(16)
